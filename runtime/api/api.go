@@ -1,0 +1,373 @@
+// Package api holds the types of ctrsnapd's HTTP/JSON API: the contract between
+// daemon, command line and anything that speaks HTTP on a unix socket.
+//
+// It imports the standard library only, so that a client stays lean. Fields are
+// added, never changed or removed. The server is in the package below, the Go
+// client in runtime/client.
+//
+//	GET    /v1/version                      Version
+//	GET    /v1/goldens                      []Golden         ?name=shop
+//	GET    /v1/goldens/{ref}                Golden           shop, shop:3
+//	POST   /v1/goldens                      multipart in, lines of BuildEvent out
+//	POST   /v1/goldens/{ref}/promote        Golden
+//	POST   /v1/goldens/{name}/rollback      Golden
+//	DELETE /v1/goldens/{ref}
+//	POST   /v1/builds/{id}/exec             HostResult: the caller's answer to a BuildEvent "exec"
+//	POST   /v1/clones                       CloneRequest → CloneResponse
+//	GET    /v1/clones                       []Clone          ?label=k=v (repeatable)
+//	GET    /v1/clones/{id}                  Clone            id, unique prefix of one, or name
+//	DELETE /v1/clones/{id}
+//	POST   /v1/clones/{id}/extend           ExtendRequest → Clone
+//	GET    /v1/clones/{id}/logs             text             ?follow=true&tail=100
+//	POST   /v1/clones/{id}/exec             Upgrade: ctrsnap-exec, then frames
+//	GET    /v1/clones/{id}/client           ClientRequest: the command that `connect` execs in the clone
+//	GET    /v1/leases/{id}                  held open: the lease lives as long as the connection
+//	GET    /v1/doctor                       Doctor
+//	GET    /openapi.json
+package api
+
+import (
+	"fmt"
+	"time"
+)
+
+// Protocol versions of this API. A client and a daemon understand each other
+// if the client's Protocol lies in the daemon's [MinProtocol, Protocol].
+const (
+	Protocol    = 1
+	MinProtocol = 1
+)
+
+// Header names.
+const (
+	// HeaderProtocol carries the protocol version of a client's request.
+	HeaderProtocol = "Ctrsnap-Protocol"
+	// ExecProtocol is the value of the Upgrade header of an exec.
+	ExecProtocol = "ctrsnap-exec"
+)
+
+// DefaultHost is where the daemon listens unless told otherwise.
+const DefaultHost = "unix:///run/ctrsnap/ctrsnap.sock"
+
+// Schema is the value of every document's "schema" field.
+const Schema = 1
+
+// Version says who the daemon is and what it understands.
+type Version struct {
+	Schema      int    `json:"schema"`
+	Version     string `json:"version"`
+	Commit      string `json:"commit,omitempty"`
+	Protocol    int    `json:"protocol"`
+	MinProtocol int    `json:"min_protocol"`
+	Containerd  string `json:"containerd,omitempty"` // version
+	Embedded    bool   `json:"embedded"`             // containerd runs in process
+}
+
+// Code is an error class; each has an exit code and an HTTP status.
+type Code string
+
+// Error classes.
+const (
+	CodeGeneral       Code = "general"
+	CodeUsage         Code = "usage"
+	CodeNotFound      Code = "not_found"
+	CodeTimeout       Code = "timeout"
+	CodeCapacity      Code = "capacity"
+	CodeNotAllowed    Code = "not_allowed"
+	CodeGoldenInvalid Code = "golden_invalid"
+	CodeConflict      Code = "conflict"
+)
+
+// Error is what a failed request returns, and what the command line prints
+// with -o json.
+type Error struct {
+	Code      Code   `json:"code"`
+	Message   string `json:"message"`
+	Hint      string `json:"hint,omitempty"`
+	Retryable bool   `json:"retryable"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// ErrorBody is the document around an Error.
+type ErrorBody struct {
+	Error *Error `json:"error"`
+}
+
+// ExitCode returns the exit code of the command line for the class.
+func (c Code) ExitCode() int {
+	switch c {
+	case CodeUsage:
+		return 2
+	case CodeNotFound:
+		return 3
+	case CodeTimeout:
+		return 4
+	case CodeCapacity:
+		return 5
+	case CodeNotAllowed:
+		return 6
+	case CodeGoldenInvalid:
+		return 7
+	case CodeConflict:
+		return 8
+	default:
+		return 1
+	}
+}
+
+// Stage is a named step of the clone path. API timings, spans, metrics and
+// benchmarks use these names alike.
+type Stage string
+
+// The stages, in order. A clone from the pool has StageClaim only.
+const (
+	StageClaim       Stage = "claim"
+	StagePrepare     Stage = "prepare"
+	StageNetwork     Stage = "network"
+	StageCreate      Stage = "create"
+	StageStart       Stage = "start"
+	StageReady       Stage = "ready"
+	StagePersonalise Stage = "personalise"
+	StageTotal       Stage = "total"
+)
+
+// Stages lists the stages in order, StageTotal last.
+var Stages = []Stage{
+	StageClaim, StagePrepare, StageNetwork, StageCreate, StageStart, StageReady, StagePersonalise, StageTotal,
+}
+
+// Timings are milliseconds by stage; only stages that happened are there.
+type Timings map[Stage]float64
+
+// CloneRequest asks for clones of one golden, or of several for one job: all
+// of them or none.
+type CloneRequest struct {
+	Golden   string            `json:"golden" doc:"name or name:version" example:"shop"`
+	Count    int               `json:"count,omitempty" minimum:"1" maximum:"1000" doc:"how many; default 1"`
+	Name     string            `json:"name,omitempty" doc:"name of the clone; with count, NAME-1 … NAME-N"`
+	IfExists IfExists          `json:"if_exists,omitempty" enum:"fail,reuse,reset" doc:"what to do if a clone of that name exists; default fail"`
+	TTL      Duration          `json:"ttl,omitempty" doc:"lifetime, as in 90s, 30m, 2h; default the daemon's"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Settings map[string]string `json:"settings,omitempty" doc:"server settings of this clone, beside the engine's own"`
+	// Lease "connection" ties the clones to GET /v1/leases/{id}: they end when
+	// that connection does. It must be opened within ten seconds.
+	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
+	// LeaseID adds the clones to a lease that exists.
+	LeaseID string `json:"lease_id,omitempty"`
+}
+
+// IfExists says what happens when a clone of the wanted name exists.
+type IfExists string
+
+// Values of IfExists.
+const (
+	IfExistsFail  IfExists = "fail"
+	IfExistsReuse IfExists = "reuse"
+	IfExistsReset IfExists = "reset"
+)
+
+// LeaseKind says what a clone lives by.
+type LeaseKind string
+
+// Values of LeaseKind.
+const (
+	LeaseTTL        LeaseKind = "ttl"
+	LeaseConnection LeaseKind = "connection"
+)
+
+// CloneResponse is the answer to a CloneRequest.
+type CloneResponse struct {
+	Schema  int     `json:"schema"`
+	Clones  []Clone `json:"clones"`
+	LeaseID string  `json:"lease_id,omitempty"`
+}
+
+// Clone is a clone as its user sees it.
+type Clone struct {
+	Schema      int                          `json:"schema"`
+	ID          string                       `json:"id"`
+	Name        string                       `json:"name,omitempty"`
+	Golden      string                       `json:"golden"`
+	Version     int                          `json:"version"`
+	Engine      string                       `json:"engine"`
+	State       CloneState                   `json:"state"`
+	Created     bool                         `json:"created"` // false: it existed already (if_exists=reuse)
+	CreatedAt   time.Time                    `json:"created_at"`
+	ExpiresAt   *time.Time                   `json:"expires_at,omitempty"` // nil: lives by its connection
+	URL         string                       `json:"url"`                  // tcp, or socket where there is no network
+	URLs        map[string]string            `json:"urls"`                 // by way: "socket", "tcp"
+	Host        string                       `json:"host,omitempty"`
+	Port        int                          `json:"port,omitempty"`
+	Socket      string                       `json:"socket,omitempty"` // path of the unix socket
+	User        string                       `json:"user"`
+	Password    string                       `json:"password,omitempty"`
+	Database    string                       `json:"database"`
+	PID         int                          `json:"pid,omitempty"`
+	Labels      map[string]string            `json:"labels,omitempty"`
+	Settings    map[string]string            `json:"settings,omitempty"` // server settings that differ from the golden's
+	DiskBytes   int64                        `json:"disk_bytes"`         // not shared with the golden
+	MemoryBytes int64                        `json:"memory_bytes"`
+	Timings     Timings                      `json:"timings"`
+	Env         map[string]map[string]string `json:"env,omitempty"` // the engine's variables by way (PGHOST …)
+	LeaseID     string                       `json:"lease_id,omitempty"`
+	Owner       string                       `json:"owner,omitempty"` // user that asked for it
+}
+
+// CloneState is where a clone is in its life.
+type CloneState string
+
+// Values of CloneState.
+const (
+	StateRunning CloneState = "running"
+	StateDead    CloneState = "dead" // its server has ended by itself
+)
+
+// ExtendRequest moves the end of a clone's life to TTL from now.
+type ExtendRequest struct {
+	TTL Duration `json:"ttl"`
+}
+
+// Golden is a golden as its user sees it: no secrets.
+type Golden struct {
+	Schema        int       `json:"schema"`
+	Name          string    `json:"name"`
+	Version       int       `json:"version"`
+	Current       bool      `json:"current"`
+	Engine        string    `json:"engine"`
+	EngineVersion string    `json:"engine_version"`
+	Key           string    `json:"key,omitempty"`
+	Parent        string    `json:"parent,omitempty"`
+	Base          Base      `json:"base"`
+	Sources       []Source  `json:"sources,omitempty"`
+	Builder       string    `json:"builder,omitempty"`
+	CreatedAt     time.Time `json:"created_at"`
+	BuildSeconds  float64   `json:"build_seconds"`
+	SizeBytes     int64     `json:"size_bytes"`
+	Digest        string    `json:"digest,omitempty"`
+	Clones        int       `json:"clones"` // how many live clones it has
+}
+
+// Base is what a golden's root filesystem came from.
+type Base struct {
+	Kind   string `json:"kind"` // host, image, archive, golden
+	Ref    string `json:"ref"`
+	Digest string `json:"digest,omitempty"`
+}
+
+// Source is one thing that a golden was built from.
+type Source struct {
+	Kind   string `json:"kind"`
+	Name   string `json:"name"`
+	Digest string `json:"digest,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+}
+
+// BuildRequest asks for a golden. It is the part "spec" of a multipart/form-data
+// body; the parts after it are the files, each with its kind as form name and a
+// plain file name:
+//
+//	init     a script; in the order of the parts
+//	dump     a file; or dump-tar, a tar of a directory-format dump
+//	dir-tar  a tar of a data directory
+//	archive  an image archive (docker save, OCI layout)
+//	mask     a script; in the order of the parts
+type BuildRequest struct {
+	Name   string `json:"name"`
+	Engine string `json:"engine,omitempty" doc:"default postgres"`
+
+	// One base; none of them means --from-host.
+	FromHost bool   `json:"from_host,omitempty"`
+	Prefix   string `json:"prefix,omitempty" doc:"of --from-host: where the engine's programs are"`
+	Image    string `json:"image,omitempty" doc:"reference to be pulled"`
+	Archive  bool   `json:"archive,omitempty" doc:"the part archive is the base"`
+	Parent   string `json:"parent,omitempty" doc:"golden to build on"`
+
+	FromURL  string            `json:"from_url,omitempty" doc:"live database to be dumped"`
+	Exec     []string          `json:"exec,omitempty" doc:"commands that the caller runs when asked by an event"`
+	User     string            `json:"user,omitempty"`
+	Password string            `json:"password,omitempty"`
+	Database string            `json:"database,omitempty"`
+	Env      map[string]string `json:"env,omitempty"`
+
+	// Key is the digest of the files that decide about the golden's content.
+	// If the current or an older version of Name has it, nothing is built.
+	Key string `json:"key,omitempty"`
+	// CheckOnly asks whether a golden with Key exists and builds nothing.
+	CheckOnly bool `json:"check_only,omitempty"`
+}
+
+// BuildEvent is one line of the answer to a BuildRequest. The last one has
+// type "done" or "error".
+type BuildEvent struct {
+	Type string `json:"type"` // id, step, progress, log, exec, done, error
+	// BuildID comes first, with type "id".
+	BuildID string `json:"build_id,omitempty"`
+	Step    string `json:"step,omitempty"` // what begins now
+	Done    int64  `json:"done,omitempty"` // progress within the step
+	Total   int64  `json:"total,omitempty"`
+	Log     string `json:"log,omitempty"` // lines of the build log
+	// Exec asks the caller to run a command with Env and answer with POST
+	// /v1/builds/{id}/exec.
+	Exec   string            `json:"exec,omitempty"`
+	Env    map[string]string `json:"env,omitempty"`
+	Golden *Golden           `json:"golden,omitempty"`
+	// Existed says that a golden with the wanted key was there: nothing was built.
+	Existed bool   `json:"existed,omitempty"`
+	Error   *Error `json:"error,omitempty"`
+}
+
+// HostResult is how a command that the caller ran ended.
+type HostResult struct {
+	ExitCode int    `json:"exit_code"`
+	Output   string `json:"output,omitempty" doc:"its last lines"`
+}
+
+// ExecRequest is the first frame of an exec.
+type ExecRequest struct {
+	Args     []string `json:"args"`
+	Env      []string `json:"env,omitempty"`
+	Cwd      string   `json:"cwd,omitempty"`
+	User     string   `json:"user,omitempty" doc:"default the server's own"`
+	Terminal bool     `json:"terminal,omitempty"`
+	Rows     uint16   `json:"rows,omitempty"`
+	Cols     uint16   `json:"cols,omitempty"`
+}
+
+// ClientRequest is the command that connects an interactive client inside a
+// clone.
+type ClientRequest struct {
+	Args []string `json:"args"`
+	Env  []string `json:"env"`
+}
+
+// Doctor is the daemon's view of its host.
+type Doctor struct {
+	Schema int     `json:"schema"`
+	Checks []Check `json:"checks"`
+}
+
+// Check is one finding.
+type Check struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // ok, warning, error
+	Detail string `json:"detail"` // what is
+	Why    string `json:"why,omitempty"`
+	Fix    string `json:"fix,omitempty"` // what to do
+}
+
+// Duration is a time.Duration that JSON writes as "1h30m0s".
+type Duration time.Duration
+
+// MarshalText writes Go's form.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads Go's form. Negative durations are refused.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v < 0 {
+		return fmt.Errorf("invalid duration %q: want a form like 90s, 30m or 2h", b)
+	}
+	*d = Duration(v)
+	return nil
+}

@@ -1,0 +1,65 @@
+// Package server serves ctrsnapd's API on a listener. It translates between HTTP and
+// the interfaces below and decides nothing itself.
+package server
+
+import (
+	"context"
+	"io"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// Caller is who sent a request, from SO_PEERCRED of the unix socket.
+type Caller struct {
+	UID, GID int
+	PID      int
+	Name     string // user name, or the number
+}
+
+// Clones is the part of the daemon that serves clones. id is an id, a unique
+// prefix of one, or a name.
+type Clones interface {
+	Create(ctx context.Context, caller Caller, req api.CloneRequest) (api.CloneResponse, error)
+	Get(ctx context.Context, id string) (api.Clone, error)
+	List(ctx context.Context, labels map[string]string) ([]api.Clone, error)
+	Remove(ctx context.Context, id string) error
+	Extend(ctx context.Context, id string, ttl api.Duration) (api.Clone, error)
+	// Hold takes a lease until ctx ends; then its clones are removed, unless
+	// the daemon itself is stopping. It calls held once the lease is taken.
+	Hold(ctx context.Context, lease string, held func()) error
+	// Logs writes the last tail lines (all if negative), and with follow what
+	// comes until ctx ends or the clone does.
+	Logs(ctx context.Context, id string, tail int, follow bool, w io.Writer) error
+	Exec(ctx context.Context, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error)
+	Client(ctx context.Context, id string, args []string) (api.ClientRequest, error)
+}
+
+// Goldens is the part of the daemon that keeps and builds goldens.
+type Goldens interface {
+	List(ctx context.Context, name string) ([]api.Golden, error)
+	Get(ctx context.Context, ref string) (api.Golden, error)
+	Promote(ctx context.Context, ref string) (api.Golden, error)
+	Rollback(ctx context.Context, name string) (api.Golden, error)
+	Remove(ctx context.Context, ref string) error
+	// Build builds a golden. next returns the parts of the request one after
+	// the other and io.EOF at the end; events takes what happens; it ends when
+	// ctx does (the caller is gone) and leaves nothing behind unless it
+	// returns nil. existed says that nothing had to be built.
+	Build(ctx context.Context, caller Caller, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (g api.Golden, existed bool, err error)
+	// Answer passes on how a command ended that an event "exec" asked for.
+	Answer(ctx context.Context, build string, r api.HostResult) error
+}
+
+// Part is one file of a build request.
+type Part struct {
+	Kind string // form name: init, dump, dump-tar, dir-tar, archive, mask
+	Name string // file name, as sent: not trusted
+	io.Reader
+}
+
+// Host is the part of the daemon that knows about the machine and itself.
+type Host interface {
+	Version() api.Version
+	Doctor(ctx context.Context) api.Doctor
+}

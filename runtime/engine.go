@@ -1,0 +1,158 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"syscall"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Paths inside every container that ctrsnap runs.
+const (
+	// SocketDir is where the server makes its unix socket. It is a bind mount
+	// of a directory of the host.
+	SocketDir = "/ctrsnap/run"
+	// SourceDir is where a golden build finds its sources, as [Sources] says.
+	SourceDir = "/ctrsnap/src"
+)
+
+// Engine knows one kind of database server. An Engine holds no state: what it
+// learns about a database while it is built goes into [Built] and comes back
+// as the golden's State. It is safe for concurrent use.
+type Engine interface {
+	Name() string
+	// Host lists what of this host makes a root filesystem for the engine.
+	// prefix is where its programs are: an installation prefix (PREFIX/bin/…), or
+	// the root of an unpacked package (PREFIX/usr/lib/…), or "" for where the system
+	// has them. NotFound, with a hint, if they are not there.
+	Host(ctx context.Context, prefix string) (snapshot.HostTree, error)
+	// Build fills the root filesystem of wb with a database made from src and
+	// leaves it cleanly shut down, or fails.
+	Build(ctx context.Context, wb Workbench, src Sources) (Built, error)
+
+	// Server returns the process that serves a clone of the golden.
+	Server(g snapshot.Golden, settings map[string]string) (Process, error)
+	// Ready returns when the server at ep has answered a real query, or with
+	// an error when ctx ends or died is closed.
+	Ready(ctx context.Context, g snapshot.Golden, ep Endpoint, died <-chan struct{}) error
+	// Connect tells how a client reaches the server at ep.
+	Connect(g snapshot.Golden, ep Endpoint) (Connection, error)
+	// Client returns the interactive client that runs inside the clone
+	// (psql …), connected to it.
+	Client(g snapshot.Golden, args []string) (Process, error)
+}
+
+// Endpoint is where a server listens, seen from the host.
+type Endpoint struct {
+	SocketDir string     // directory on the host that is mounted at [SocketDir]
+	Addr      netip.Addr // zero if there is no network
+	// PID is the server's first process in the host's PID namespace, so that
+	// /proc/PID/root is its root filesystem. What is there is not trusted.
+	PID int
+}
+
+// Connection is how a client reaches a server.
+type Connection struct {
+	URLs     map[string]string // by way: "socket", "tcp"
+	Host     string            // of tcp
+	Port     int
+	Socket   string // path of the unix socket on the host
+	User     string
+	Password string
+	Database string
+	// Env are the engine's own variables (PGHOST …) by way.
+	Env map[string]map[string]string
+}
+
+// Built is what an engine has built.
+type Built struct {
+	EngineVersion string
+	State         json.RawMessage
+}
+
+// Sources is what a golden is built from. The files lie below [SourceDir] in the
+// container and below Workbench.SourceDir on the host.
+type Sources struct {
+	Golden string // name of the golden to be built
+	Base   snapshot.Base
+	// Parent is the golden that Base is, if it is one: its database is there
+	// already and only the refinements are to be applied.
+	Parent *snapshot.Golden
+
+	Init []string // files below "init/", in the order given: .sql .sql.gz .sql.zst .sh
+	Dump string   // file or directory below "dump/", or ""
+	URL  string   // of a live database to be dumped, or ""
+	// Dir says that "dir/" holds a data directory to be copied.
+	Dir  bool
+	Exec []string // commands that the caller runs on the host
+	Mask []string // files below "mask/"
+
+	// User, Password and Database are those that clones are handed out with;
+	// "" lets the engine choose.
+	User, Password, Database string
+	Env                      map[string]string // POSTGRES_INITDB_ARGS and the like
+}
+
+// Workbench is what a golden build lends an engine: a root filesystem under
+// construction, containers to run in it, and a way to the caller. Its methods
+// are called from one goroutine.
+type Workbench interface {
+	// Root runs fn with the root filesystem under construction mounted at dir
+	// on the host. No container runs meanwhile.
+	Root(ctx context.Context, fn func(dir string) error) error
+	// SourceDir is the host's path of the sources, writable for the engine:
+	// inside the container it is [SourceDir].
+	SourceDir() string
+	// Run runs p to its end in a container. Its output goes to the build log
+	// as well as to stdio. An exit code other than 0 is an [*ExitError].
+	Run(ctx context.Context, p Process, opts RunOpts) error
+	// Serve starts p in a container with a network address. The caller must
+	// Stop it.
+	Serve(ctx context.Context, p Process) (Service, error)
+	// Host has the caller run a command on its own host with env added to its
+	// environment. A failure is an [*ExitError].
+	Host(ctx context.Context, command string, env map[string]string) error
+	// Step says what begins ("restore shop.dump"); Progress how far it is, in
+	// units of its choice (bytes, files), total 0 if unknown.
+	Step(name string)
+	Progress(done, total int64)
+	// Log takes lines for the build log.
+	Log() io.Writer
+}
+
+// RunOpts refine Workbench.Run.
+type RunOpts struct {
+	Stdio
+	HostNetwork bool // run in the host's network namespace
+}
+
+// Service is a server that runs during a golden build.
+type Service interface {
+	Endpoint() Endpoint
+	// Died is closed when the server's process has ended.
+	Died() <-chan struct{}
+	// Exec runs p beside the server, as Workbench.Run does.
+	Exec(ctx context.Context, p Process, stdio Stdio) error
+	// Stop sends sig and waits until the server has ended; when ctx ends first
+	// it kills. Stop is idempotent. The exit code of the server is an
+	// [*ExitError] if it is not 0.
+	Stop(ctx context.Context, sig syscall.Signal) error
+}
+
+// ExitError is a process that ended with an exit code other than 0.
+type ExitError struct {
+	Command string
+	Code    int
+	Output  string // the last lines that it wrote
+}
+
+func (e *ExitError) Error() string {
+	if e.Output == "" {
+		return fmt.Sprintf("%s: exit code %d", e.Command, e.Code)
+	}
+	return fmt.Sprintf("%s: exit code %d: %s", e.Command, e.Code, e.Output)
+}

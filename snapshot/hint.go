@@ -1,0 +1,23 @@
+package snapshot
+
+// hintError is an error with advice for the person who reads it.
+type hintError struct {
+	error
+	hint string
+}
+
+// WithHint adds to err what its reader can do next. Whoever shows err to a
+// person finds the hint with errors.As on interface{ Hint() string }. Class and
+// message of err stay as they are.
+func WithHint(err error, hint string) error {
+	if err == nil {
+		return nil
+	}
+	return &hintError{err, hint}
+}
+
+// Hint returns the advice.
+func (e *hintError) Hint() string { return e.hint }
+
+// Unwrap returns the error that the hint belongs to.
+func (e *hintError) Unwrap() error { return e.error }
