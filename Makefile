@@ -1,0 +1,46 @@
+# ctrsnap: `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS := -s -w -X github.com/ctrsnap/ctrsnap/cmd/internal/version.Version=$(VERSION) \
+	-X github.com/ctrsnap/ctrsnap/cmd/internal/version.Commit=$(COMMIT)
+PREFIX  ?= /usr/local
+export CGO_ENABLED ?= 1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what build and demo need (system packages, CNI plugins, runc)
+	@.ci/setup demo
+
+.PHONY: build
+build: ## build ctrsnap and ctrsnapd into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd
+
+.PHONY: demo
+demo: setup build ## show the whole thing: a golden with 1 GB of rows, five clones, nothing left
+	@.ci/demo
+
+.PHONY: test
+test: ## run all tests; sets up all they need by itself (needs root)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory build
+	@.ci/test
+
+.PHONY: lint
+lint: ## run the linters
+	@.ci/lint
+
+.PHONY: install
+install: build ## install below PREFIX (/usr/local), with the systemd unit
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/ctrsnap bin/ctrsnapd
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-runc-v2 runc bridge host-local loopback)
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system cmd/ctrsnapd/ctrsnapd.service
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .cache bench/out

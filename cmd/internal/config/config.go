@@ -1,0 +1,183 @@
+// Package config is the daemon's configuration: a TOML file in which every key
+// is optional, has a good default, and an unknown key is an error.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultPath is read if it exists and no other file is named.
+const DefaultPath = "/etc/ctrsnap/ctrsnapd.toml"
+
+// Config is the whole configuration.
+type Config struct {
+	// Root keeps what survives a reboot: storage, goldens, logs.
+	Root string `toml:"root" comment:"what survives a reboot: storage, goldens, logs"`
+	// State keeps what does not: sockets, network namespaces.
+	State string `toml:"state" comment:"what does not: sockets, network namespaces"`
+
+	API        API        `toml:"api"`
+	Containerd Containerd `toml:"containerd"`
+	Storage    Storage    `toml:"storage"`
+	Network    Network    `toml:"network"`
+	Clone      Clone      `toml:"clone"`
+	Build      Build      `toml:"build"`
+	Log        Log        `toml:"log"`
+}
+
+// API is where and for whom the daemon listens.
+type API struct {
+	Socket string `toml:"socket" comment:"unix socket; \"\" is STATE/ctrsnap.sock"`
+	Group  string `toml:"group" comment:"members of this group may use the socket (0660)"`
+}
+
+// Containerd is which containerd is driven, and how.
+type Containerd struct {
+	Address string   `toml:"address" comment:"socket of a containerd that runs already; \"\" runs one in process"`
+	Runc    string   `toml:"runc" comment:"runc binary; \"\" looks beside ctrsnapd, in ../libexec/ctrsnap, then on PATH"`
+	BinDirs []string `toml:"bin_dirs" comment:"where the shim and runc are looked for first"`
+	Cgroup  string   `toml:"cgroup" comment:"parent cgroup of all clones"`
+}
+
+// Storage is the filesystem that holds the snapshots.
+type Storage struct {
+	Size Size `toml:"size" comment:"of the loop image that is made where ROOT is not on XFS (reflink) or Btrfs, as in \"200GiB\"; 0 chooses from the free space; larger than before grows it online"`
+}
+
+// Network is how clones are reached.
+type Network struct {
+	Bridge  string   `toml:"bridge" comment:"name of the bridge"`
+	Subnet  string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
+	BinDirs []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
+	Config  string   `toml:"conflist" comment:"a CNI conflist to be used in place of the bridge"`
+}
+
+// Clone limits the life of clones.
+type Clone struct {
+	TTL          Duration `toml:"ttl" comment:"lifetime unless asked otherwise"`
+	MaxTTL       Duration `toml:"max_ttl" comment:"the longest that can be asked for"`
+	StartTimeout Duration `toml:"start_timeout" comment:"a server that has not answered by then has failed"`
+}
+
+// Build limits golden builds.
+type Build struct {
+	Parallel int `toml:"parallel" comment:"how many golden builds run at once; others wait"`
+}
+
+// Log is how the daemon logs to stderr.
+type Log struct {
+	Level  slog.Level `toml:"level" comment:"debug, info, warn, error"`
+	Format string     `toml:"format" comment:"text or json"`
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		Root:       "/var/lib/ctrsnap",
+		State:      "/run/ctrsnap",
+		API:        API{Group: "ctrsnap"},
+		Containerd: Containerd{Cgroup: "/ctrsnap", BinDirs: []string{}},
+		Network:    Network{Bridge: "ctrsnap0", BinDirs: []string{}},
+		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
+		Build:      Build{Parallel: 2},
+		Log:        Log{Format: "text"},
+	}
+}
+
+// Load reads the file at path over the defaults. With path "" it reads
+// [DefaultPath] if that exists.
+func Load(path string) (Config, error) {
+	c := Default()
+	optional := path == ""
+	if optional {
+		path = DefaultPath
+	}
+	b, err := os.ReadFile(path)
+	switch {
+	case optional && errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return c, fmt.Errorf("read configuration: %w", err)
+	default:
+		if err := parse(b, &c); err != nil {
+			return c, fmt.Errorf("configuration %s: %w", path, err)
+		}
+	}
+	return c, c.validate()
+}
+
+// parse decodes b into c and names the first key that c does not know.
+func parse(b []byte, c *Config) error {
+	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(c)
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+		e := unknown.Errors[0]
+		line, _ := e.Position()
+		return fmt.Errorf("line %d: unknown key %s", line, strings.Join(e.Key(), "."))
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		line, _ := bad.Position()
+		return fmt.Errorf("line %d: %s: %w", line, strings.Join(bad.Key(), "."), err)
+	}
+	return err
+}
+
+func (c *Config) validate() error {
+	if c.API.Socket == "" {
+		c.API.Socket = filepath.Join(c.State, "ctrsnap.sock")
+	}
+	for key, path := range map[string]string{"root": c.Root, "state": c.State, "api.socket": c.API.Socket} {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("configuration: %s: %q is not an absolute path", key, path)
+		}
+	}
+	if c.Network.Subnet != "" {
+		if p, err := netip.ParsePrefix(c.Network.Subnet); err != nil || !p.Addr().Is4() {
+			return fmt.Errorf("configuration: network.subnet: %q is not an IPv4 subnet like 10.213.0.0/16", c.Network.Subnet)
+		}
+	}
+	switch {
+	case c.Log.Format != "text" && c.Log.Format != "json":
+		return fmt.Errorf("configuration: log.format: %q is neither text nor json", c.Log.Format)
+	case c.Clone.TTL <= 0 || c.Clone.TTL > c.Clone.MaxTTL:
+		return errors.New("configuration: clone.ttl: must be positive and at most clone.max_ttl")
+	case c.Clone.StartTimeout <= 0:
+		return errors.New("configuration: clone.start_timeout: must be positive")
+	case c.Build.Parallel < 1:
+		return errors.New("configuration: build.parallel: must be at least 1")
+	}
+	return nil
+}
+
+// Print returns the configuration as a commented TOML file.
+func (c Config) Print() ([]byte, error) {
+	b, err := toml.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("print configuration: %w", err)
+	}
+	return b, nil
+}
+
+// Duration is a time.Duration written as "90s" or "2h".
+type Duration time.Duration
+
+// MarshalText writes Go's form.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads Go's form.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
