@@ -42,6 +42,9 @@ const (
 const (
 	// HeaderProtocol carries the protocol version of a client's request.
 	HeaderProtocol = "Ctrsnap-Protocol"
+	// TrailerError carries an ErrorBody at the end of an answer that had begun
+	// when things went wrong.
+	TrailerError = "Ctrsnap-Error"
 	// ExecProtocol is the value of the Upgrade header of an exec.
 	ExecProtocol = "ctrsnap-exec"
 )

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -59,7 +60,16 @@ func (c *Client) Logs(ctx context.Context, id string, tail int, follow bool, w i
 	if _, err := io.Copy(w, resp.Body); err != nil {
 		return c.explain(ctx, fmt.Errorf("read log of clone %s: %w", id, err))
 	}
-	return nil
+	return readTrailer(resp)
+}
+
+// readTrailer returns the error of an answer that had begun before it happened.
+func readTrailer(resp *http.Response) error {
+	var body api.ErrorBody
+	if json.Unmarshal([]byte(resp.Trailer.Get(api.TrailerError)), &body) != nil || body.Error == nil {
+		return nil
+	}
+	return body.Error
 }
 
 // ClientCommand returns the command that, run in the clone by Exec, connects

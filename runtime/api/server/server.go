@@ -26,7 +26,7 @@ type Clones interface {
 	Remove(ctx context.Context, id string) error
 	Extend(ctx context.Context, id string, ttl api.Duration) (api.Clone, error)
 	// Hold takes a lease until ctx ends; then its clones are removed, unless
-	// the daemon itself is stopping. It calls held once the lease is taken.
+	// the daemon itself is stopping (context.Cause is [ErrStopping]). It calls held once the lease is taken.
 	Hold(ctx context.Context, lease string, held func()) error
 	// Logs writes the last tail lines (all if negative), and with follow what
 	// comes until ctx ends or the clone does.

@@ -1,0 +1,106 @@
+package server
+
+import (
+	"context"
+	"net"
+	"os/user"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type connKey struct{}
+
+// withConn keeps a request's connection in its context.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// connOf returns the file descriptor of a request's connection, or nil.
+func connOf(ctx context.Context) syscall.RawConn {
+	c, ok := ctx.Value(connKey{}).(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// caller says who is at the other end of a unix socket, as the kernel recorded
+// it when the connection was made; see SO_PEERCRED in unix(7). Elsewhere, UID
+// and GID are -1.
+func (s *Server) caller(ctx context.Context) Caller {
+	unknown := Caller{UID: -1, GID: -1}
+	raw := connOf(ctx)
+	if raw == nil {
+		return unknown
+	}
+	var cred *unix.Ucred
+	err := raw.Control(func(fd uintptr) {
+		cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err != nil || cred == nil || cred.Pid == 0 {
+		return unknown
+	}
+	return Caller{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid), Name: s.users.name(cred.Uid)}
+}
+
+// userNames remembers user names: to look one up may take a directory service.
+type userNames struct {
+	mu    sync.Mutex
+	byUID map[uint32]string
+}
+
+func (u *userNames) name(uid uint32) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if name, ok := u.byUID[uid]; ok {
+		return name
+	}
+	name := strconv.FormatUint(uint64(uid), 10)
+	if found, err := user.LookupId(name); err == nil {
+		name = found.Username
+	}
+	if u.byUID == nil {
+		u.byUID = map[uint32]string{}
+	}
+	u.byUID[uid] = name
+	return name
+}
+
+// watchPeer cancels once the other end of conn has closed it, and returns when
+// ctx ends. It does not read: what was sent before stays to be read.
+func watchPeer(ctx context.Context, conn syscall.RawConn, every time.Duration, cancel context.CancelCauseFunc) {
+	if conn == nil {
+		return
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if hungUp(conn) {
+				cancel(context.Canceled)
+				return
+			}
+		}
+	}
+}
+
+func hungUp(conn syscall.RawConn) bool {
+	var gone bool
+	err := conn.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, _ := unix.Poll(p, 0)
+		gone = n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return err != nil || gone
+}

@@ -1,0 +1,129 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// ErrStopping is the cause of a context that ended because the server stops,
+// not because the client went.
+var ErrStopping = errors.New("daemon is stopping")
+
+// Options say what a Server serves.
+type Options struct {
+	Clones  Clones
+	Goldens Goldens
+	Host    Host
+	// Logger takes the access log and internal errors; nil means slog.Default().
+	Logger *slog.Logger
+	// Grace is how long requests in progress may take to end once the server
+	// stops; builds, execs, logs and leases end at once. 0 means 5 seconds.
+	Grace time.Duration
+}
+
+// Server serves the API. It is safe for concurrent use.
+type Server struct {
+	clones  Clones
+	goldens Goldens
+	host    Host
+	log     *slog.Logger
+	grace   time.Duration
+	// keepAlive is how often a lease's connection is written to, and watch how
+	// often a stream looks whether its client is still there.
+	keepAlive, watch time.Duration
+
+	huma    huma.API
+	mux     *http.ServeMux
+	handler http.Handler
+	users   userNames
+
+	stopping context.Context // ends with ErrStopping
+	stop     context.CancelCauseFunc
+	active   sync.WaitGroup // requests in progress, hijacked ones too
+}
+
+// New returns a server that does not listen yet.
+func New(o Options) *Server {
+	s := &Server{
+		clones: o.Clones, goldens: o.Goldens, host: o.Host, log: o.Logger, grace: o.Grace,
+		keepAlive: 15 * time.Second, watch: time.Second,
+		mux: http.NewServeMux(),
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.grace == 0 {
+		s.grace = 5 * time.Second
+	}
+	s.stopping, s.stop = context.WithCancelCause(context.Background())
+	s.routes()
+	s.handler = s.observe(s.negotiate(s.route(s.mux)))
+	return s
+}
+
+// Handler returns the API as a handler. Callers are known only where
+// [Server.Serve] accepted the connection.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve serves l until ctx ends, and closes it. Streams then end at once, other
+// requests within the grace period. It returns nil if all of them did. A
+// server serves once, any number of listeners.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(ErrStopping)
+	hs := &http.Server{
+		Handler:           s.handler,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       withConn,
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- hs.Serve(l) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	s.stop(ErrStopping)
+	err := s.shutdown(ctx, hs)
+	cancel(ErrStopping) // what is left is told, and waited for
+	s.active.Wait()
+	<-served
+	return err
+}
+
+func (s *Server) shutdown(ctx context.Context, hs *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
+	defer cancel()
+	err := hs.Shutdown(ctx)
+	if err != nil {
+		_ = hs.Close()
+	}
+	return err
+}
+
+// stream returns the context of a request that may last: it ends also when the
+// server stops or the client has gone, which net/http notices only where a
+// request body is at its end.
+func (s *Server) stream(r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	forget := context.AfterFunc(s.stopping, func() { cancel(ErrStopping) })
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		watchPeer(ctx, connOf(ctx), s.watch, cancel)
+	}()
+	return ctx, func() {
+		forget()
+		cancel(nil)
+		<-watched
+	}
+}
