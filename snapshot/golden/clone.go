@@ -1,0 +1,114 @@
+package golden
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
+)
+
+// Prepare makes the writable snapshot of clone id, whose key is id, and returns
+// its volatile mounts. NotFound if the golden is gone or going.
+func (s *Store) Prepare(ctx context.Context, id string, g snapshot.Golden) ([]mount.Mount, error) {
+	if err := snapshot.ValidateName(id); err != nil {
+		return nil, fmt.Errorf("prepare clone: %w", err)
+	}
+	mounts, err := s.prepare(namespaced(ctx), id, g)
+	if err != nil {
+		return nil, fmt.Errorf("prepare clone %s of golden %s: %w", id, g.Ref(), s.notFound(err))
+	}
+	return overlay.Volatile(mounts), nil
+}
+
+// prepare makes the snapshot unless RemoveGolden has the golden. The label makes
+// the snapshot a root of the garbage collector by the same write that makes it.
+func (s *Store) prepare(ctx context.Context, id string, g snapshot.Golden) ([]mount.Mount, error) {
+	l := s.lock(g.Ref())
+	l.RLock()
+	defer l.RUnlock()
+	img, err := s.image(ctx, recordName(g.Ref()))
+	if err != nil {
+		return nil, err
+	}
+	kept, err := s.load(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	if kept.Snapshot != g.Snapshot {
+		return nil, fmt.Errorf("it was removed and built anew: %w", errdefs.ErrNotFound)
+	}
+	return s.snapshots.Prepare(ctx, id, g.Snapshot, snapshots.WithLabels(map[string]string{
+		labelRoot: time.Now().UTC().Format(time.RFC3339),
+		labelKind: kindClone,
+	}))
+}
+
+// Remove removes the snapshot of clone id. Its files go later, with containerd's
+// garbage collection.
+func (s *Store) Remove(ctx context.Context, id string) error {
+	if err := snapshot.ValidateName(id); err != nil {
+		return fmt.Errorf("remove snapshot of clone: %w", err)
+	}
+	if err := ignoreNotFound(s.snapshots.Remove(namespaced(ctx), id)); err != nil {
+		return fmt.Errorf("remove snapshot of clone %s: %w", id, err)
+	}
+	return nil
+}
+
+// Clones returns the ids of all clone snapshots that exist.
+func (s *Store) Clones(ctx context.Context) ([]string, error) {
+	ids, err := s.keys(namespaced(ctx), fmt.Sprintf("labels.%q==%s", labelKind, kindClone))
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots of clones: %w", err)
+	}
+	return ids, nil
+}
+
+// keys returns the keys of the snapshots that filter selects.
+func (s *Store) keys(ctx context.Context, filter string) ([]string, error) {
+	var keys []string
+	err := s.snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		keys = append(keys, info.Name)
+		return nil
+	}, filter)
+	return keys, err
+}
+
+// Usage returns the bytes of disk that clone id holds alone.
+func (s *Store) Usage(ctx context.Context, id string) (int64, error) {
+	n, err := s.usage(namespaced(ctx), id)
+	if err != nil {
+		return 0, fmt.Errorf("measure clone %s: %w", id, err)
+	}
+	return n, nil
+}
+
+func (s *Store) usage(ctx context.Context, id string) (int64, error) {
+	if s.opts.Exclusive == nil {
+		u, err := s.snapshots.Usage(ctx, id)
+		return u.Size, err
+	}
+	mounts, err := s.snapshots.Mounts(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	dir, err := overlay.UpperDir(mounts)
+	if err != nil {
+		return 0, err
+	}
+	return s.opts.Exclusive(ctx, dir)
+}
+
+// ignoreNotFound is for removals, which are idempotent.
+func ignoreNotFound(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

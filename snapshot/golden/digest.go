@@ -1,0 +1,171 @@
+package golden
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
+)
+
+// VerifyDigest reads the layer of a golden and compares it with what was built.
+// The error is of class DataLoss if they differ.
+func (s *Store) VerifyDigest(ctx context.Context, ref snapshot.Ref) error {
+	g, err := s.Golden(ctx, ref)
+	if err != nil {
+		return err
+	}
+	got, err := s.digest(namespaced(ctx), g)
+	if err != nil {
+		return fmt.Errorf("verify golden %s: %w", g.Ref(), err)
+	}
+	if got != g.Digest {
+		return fmt.Errorf("verify golden %s: layer is %s, was built as %s: %w", g.Ref(), got, g.Digest, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// digest reads the layer of g, found by a view that lives as long as that takes.
+func (s *Store) digest(ctx context.Context, g snapshot.Golden) (_ string, err error) {
+	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{labelKind: kindRemoval}))
+	if err != nil {
+		return "", err
+	}
+	key := "ctrsnap/verify/" + l.ID
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		err = errors.Join(err, ignoreNotFound(s.snapshots.Remove(ctx, key)), s.leases.Delete(ctx, l))
+	}()
+	mounts, err := s.snapshots.View(leases.WithLease(ctx, l.ID), key, g.Snapshot)
+	if err != nil {
+		return "", err
+	}
+	dir, err := overlay.UpperDir(mounts)
+	if err != nil {
+		return "", err
+	}
+	return layerDigest(ctx, dir)
+}
+
+// layerDigest returns a digest of the files below dir: names, types, modes,
+// owners, device numbers, link targets, extended attributes, and sizes and
+// content of regular files, but no times. Nobody may write there meanwhile.
+func layerDigest(ctx context.Context, dir string) (string, error) {
+	h := sha256.New()
+	// WalkDir goes through names in their order and follows no links.
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		return hashFile(h, name, path, d)
+	})
+	if err != nil {
+		return "", fmt.Errorf("digest of %s: %w", dir, err)
+	}
+	return digest.NewDigest(digest.SHA256, h).String(), nil
+}
+
+// hashFile adds one file to h.
+func hashFile(h hash.Hash, name, path string, d fs.DirEntry) error {
+	info, err := d.Info()
+	if err != nil {
+		return err
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	var rdev uint64
+	if st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		rdev = st.Rdev
+	}
+	fmt.Fprintf(h, "%q %o %d:%d %d\n", name, st.Mode, st.Uid, st.Gid, rdev)
+	if err := hashXattrs(h, path); err != nil {
+		return err
+	}
+	switch info.Mode().Type() {
+	case 0:
+		return hashContent(h, path)
+	case fs.ModeSymlink:
+		target, err := os.Readlink(path)
+		fmt.Fprintf(h, "-> %q\n", target)
+		return err
+	}
+	return nil
+}
+
+// hashContent adds size and bytes of a regular file.
+func hashContent(h hash.Hash, path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, f, make([]byte, 1<<20))
+	fmt.Fprintf(h, "%d %x\n", n, sum.Sum(nil))
+	return err
+}
+
+// local are attributes of overlayfs that speak of this filesystem's inodes, not
+// of the layer's content.
+var local = []string{
+	"trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.nlink",
+	"trusted.overlay.upper", "trusted.overlay.uuid",
+}
+
+// hashXattrs adds the extended attributes of a file, sorted by name.
+func hashXattrs(h hash.Hash, path string) error {
+	list, err := xattr(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
+	if errors.Is(err, unix.ENOTSUP) || len(list) == 0 {
+		return nil
+	}
+	if err != nil {
+		return &fs.PathError{Op: "llistxattr", Path: path, Err: err}
+	}
+	names := strings.Split(strings.TrimRight(string(list), "\x00"), "\x00")
+	slices.Sort(names)
+	for _, name := range names {
+		if slices.Contains(local, name) {
+			continue
+		}
+		value, err := xattr(func(buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+		if err != nil {
+			return &fs.PathError{Op: "lgetxattr " + name, Path: path, Err: err}
+		}
+		fmt.Fprintf(h, "%q=%q\n", name, value)
+	}
+	return nil
+}
+
+// xattr calls get with nothing to learn the size, then with a buffer of it.
+func xattr(get func([]byte) (int, error)) ([]byte, error) {
+	n, err := get(nil)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	buf := make([]byte, n)
+	n, err = get(buf)
+	return bytes.Clone(buf[:max(n, 0)]), err
+}

@@ -1,0 +1,45 @@
+package golden
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// undoTimeout bounds how long it takes to undo a change.
+const undoTimeout = 30 * time.Second
+
+// change is a sequence of steps that are undone, last first, if one fails.
+type change struct {
+	failpoint func(step string) error
+	undo      []func(context.Context) error
+}
+
+// step does one of them.
+func (c *change) step(ctx context.Context, name string, do func(context.Context) error) error {
+	if err := c.failpoint(name); err != nil {
+		return err
+	}
+	return do(ctx)
+}
+
+// onFail adds what undoes the step before; nil is nothing.
+func (c *change) onFail(undo func(context.Context) error) {
+	if undo != nil {
+		c.undo = append(c.undo, undo)
+	}
+}
+
+// end undoes all if err is set, and returns err with what could not be undone.
+func (c *change) end(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for _, undo := range slices.Backward(c.undo) {
+		err = errors.Join(err, undo(ctx))
+	}
+	return err
+}
