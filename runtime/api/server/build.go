@@ -2,13 +2,8 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"mime/multipart"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -48,61 +43,19 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request, _ *struct{}) {
 }
 
 func (s *Server) buildForm(ctx context.Context, r *http.Request, out *events) (api.Golden, bool, error) {
-	form, err := r.MultipartReader()
+	form, err := openForm(ctx, r)
 	if err != nil {
-		return api.Golden{}, false, usage(http.StatusBadRequest, "invalid request: want a multipart/form-data body", "see /openapi.json")
+		return api.Golden{}, false, err
 	}
-	spec, err := form.NextPart()
-	if err != nil || spec.FormName() != api.PartSpec {
-		return api.Golden{}, false, usage(http.StatusBadRequest, "invalid request: the first part is not "+api.PartSpec, "send the BuildRequest as form field "+api.PartSpec)
+	spec, err := form.spec()
+	if err != nil {
+		return api.Golden{}, false, err
 	}
 	req, err := decode[api.BuildRequest](s.huma.OpenAPI().Components.Schemas, spec)
 	if err != nil {
 		return api.Golden{}, false, err
 	}
-	return s.goldens.Build(ctx, callOf(ctx).caller, req, func() (Part, error) { return nextPart(ctx, form) }, out.event)
-}
-
-// nextPart returns io.EOF itself only where the form has its proper end: a body
-// that was cut must not pass for a whole one.
-func nextPart(ctx context.Context, form *multipart.Reader) (Part, error) {
-	p, err := form.NextPart()
-	switch {
-	case err == io.EOF: //nolint:errorlint // a wrapped io.EOF is a form without its end
-		return Part{}, io.EOF
-	case ctx.Err() != nil:
-		return Part{}, context.Cause(ctx)
-	case err != nil:
-		return Part{}, usage(http.StatusBadRequest, "invalid request: the body is cut or is no form: "+err.Error(), "")
-	}
-	kind, name := p.FormName(), p.FileName()
-	if !slices.Contains(api.Parts, kind) {
-		return Part{}, usage(http.StatusBadRequest, fmt.Sprintf("invalid request: unknown part %q", kind), "use "+strings.Join(api.Parts, ", "))
-	}
-	if name == "" {
-		return Part{}, usage(http.StatusBadRequest, fmt.Sprintf("invalid request: part %s has no file name", kind), "send it as a file")
-	}
-	return Part{Kind: kind, Name: name, Reader: &partReader{ctx, p}}, nil
-}
-
-// partReader gives the reason why a body could not be read to its end.
-type partReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (p *partReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	switch {
-	case err == nil || err == io.EOF: //nolint:errorlint // as in nextPart
-		return n, err
-	case p.ctx.Err() != nil:
-		return n, context.Cause(p.ctx)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return n, usage(http.StatusBadRequest, "invalid request: the body is cut", "")
-	default:
-		return n, err
-	}
+	return s.goldens.Build(ctx, callOf(ctx).caller, req, form.next, out.event)
 }
 
 // events writes one line per event, from any goroutine.

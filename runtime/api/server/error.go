@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -70,7 +71,8 @@ func newFailure(err error) *failure {
 	}
 	var e *api.Error
 	if errors.As(err, &e) {
-		return &failure{api.ErrorBody{Error: e}, statusOf(e.Code)}
+		own := *e
+		return &failure{api.ErrorBody{Error: &own}, statusOf(e.Code)}
 	}
 	f = &failure{api.ErrorBody{Error: &api.Error{Code: api.CodeGeneral, Message: err.Error()}}, http.StatusInternalServerError}
 	for _, c := range classes {
@@ -150,6 +152,11 @@ func invalid(status int, detail string, errs []*huma.ErrorDetail) *failure {
 		status = http.StatusBadRequest
 	}
 	return usage(status, "invalid request: "+strings.Join(slices.Compact(all), "; "), "see /openapi.json")
+}
+
+func isSourceError(err error) bool {
+	var e *runtime.SourceError
+	return errors.As(err, &e)
 }
 
 func isStopping(err error) bool { return errors.Is(err, ErrStopping) }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -146,6 +147,7 @@ func TestErrors(t *testing.T) {
 		"no space":     {fmt.Errorf("write: %w", syscall.ENOSPC), api.CodeCapacity, 507},
 		"deadline":     {context.DeadlineExceeded, api.CodeTimeout, 504},
 		"permission":   {errdefs.ErrPermissionDenied, api.CodeNotAllowed, 403},
+		"source":       {fmt.Errorf("build shop: %w", &runtime.SourceError{File: "1.sql"}), api.CodeGoldenInvalid, 422},
 		"stopping":     {ErrStopping, api.CodeGeneral, 503},
 		"cancelled":    {context.Canceled, api.CodeGeneral, 499},
 		"own":          {&api.Error{Code: api.CodeTimeout}, api.CodeTimeout, 504},
@@ -308,7 +310,6 @@ func TestClientGoneEndsRequest(t *testing.T) {
 	<-ended
 }
 
-// TestSlowClone holds that a request outlives the read timeouts of its body.
 func TestStopLetsRequestsEnd(t *testing.T) {
 	f := newFake()
 	began, release := make(chan struct{}), make(chan struct{})

@@ -1,3 +1,0 @@
-package server
-
-func isSourceError(error) bool { return false }

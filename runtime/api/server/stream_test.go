@@ -1,0 +1,183 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+func TestLogs(t *testing.T) {
+	ctx := testContext(t)
+	f := newFake()
+	f.clones["c1"] = api.Clone{ID: "c1"}
+	_, c := serve(t, f)
+	for _, tt := range []struct {
+		tail   int
+		follow bool
+		want   string
+	}{{-1, false, "tail=-1 follow=false\n"}, {0, true, "tail=0 follow=true\n"}, {20, false, "tail=20 follow=false\n"}} {
+		var out strings.Builder
+		if err := c.Logs(ctx, "c1", tt.tail, tt.follow, &out); err != nil || out.String() != tt.want {
+			t.Errorf("got %q, %v, want %q", out.String(), err, tt.want)
+		}
+	}
+	wantCode(t, c.Logs(ctx, "c2", -1, false, io.Discard), api.CodeNotFound, "clone c2")
+
+	f.logs = func(context.Context, io.Writer) error { return nil }
+	if err := c.Logs(ctx, "c1", -1, false, io.Discard); err != nil {
+		t.Errorf("empty log: %v", err)
+	}
+	f.logs = func(_ context.Context, w io.Writer) error {
+		_, _ = io.WriteString(w, "half of it")
+		return errors.New("disk is gone")
+	}
+	wantCode(t, c.Logs(ctx, "c1", -1, false, io.Discard), api.CodeGeneral, "disk is gone")
+}
+
+// TestLogsFollow holds that a line is sent when it is written, and that
+// client and daemon each can end it.
+func TestLogsFollow(t *testing.T) {
+	f := newFake()
+	f.clones["c1"] = api.Clone{ID: "c1"}
+	ended := make(chan struct{}, 2)
+	f.logs = func(ctx context.Context, w io.Writer) error {
+		_, _ = io.WriteString(w, "first\n")
+		<-ctx.Done()
+		ended <- struct{}{}
+		return ctx.Err()
+	}
+	d, c := serve(t, f)
+	follow := func(ctx context.Context) (first chan string, result chan error) {
+		first, result = make(chan string, 1), make(chan error, 1)
+		go func() { result <- c.Logs(ctx, "c1", -1, true, writerFunc(func(p []byte) { first <- string(p) })) }()
+		return first, result
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	first, result := follow(ctx)
+	if got := <-first; got != "first\n" {
+		t.Errorf("got %q", got)
+	}
+	cancel()
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	<-ended
+	first, result = follow(testContext(t))
+	<-first
+	d.stop()
+	wantCode(t, <-result, api.CodeGeneral, "daemon is stopping")
+}
+
+type writerFunc func(p []byte)
+
+func (w writerFunc) Write(p []byte) (int, error) {
+	w(p)
+	return len(p), nil
+}
+
+func TestLease(t *testing.T) {
+	f := newFake()
+	released := make(chan error, 1)
+	f.hold = func(ctx context.Context, _ string, held func()) error {
+		held()
+		<-ctx.Done()
+		released <- context.Cause(ctx)
+		return nil
+	}
+	d, c := serve(t, f)
+	l, err := c.HoldLease(testContext(t), "l1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	l.Close()
+	if err := l.Err(); err != nil {
+		t.Errorf("error of a closed lease: %v", err)
+	}
+	if cause := <-released; errors.Is(cause, ErrStopping) {
+		t.Error("a client that closes its lease looks like a daemon that stops")
+	}
+
+	// A client that dies without a word.
+	conn, err := net.Dial("unix", d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, "GET /v1/leases/l1 HTTP/1.1\r\nHost: a\r\n\r\n")
+	buf := make([]byte, 1<<10)
+	n := 0
+	for !bytes.Contains(buf[:n], []byte(`{"schema":1,"id":"l1"}`+"\n")) || !bytes.HasSuffix(buf[:n], []byte("\r\n1\r\n\n\r\n")) { // kept alive
+		m, err := conn.Read(buf[n:])
+		if err != nil {
+			t.Fatalf("%v after %q", err, buf[:n])
+		}
+		n += m
+	}
+	conn.Close()
+	<-released
+
+	// The lease ends while it is held.
+	f.hold = func(_ context.Context, lease string, held func()) error {
+		held()
+		return notFound("lease", lease)
+	}
+	l, err = c.HoldLease(testContext(t), "l1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-l.Done()
+	wantCode(t, l.Err(), api.CodeNotFound, "lease l1")
+	f.hold = nil
+	_, err = c.HoldLease(testContext(t), "none")
+	wantCode(t, err, api.CodeNotFound, "lease none")
+}
+
+// TestLeaseSurvivesRestart restarts the daemon under a lease, three times.
+func TestLeaseSurvivesRestart(t *testing.T) {
+	f := newFake()
+	held, released := make(chan struct{}, 1), make(chan error, 1)
+	f.hold = func(ctx context.Context, _ string, taken func()) error {
+		taken()
+		held <- struct{}{}
+		<-ctx.Done()
+		released <- context.Cause(ctx)
+		return nil
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	d := f.start(t, socket)
+	l, err := dial(t, socket).HoldLease(testContext(t), "l1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	<-held
+	for range 3 {
+		d.stop()
+		if cause := <-released; !errors.Is(cause, ErrStopping) {
+			t.Errorf("cause %v, want ErrStopping", cause)
+		}
+		d = f.start(t, socket)
+		select {
+		case <-held:
+		case <-l.Done():
+			t.Fatalf("lease was lost: %v", l.Err())
+		case <-time.After(10 * time.Second):
+			t.Fatal("lease was not taken up again")
+		}
+	}
+	// A daemon that does not know it (any more) ends it.
+	d.stop()
+	<-released
+	f.hold = nil
+	f.start(t, socket)
+	<-l.Done()
+	wantCode(t, l.Err(), api.CodeNotFound, "lease l1")
+}
