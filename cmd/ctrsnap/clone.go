@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// undoTimeout is how long removing what is not wanted any more may take.
+const undoTimeout = 10 * time.Second
+
+type cloneOptions struct {
+	req      api.CloneRequest
+	ifExists string
+	labels   pairs
+	settings pairs
+	timeout  api.Duration
+	names    naming
+	out      *output
+}
+
+func (a *app) cloneCommand() *cli.Command {
+	o := &cloneOptions{out: newOutput("url", "json", "env", "dotenv", "github", "table")}
+	return &cli.Command{
+		Name:      "clone",
+		Usage:     "make a clone of a golden and print its URL",
+		ArgsUsage: "GOLDEN",
+		Description: `GOLDEN is a name (its current version) or NAME:VERSION. The clone answers when its
+URL is printed, and ends after --ttl.
+
+   psql "$(ctrsnap clone shop)"
+   eval "$(ctrsnap clone shop --ttl 10m -o env)"
+   ctrsnap clone shop --name pr-42 --if-exists reuse --label job=42 -o json`,
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "`NAME` of the clone; with --count NAME-1 … NAME-N", Destination: &o.req.Name},
+			&cli.StringFlag{Name: "if-exists", Usage: "what to do if a clone of that name exists: `fail|reuse|reset`", DefaultText: "fail", Destination: &o.ifExists, Validator: oneOf("fail", "reuse", "reset")},
+			&cli.IntFlag{Name: "count", Usage: "how many clones: all `N` or none", Value: 1, HideDefault: true, Destination: &o.req.Count, Validator: atLeast1},
+			durationFlag("ttl", "lifetime `D` (90s, 30m, 2h); default CTRSNAP_TTL, else the daemon's", &o.req.TTL),
+			pairsFlag("label", "`K=V` to find the clone by (repeatable)", &o.labels, "l"),
+			pairsFlag("set", "server setting `K=V` of this clone (repeatable)", &o.settings),
+			timeoutFlag(&o.timeout),
+		}, o.names.flags(), o.out.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "GOLDEN")
+			if err != nil {
+				return err
+			}
+			o.req.Golden = args[0]
+			return about(a.clone(ctx, o), "clone %s", o.req.Golden)
+		},
+	}
+}
+
+func atLeast1(n int) error {
+	if n < 1 {
+		return fmt.Errorf("want at least 1")
+	}
+	return nil
+}
+
+// check finds what is wrong before a clone is made.
+func (o *cloneOptions) check(a *app) error {
+	if err := o.out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+		return err
+	}
+	var err error
+	if o.req.TTL, err = a.ttl(o.req.TTL); err != nil {
+		return err
+	}
+	if o.ifExists != "" && o.req.Name == "" {
+		return usagef("add --name").of("--if-exists needs a name")
+	}
+	if o.out.format == "github" && a.getenv("GITHUB_ENV") == "" {
+		return usagef("it is set in jobs of GitHub Actions").of("-o github needs GITHUB_ENV in the environment")
+	}
+	return nil
+}
+
+func (a *app) clone(ctx context.Context, o *cloneOptions) error {
+	if err := o.check(a); err != nil {
+		return err
+	}
+	d, err := a.connect()
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
+	defer cancel()
+	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
+	resp, err := d.Clone(ctx, o.req)
+	if err != nil {
+		return err
+	}
+	if err := a.printClones(o, resp.Clones); err != nil {
+		discard(ctx, d, resp.Clones)
+		return err
+	}
+	return nil
+}
+
+// discard removes new clones that the caller did not get to know.
+func discard(ctx context.Context, d cloner, clones []api.Clone) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for _, c := range clones {
+		if c.Created {
+			_ = d.RemoveClone(ctx, c.ID) // its TTL ends it otherwise
+		}
+	}
+}
+
+func (a *app) printClones(o *cloneOptions, clones []api.Clone) error {
+	numbered := o.req.Count > 1
+	switch o.out.format {
+	case "json":
+		if numbered {
+			return printJSON(a.stdout, cloneList{api.Schema, clones})
+		}
+		return printJSON(a.stdout, clones[0])
+	case "table":
+		return cloneTable(a.stdout, clones, time.Now())
+	case "url":
+		return printURLs(a.stdout, o.names, clones)
+	case "template":
+		return executeEach(a.stdout, o.out, clones)
+	}
+	vars, err := o.names.all(clones, "", numbered)
+	if err != nil {
+		return err
+	}
+	if o.out.format == "github" {
+		return a.printGitHub(vars, clones)
+	}
+	return printVariables(a.stdout, o.out.format, vars)
+}
+
+func printURLs(w io.Writer, n naming, clones []api.Clone) error {
+	var b strings.Builder
+	for _, c := range clones {
+		_, u, err := n.way(c)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&b, u)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func executeEach[T any](w io.Writer, o *output, docs []T) error {
+	for _, doc := range docs {
+		if err := o.execute(w, doc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printVariables(w io.Writer, format string, vars []variable) error {
+	var b strings.Builder
+	for _, v := range vars {
+		if format == "env" {
+			fmt.Fprintf(&b, "export %s=%s\n", v.name, shellQuote(v.value))
+		} else {
+			fmt.Fprintf(&b, "%s=%s\n", v.name, dotenvQuote(v.value))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// printGitHub hides the passwords first and then gives the variables to the
+// following steps of the job.
+func (a *app) printGitHub(vars []variable, clones []api.Clone) error {
+	for _, secret := range secrets(clones) {
+		if _, err := fmt.Fprintln(a.stdout, githubMask(secret)); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(a.getenv("GITHUB_ENV"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var b strings.Builder
+	for _, v := range vars {
+		b.WriteString(githubEntry(v.name, v.value))
+	}
+	if _, err := f.WriteString(b.String()); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// secrets returns the passwords, also in the form in which URLs hold them.
+func secrets(clones []api.Clone) []string {
+	var all []string
+	for _, c := range clones {
+		if c.Password == "" {
+			continue
+		}
+		all = append(all, c.Password)
+		if u, err := url.Parse(c.URL); err == nil {
+			if _, coded, ok := strings.Cut(u.User.String(), ":"); ok {
+				all = append(all, coded)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}

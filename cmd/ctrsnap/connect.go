@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"os/exec"
+	"slices"
+	"syscall"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// localClients are the programs of this host that find a clone's server by
+// the engine's variables alone.
+var localClients = map[string]string{"postgres": "psql"}
+
+func (a *app) connectCommand() *cli.Command {
+	var n naming
+	return &cli.Command{
+		Name:      "connect",
+		Usage:     "open the engine's client (psql …) on a clone",
+		ArgsUsage: "ID [-- ARG…]",
+		Description: `Uses the client of this host if there is one, else that in the clone. What follows --
+goes to the client.
+
+   ctrsnap connect pr-42
+   ctrsnap connect pr-42 -- -c 'select 1'`,
+		Flags: n.flags()[:1], // --via
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "ID")
+			if err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			return about(a.connectTo(ctx, d, args[0], n), "connect %s", args[0])
+		},
+	}
+}
+
+func (a *app) connectTo(ctx context.Context, d interface {
+	clones
+	execer
+}, id string, n naming) error {
+	c, err := d.CloneByID(ctx, id)
+	if err != nil {
+		return err
+	}
+	if path, err := exec.LookPath(localClients[c.Engine]); err == nil {
+		vars, err := n.of(c, "", "")
+		if err != nil {
+			return err
+		}
+		return syscall.Exec(path, slices.Concat([]string{path}, a.tail), withVariables(a.environ(), vars))
+	}
+	cmd, err := d.ClientCommand(ctx, c.ID, a.tail)
+	if err != nil {
+		return err
+	}
+	req := api.ExecRequest{Args: cmd.Args, Env: cmd.Env, Terminal: a.onTerminal()}
+	if t := a.getenv("TERM"); t != "" && req.Terminal {
+		req.Env = append(req.Env, "TERM="+t)
+	}
+	return a.execIn(ctx, d, c.ID, req, true)
+}

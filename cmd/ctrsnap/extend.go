@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+func (a *app) extendCommand() *cli.Command {
+	out := newOutput("table", "json")
+	var ttl api.Duration
+	return &cli.Command{
+		Name:        "extend",
+		Usage:       "let a clone live for --ttl from now, and print until when that is",
+		ArgsUsage:   "ID --ttl D",
+		Description: "   ctrsnap extend pr-42 --ttl 2h",
+		Flags: slices.Concat([]cli.Flag{
+			durationFlag("ttl", "`D` from now (90s, 30m, 2h); default CTRSNAP_TTL", &ttl),
+		}, out.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "ID")
+			if err != nil {
+				return err
+			}
+			if ttl, err = a.ttl(ttl); err != nil {
+				return err
+			}
+			if ttl == 0 {
+				return usagef("usage: ctrsnap extend ID --ttl D").of("extend: --ttl is missing")
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			c, err := d.ExtendClone(ctx, args[0], time.Duration(ttl))
+			if err != nil {
+				return about(err, "extend %s", args[0])
+			}
+			return a.printExtended(out, c)
+		},
+	}
+}
+
+func (a *app) printExtended(out *output, c api.Clone) error {
+	switch {
+	case out.format == "json":
+		return printJSON(a.stdout, c)
+	case out.format == "template":
+		return out.execute(a.stdout, c)
+	case c.ExpiresAt != nil:
+		fmt.Fprintln(a.stdout, c.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	return nil
+}

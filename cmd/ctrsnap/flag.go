@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// optional is a flag with an optional value: --flag, or --flag=VALUE.
+type optional struct {
+	set   bool
+	value string
+	check func(string) error // of the value, if there is one
+}
+
+// Set takes "true" where the flag has no value.
+func (o *optional) Set(s string) error {
+	o.set = true
+	if s == "true" {
+		s = ""
+	}
+	o.value = s
+	if s == "" || o.check == nil {
+		return nil
+	}
+	return o.check(s)
+}
+
+func (o *optional) String() string { return o.value }
+
+// Get is for the parser.
+func (o *optional) Get() any { return o.value }
+
+// IsBoolFlag tells the parser that the flag does not eat the next argument.
+func (o *optional) IsBoolFlag() bool { return true }
+
+func optionalFlag(name, usage string, o *optional) cli.Flag {
+	return &cli.GenericFlag{Name: name, Usage: usage, Value: o}
+}
+
+// pairs is a repeatable flag of K=V.
+type pairs map[string]string
+
+// Set adds one pair. The value may hold anything, = and comma too.
+func (p pairs) Set(s string) error {
+	k, v, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return fmt.Errorf("want KEY=VALUE")
+	}
+	p[k] = v
+	return nil
+}
+
+func (p pairs) String() string { return "" }
+
+// Get is for the parser.
+func (p pairs) Get() any { return p }
+
+func pairsFlag(name, usage string, p *pairs, aliases ...string) cli.Flag {
+	*p = pairs{}
+	return &cli.GenericFlag{Name: name, Aliases: aliases, Usage: usage, Value: *p}
+}
+
+// oneOf is a validator.
+func oneOf(values ...string) func(string) error {
+	return func(s string) error {
+		if slices.Contains(values, s) {
+			return nil
+		}
+		return fmt.Errorf("want one of %s", strings.Join(values, ", "))
+	}
+}
+
+func positive(d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("want more than 0")
+	}
+	return nil
+}
+
+func isDuration(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("want a form like 90s, 30m or 2h")
+	}
+	return positive(d)
+}
+
+// durationFlag is a flag like 90s, 30m or 2h; more than 0.
+func durationFlag(name, usage string, d *api.Duration) cli.Flag {
+	return &cli.GenericFlag{Name: name, Usage: usage, Value: (*duration)(d)}
+}
+
+// ttl returns the value of --ttl, or that of CTRSNAP_TTL, or 0.
+func (a *app) ttl(flag api.Duration) (api.Duration, error) {
+	env := a.getenv("CTRSNAP_TTL")
+	if flag != 0 || env == "" {
+		return flag, nil
+	}
+	if err := (*duration)(&flag).Set(env); err != nil {
+		return 0, usagef("correct or unset it").of("invalid CTRSNAP_TTL %q in the environment: %v", env, err)
+	}
+	return flag, nil
+}
+
+type duration api.Duration
+
+// Set parses the duration.
+func (d *duration) Set(s string) error {
+	if err := isDuration(s); err != nil {
+		return err
+	}
+	return (*api.Duration)(d).UnmarshalText([]byte(s))
+}
+
+func (d *duration) String() string {
+	if d == nil || *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+// Get is for the parser.
+func (d *duration) Get() any { return *d }
+
+func timeoutFlag(d *api.Duration) cli.Flag {
+	return durationFlag("timeout", "give up after `D` (90s, 10m)", d)
+}
+
+func quietFlag(quiet *bool, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: usage, Destination: quiet}
+}
+
+// exactly returns the n positional arguments, or a usage error that names them.
+func exactly(cmd *cli.Command, names ...string) ([]string, error) {
+	args := cmd.Args().Slice()
+	if len(args) == len(names) {
+		return args, nil
+	}
+	return nil, wrongArgs(cmd, strings.Join(names, " and "), len(args) < len(names))
+}
+
+func atLeastOne(cmd *cli.Command, name string) ([]string, error) {
+	if args := cmd.Args().Slice(); len(args) > 0 {
+		return args, nil
+	}
+	return nil, wrongArgs(cmd, name, true)
+}
+
+func wrongArgs(cmd *cli.Command, want string, few bool) error {
+	usage := usagef("usage: ctrsnap %s [flags] %s", verb(cmd), cmd.ArgsUsage)
+	switch {
+	case few:
+		return usage.of("%s: %s is missing", verb(cmd), want)
+	case want == "":
+		return usage.of("%s: unexpected argument %q", verb(cmd), cmd.Args().First())
+	}
+	return usage.of("%s: too many arguments: want %s only", verb(cmd), want)
+}

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+func (a *app) goldenCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "golden",
+		Usage: "build, list and remove goldens",
+		Commands: []*cli.Command{
+			a.goldenBuildCommand(), a.goldenLsCommand(), a.goldenInspectCommand(), a.goldenHistoryCommand(),
+			a.goldenRmCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(),
+		},
+	}
+}
+
+func (a *app) goldenBuildCommand() *cli.Command {
+	s, out := &sources{}, newOutput("ref", "json")
+	var quiet bool
+	var timeout api.Duration
+	return &cli.Command{
+		Name:      "build",
+		Usage:     "build a golden and print its reference",
+		ArgsUsage: "NAME",
+		Description: `Takes one base (default --from-host), then data and refinements. The new version
+becomes the current one. With --key nothing is built if a golden has the key.
+
+   ctrsnap golden build shop --init schema.sql --exec 'make seed'
+   ctrsnap golden build shop --from-dump shop.dump --mask mask.sql
+   ctrsnap golden build shop --key 'db/migrations/**' --exec 'make migrate'`,
+		Flags: slices.Concat([]cli.Flag{quietFlag(&quiet, "no progress"), timeoutFlag(&timeout)}, out.flags(), s.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "NAME")
+			if err != nil {
+				return err
+			}
+			return about(a.goldenBuild(ctx, args[0], s, out, quiet, timeout), "golden build %s", args[0])
+		},
+	}
+}
+
+func (a *app) goldenBuild(ctx context.Context, name string, s *sources, out *output, quiet bool, timeout api.Duration) error {
+	if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+		return err
+	}
+	b, err := s.resolve(name, a.getenv)
+	if err != nil {
+		return err
+	}
+	d, err := a.connect()
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	ctx, cancel := withTimeout(ctx, time.Duration(timeout))
+	defer cancel()
+	g, err := a.golden(ctx, d, b, quiet)
+	if err != nil {
+		return err
+	}
+	switch out.format {
+	case "json":
+		return printJSON(a.stdout, g)
+	case "template":
+		return out.execute(a.stdout, g)
+	}
+	_, err = fmt.Fprintln(a.stdout, refOf(g))
+	return err
+}
+
+func (a *app) goldenLsCommand() *cli.Command {
+	out := newOutput("table", "json")
+	return &cli.Command{
+		Name:        "ls",
+		Aliases:     []string{"list"},
+		Usage:       "list goldens, with all their versions",
+		ArgsUsage:   "[NAME]",
+		Description: "   ctrsnap golden ls\n   ctrsnap golden ls shop -o json",
+		Flags:       out.flags(),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			if cmd.NArg() > 1 {
+				return wrongArgs(cmd, "NAME", false)
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := d.Goldens(ctx, cmd.Args().First())
+			if err != nil {
+				return about(err, "golden ls")
+			}
+			return a.printGoldens(out, list)
+		},
+	}
+}
+
+func (a *app) printGoldens(out *output, list []api.Golden) error {
+	switch out.format {
+	case "json":
+		if list == nil {
+			list = []api.Golden{}
+		}
+		return printJSON(a.stdout, goldenList{api.Schema, list})
+	case "template":
+		return executeEach(a.stdout, out, list)
+	}
+	var rows [][]string
+	for _, g := range list {
+		current := ""
+		if g.Current {
+			current = "*"
+		}
+		rows = append(rows, []string{
+			g.Name, strconv.Itoa(g.Version), current, g.Engine + " " + g.EngineVersion, size(g.SizeBytes),
+			age(time.Since(g.CreatedAt)), strconv.Itoa(g.Clones),
+		})
+	}
+	return table(a.stdout, "NAME VERSION CURRENT ENGINE SIZE AGE CLONES", rows)
+}
+
+func (a *app) goldenInspectCommand() *cli.Command {
+	out := newOutput("json")
+	return &cli.Command{
+		Name:        "inspect",
+		Usage:       "show all that is known of a golden",
+		ArgsUsage:   "GOLDEN",
+		Description: "   ctrsnap golden inspect shop:3\n   ctrsnap golden inspect shop --format '{{.version}}'",
+		Flags:       out.flags(),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "GOLDEN")
+			if err != nil {
+				return err
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			g, err := d.Golden(ctx, args[0])
+			if err != nil {
+				return about(err, "golden inspect %s", args[0])
+			}
+			if out.format == "template" {
+				return out.execute(a.stdout, g)
+			}
+			return printJSON(a.stdout, g)
+		},
+	}
+}
+
+func (a *app) goldenHistoryCommand() *cli.Command {
+	out := newOutput("table", "json")
+	return &cli.Command{
+		Name:        "history",
+		Usage:       "list the versions of a golden, newest first, with what they were built from",
+		ArgsUsage:   "NAME",
+		Description: "   ctrsnap golden history shop",
+		Flags:       out.flags(),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "NAME")
+			if err != nil {
+				return err
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			return about(a.goldenHistory(ctx, d, args[0], out), "golden history %s", args[0])
+		},
+	}
+}
+
+func (a *app) goldenHistory(ctx context.Context, d goldens, name string, out *output) error {
+	list, err := d.Goldens(ctx, name)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("golden %s: not found", name), Hint: "ctrsnap golden ls lists those that are there"}
+	}
+	slices.SortFunc(list, func(x, y api.Golden) int { return y.Version - x.Version })
+	if out.format != "table" {
+		return a.printGoldens(out, list)
+	}
+	var rows [][]string
+	for _, g := range list {
+		rows = append(rows, []string{
+			refOf(g), age(time.Since(g.CreatedAt)), g.Builder, fmt.Sprintf("%.1fs", g.BuildSeconds), size(g.SizeBytes),
+			g.Base.Kind + " " + g.Base.Ref, sourceNames(g.Sources), g.Key,
+		})
+	}
+	return table(a.stdout, "GOLDEN AGE BUILDER TOOK SIZE BASE SOURCES KEY", rows)
+}
+
+func sourceNames(list []api.Source) string {
+	s := ""
+	for i, src := range list {
+		if i > 0 {
+			s += ", "
+		}
+		s += src.Kind + " " + src.Name
+	}
+	return s
+}
+
+func (a *app) goldenRmCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "rm",
+		Usage:       "remove a version of a golden, or all of them",
+		ArgsUsage:   "GOLDEN…",
+		Description: "NAME:VERSION is one version, NAME all versions. One with clones is refused.\n\n   ctrsnap golden rm shop:2",
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			refs, err := atLeastOne(cmd, "GOLDEN")
+			if err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			return a.each(refs, func(ref string) error {
+				return about(d.RemoveGolden(ctx, ref), "golden rm %s", ref)
+			})
+		},
+	}
+}
+
+// each does something to every name, prints those where it went well, and
+// returns the errors of the others.
+func (a *app) each(names []string, do func(string) error) error {
+	var errs []error
+	for _, name := range names {
+		if err := do(name); err != nil {
+			errs = append(errs, err)
+		} else if _, err := fmt.Fprintln(a.stdout, name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) goldenPromoteCommand() *cli.Command {
+	return a.moveCommand("promote", "make a version of a golden the current one", "NAME:VERSION", "   ctrsnap golden promote shop:2", goldens.Promote)
+}
+
+func (a *app) goldenRollbackCommand() *cli.Command {
+	return a.moveCommand("rollback", "make the version before the current one current", "NAME", "   ctrsnap golden rollback shop", goldens.Rollback)
+}
+
+// moveCommand is a command that makes another version current and prints it.
+func (a *app) moveCommand(name, usage, arg, example string, move func(goldens, context.Context, string) (api.Golden, error)) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: usage, ArgsUsage: arg, Description: example,
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, arg)
+			if err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			g, err := move(d, ctx, args[0])
+			if err != nil {
+				return about(err, "golden %s %s", name, args[0])
+			}
+			_, err = fmt.Fprintln(a.stdout, refOf(g))
+			return err
+		},
+	}
+}

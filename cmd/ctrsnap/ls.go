@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+func (a *app) lsCommand() *cli.Command {
+	out := newOutput("table", "json", "url")
+	var labels pairs
+	var quiet bool
+	return &cli.Command{
+		Name:        "ls",
+		Aliases:     []string{"list", "ps"},
+		Usage:       "list clones",
+		Description: "   ctrsnap ls --label job=42\n   ctrsnap ls -o json\n   ctrsnap ls --format '{{.id}} {{.url}}'",
+		Flags: slices.Concat([]cli.Flag{
+			pairsFlag("label", "only clones with the label `K=V` (repeatable)", &labels, "l"),
+			quietFlag(&quiet, "ids only"),
+		}, out.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			if cmd.Args().Present() {
+				return wrongArgs(cmd, "", false)
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := d.Clones(ctx, labels)
+			if err != nil {
+				return about(err, "ls")
+			}
+			return a.printList(out, list, quiet)
+		},
+	}
+}
+
+func (a *app) printList(out *output, list []api.Clone, quiet bool) error {
+	if quiet {
+		for _, c := range list {
+			fmt.Fprintln(a.stdout, c.ID)
+		}
+		return nil
+	}
+	switch out.format {
+	case "json":
+		if list == nil {
+			list = []api.Clone{}
+		}
+		return printJSON(a.stdout, cloneList{api.Schema, list})
+	case "url":
+		return printURLs(a.stdout, naming{}, list)
+	case "template":
+		return executeEach(a.stdout, out, list)
+	}
+	return cloneTable(a.stdout, list, time.Now())
+}

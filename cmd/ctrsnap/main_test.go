@@ -1,0 +1,189 @@
+package main
+
+import (
+	"errors"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"ctrsnap": main})
+}
+
+func urlPassword(s string) string {
+	return strings.TrimPrefix(url.UserPassword("", s).String(), ":")
+}
+
+// TestScript runs testdata/*.txtar, each with a daemon of its own whose files are
+// below $DAEMON.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			// Not below $WORK, whose path may be too long for a socket.
+			dir, err := os.MkdirTemp("", "ctrsnap")
+			if err != nil {
+				return err
+			}
+			f := newFakeDaemon(t, dir)
+			env.Defer(func() {
+				f.stop()
+				os.RemoveAll(dir)
+			})
+			env.Values["daemon"] = f
+			env.Setenv("DAEMON", dir)
+			env.Setenv("CTRSNAP_HOST", f.host())
+			env.Setenv("CTRSNAP_OUTPUT", "")
+			env.Setenv("CTRSNAP_TTL", "")
+			env.Setenv("CI", "")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// clones N waits until the daemon has N clones.
+			"clones": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				if !daemonOf(ts).wait(n) {
+					ts.Fatalf("the daemon has not %d clones", n)
+				}
+			},
+			"stop-daemon": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
+			"drop-leases": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).dropLeases() },
+			// wait-file FILE waits until it exists and has content.
+			"wait-file": func(ts *testscript.TestScript, _ bool, args []string) { waitFile(ts, ts.MkAbs(args[0])) },
+			// wait-gone FILE waits until the process group whose id it holds is gone.
+			"wait-gone": func(ts *testscript.TestScript, _ bool, args []string) {
+				pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
+				ts.Check(err)
+				until(ts, "the end of process group "+args[0], func() bool { return syscall.Kill(-pid, 0) == syscall.ESRCH })
+			},
+			// lines N FILE checks that it has N lines.
+			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				if got := strings.Count(ts.ReadFile(args[1]), "\n"); got != n {
+					ts.Fatalf("%s has %d lines, want %d:\n%s", args[1], got, n, ts.ReadFile(args[1]))
+				}
+			},
+			// code N PROGRAM… runs a program that must end with exit code N.
+			"code": func(ts *testscript.TestScript, _ bool, args []string) {
+				err := ts.Exec(args[1], args[2:]...)
+				if got := codeOf(err); strconv.Itoa(got) != args[0] {
+					ts.Fatalf("exit code %d, want %s (%v)", got, args[0], err)
+				}
+			},
+		},
+	})
+}
+
+func daemonOf(ts *testscript.TestScript) *fakeDaemon { return ts.Value("daemon").(*fakeDaemon) }
+
+func codeOf(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+func waitFile(ts *testscript.TestScript, path string) {
+	until(ts, path, func() bool {
+		info, err := os.Stat(path)
+		return err == nil && info.Size() > 0
+	})
+}
+
+func until(ts *testscript.TestScript, what string, ok func() bool) {
+	deadline := time.Now().Add(20 * time.Second)
+	for tick := time.Tick(2 * time.Millisecond); time.Now().Before(deadline); <-tick {
+		if ok() {
+			return
+		}
+	}
+	ts.Fatalf("waited too long for %s", what)
+}
+
+// TestExamples runs the examples of the help texts: what they show is true.
+func TestExamples(t *testing.T) {
+	bin := t.TempDir()
+	for _, name := range []string{"psql", "go", "make"} {
+		writeFile(t, filepath.Join(bin, name), "#!/bin/sh\nexit 0\n", 0o755)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	a := &app{getenv: os.Getenv, environ: os.Environ}
+	n := 0
+	var walk func(cmd *cli.Command, words string)
+	walk = func(cmd *cli.Command, words string) {
+		if len(cmd.Commands) == 0 && !strings.Contains(cmd.Description, words) {
+			t.Errorf("%s has no example", words)
+		}
+		for line := range strings.SplitSeq(cmd.Description, "\n") {
+			if strings.HasPrefix(line, "   ") && strings.Contains(line, "ctrsnap ") {
+				n++
+				if strings.Contains(line, ".zshrc") {
+					continue // not for bash; its syntax is checked in completion.txtar
+				}
+				t.Run(strings.TrimSpace(line), func(t *testing.T) { runExample(t, line) })
+			}
+		}
+		for _, sub := range cmd.Commands {
+			walk(sub, words+" "+sub.Name)
+		}
+	}
+	walk(a.root(), "ctrsnap")
+	if n < 25 {
+		t.Errorf("only %d examples found", n)
+	}
+}
+
+func runExample(t *testing.T, line string) {
+	dir := shortDir(t)
+	f := newFakeDaemon(t, dir)
+	t.Cleanup(f.stop)
+	f.goldens = append(f.goldens, api.Golden{Name: "shop", Version: 2}, api.Golden{Name: "shop", Version: 3})
+	f.clones["pr-42"] = f.newClone(f.goldens[0], api.CloneRequest{Name: "pr-42"}, "")
+	for _, name := range []string{"schema.sql", "shop.dump", "mask.sql", "db/migrations/1.sql", ".config/fish/completions/x"} {
+		writeFile(t, filepath.Join(dir, name), "select 1;", 0o600)
+	}
+	cmd := exec.Command("bash", "-c", line)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+dir, "CTRSNAP_HOST="+f.host())
+	out, err := cmd.CombinedOutput()
+	if code := codeOf(err); err != nil && !(code == 1 && strings.HasSuffix(line, " doctor")) { // the fake has a finding
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func writeFile(t testing.TB, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shortDir is a directory whose path leaves room for a socket's name.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ctrsnap") //nolint:usetesting // t.TempDir's path is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
+)
+
+// sources are the flags that say what a golden is built from.
+type sources struct {
+	req          api.BuildRequest
+	fromHost     optional
+	archive      string
+	init, mask   []string
+	dump, dir    string
+	fromURL      string
+	keys         []string
+	passwordFile string
+	env          pairs
+}
+
+const sourceCategory = "Sources of a golden"
+
+func (s *sources) flags() []cli.Flag {
+	s.fromHost.check = isAbsolute
+	list := func(name, usage string, dst *[]string) cli.Flag {
+		return &cli.StringSliceFlag{Name: name, Usage: usage + " (repeatable)", Destination: dst, Category: sourceCategory}
+	}
+	text := func(name, usage string, dst *string) cli.Flag {
+		return &cli.StringFlag{Name: name, Usage: usage, Destination: dst, Category: sourceCategory}
+	}
+	fromHost := optionalFlag("from-host", "base: the engine's programs of this host, below `PREFIX` if given (--from-host=PREFIX)", &s.fromHost)
+	env := pairsFlag("env", "`K=V` for the build, as the engine's official image takes them (repeatable)", &s.env)
+	fromHost.(*cli.GenericFlag).Category = sourceCategory
+	env.(*cli.GenericFlag).Category = sourceCategory
+	return []cli.Flag{
+		fromHost,
+		text("image", "base: an image `REF`, pulled", &s.req.Image),
+		text("image-archive", "base: an image in `FILE` (docker save, OCI layout)", &s.archive),
+		text("parent", "base: another `GOLDEN`", &s.req.Parent),
+		list("init", "run `FILE|DIR`: .sql .sql.gz .sql.zst .sh; a directory's files sorted by name as bytes", &s.init),
+		text("from-dump", "restore a dump from `FILE|DIR` (directory format)", &s.dump),
+		text("from-url", "dump the live database at `URL`; env:NAME takes the URL from a variable; PGPASSWORD serves a URL without password", &s.fromURL),
+		text("from-dir", "copy the data directory `DIR` of a server that does not run", &s.dir),
+		list("exec", "run `CMD` here by sh -c, with DATABASE_URL set", &s.req.Exec),
+		list("mask", "run the script `FILE` last", &s.mask),
+		list("key", "build only if no golden was built from these files' names and content; `GLOB` knows **; a directory counts with all below", &s.keys),
+		text("engine", "database `ENGINE`; default postgres", &s.req.Engine),
+		text("user", "`USER` that clones are handed out with", &s.req.User),
+		text("password", "its `PASSWORD`", &s.req.Password),
+		text("password-file", "`FILE` with its password", &s.passwordFile),
+		text("database", "`DATABASE` that clones are handed out with", &s.req.Database),
+		env,
+	}
+}
+
+func isAbsolute(path string) error {
+	if !filepath.IsAbs(path) {
+		return errors.New("want an absolute path")
+	}
+	return nil
+}
+
+// any says whether a flag was given.
+func (s *sources) any() bool {
+	return s.fromHost.set || s.archive != "" || s.dump != "" || s.dir != "" || s.fromURL != "" || s.passwordFile != "" ||
+		s.req.Image != "" || s.req.Parent != "" || s.req.Engine != "" || s.req.User != "" || s.req.Password != "" || s.req.Database != "" ||
+		len(s.init)+len(s.mask)+len(s.keys)+len(s.req.Exec)+len(s.env) > 0
+}
+
+// build is what goes to the daemon.
+type build struct {
+	req     api.BuildRequest
+	parts   []client.Part
+	ignored []string // files of --init directories that are no scripts
+}
+
+// resolve checks the flags and the files behind them, and computes the key.
+func (s *sources) resolve(name string, getenv func(string) string) (build, error) {
+	b := build{req: s.req}
+	b.req.Name, b.req.FromHost, b.req.Prefix, b.req.Env = name, s.fromHost.set, s.fromHost.value, s.env
+	b.req.Archive = s.archive != ""
+	if err := s.exclusive(); err != nil {
+		return b, err
+	}
+	for _, step := range []func(*build, func(string) string) error{s.addPassword, s.addURL, s.addFiles, s.addKey} {
+		if err := step(&b, getenv); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+func (s *sources) exclusive() error {
+	groups := []map[string]bool{
+		{"--from-host": s.fromHost.set, "--image": s.req.Image != "", "--image-archive": s.archive != "", "--parent": s.req.Parent != ""},
+		{"--from-dump": s.dump != "", "--from-url": s.fromURL != "", "--from-dir": s.dir != ""},
+		{"--password": s.req.Password != "", "--password-file": s.passwordFile != ""},
+		{"--parent": s.req.Parent != "", "--from-dir": s.dir != ""},
+	}
+	for _, g := range groups {
+		var set []string
+		for flag, given := range g {
+			if given {
+				set = append(set, flag)
+			}
+		}
+		if slices.Sort(set); len(set) > 1 {
+			return usagef("use one of them").of("%s exclude each other", strings.Join(set, " and "))
+		}
+	}
+	return nil
+}
+
+func (s *sources) addPassword(b *build, _ func(string) string) error {
+	if s.passwordFile == "" {
+		return nil
+	}
+	p, err := os.ReadFile(s.passwordFile)
+	if err != nil {
+		return badSource("--password-file", err)
+	}
+	b.req.Password = strings.TrimRight(string(p), "\r\n")
+	if b.req.Password == "" {
+		return usagef("its first line is the password").of("--password-file %s is empty", s.passwordFile)
+	}
+	return nil
+}
+
+// addURL takes the URL, and its password if it has none, from the environment,
+// so that neither has to be in an argument list, which every user can read.
+func (s *sources) addURL(b *build, getenv func(string) string) error {
+	if s.fromURL == "" {
+		return nil
+	}
+	raw := s.fromURL
+	if name, ok := strings.CutPrefix(raw, "env:"); ok {
+		if raw = getenv(name); raw == "" {
+			return usagef("export %s=postgres://USER:PASSWORD@HOST/DATABASE", name).of("--from-url: %s is not in the environment", name)
+		}
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme == "" {
+		return usagef("an example: postgres://USER@HOST:5432/DATABASE").of("--from-url: not a URL") // never print it: it may hold a password
+	}
+	if _, has := u.User.Password(); !has && getenv("PGPASSWORD") != "" && strings.HasPrefix(u.Scheme, "postgres") {
+		u.User = url.UserPassword(u.User.Username(), getenv("PGPASSWORD"))
+	}
+	b.req.FromURL = u.String()
+	return nil
+}
+
+func (s *sources) addKey(b *build, _ func(string) string) error {
+	if len(s.keys) == 0 {
+		return nil
+	}
+	var err error
+	b.req.Key, err = keyOf(s.keys)
+	return err
+}
+
+func (s *sources) addFiles(b *build, _ func(string) string) error {
+	if s.archive != "" {
+		if err := b.addFile(api.PartArchive, "--image-archive", s.archive); err != nil {
+			return err
+		}
+	}
+	for _, path := range s.init {
+		if err := b.addInit(path); err != nil {
+			return err
+		}
+	}
+	if s.dump != "" {
+		if err := b.addDump(s.dump); err != nil {
+			return err
+		}
+	}
+	if s.dir != "" {
+		if err := checkDataDir(s.dir); err != nil {
+			return err
+		}
+		b.addTar(api.PartDirTar, s.dir)
+	}
+	for _, path := range s.mask {
+		if err := b.addFile(api.PartMask, "--mask", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addFile adds a file that must be there now, so that nobody waits for a build
+// that cannot succeed.
+func (b *build) addFile(kind, flag, path string) error {
+	info, err := os.Stat(path)
+	if err == nil && info.IsDir() {
+		return usagef("give a file").of("%s: %s is a directory", flag, path)
+	}
+	if err != nil {
+		return badSource(flag, err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return badSource(flag, err)
+	}
+	f.Close()
+	b.parts = append(b.parts, client.Part{Kind: kind, Name: filepath.Base(path), Open: func() (io.ReadCloser, error) { return os.Open(path) }})
+	return nil
+}
+
+func badSource(flag string, err error) error {
+	return usagef("is the path right? it is relative to the current directory").of("%s: %s", flag, reason(err))
+}
+
+// reason words an error of the filesystem as "PATH: what".
+func reason(err error) string {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return fmt.Sprintf("%s: %v", p.Path, p.Err)
+	}
+	return err.Error()
+}
+
+// scripts are the names of files that initialise a database, as the official
+// images know them, and zstd.
+var scripts = []string{".sql", ".sql.gz", ".sql.zst", ".sh"}
+
+func isScript(name string) bool {
+	return slices.ContainsFunc(scripts, func(ext string) bool { return strings.HasSuffix(name, ext) })
+}
+
+// addInit adds a script, or those of a directory in the order of the official
+// images: sorted by name, byte by byte (locale C).
+func (b *build) addInit(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return badSource("--init", err)
+	}
+	if !info.IsDir() {
+		if !isScript(path) {
+			return usagef("use one of %s", strings.Join(scripts, " ")).of("--init: %s is no script", path)
+		}
+		return b.addFile(api.PartInit, "--init", path)
+	}
+	entries, err := os.ReadDir(path) // sorted
+	if err != nil {
+		return badSource("--init", err)
+	}
+	before := len(b.parts)
+	for _, e := range entries {
+		file := filepath.Join(path, e.Name())
+		if info, err := os.Stat(file); err != nil || info.IsDir() || !isScript(e.Name()) {
+			b.ignored = append(b.ignored, file)
+		} else if err := b.addFile(api.PartInit, "--init", file); err != nil {
+			return err
+		}
+	}
+	if len(b.parts) == before {
+		return usagef("it needs files named %s", strings.Join(scripts, " ")).of("--init: no script in directory %s", path)
+	}
+	return nil
+}
+
+func (b *build) addDump(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		return b.addFile(api.PartDump, "--from-dump", path)
+	}
+	if _, err := os.Stat(filepath.Join(path, "toc.dat")); err != nil {
+		return usagef("make one with pg_dump --format directory; --from-dir takes a data directory").of("--from-dump: directory %s is no dump: it has no toc.dat", path)
+	}
+	b.addTar(api.PartDumpTar, path)
+	return nil
+}
+
+func (b *build) addTar(kind, dir string) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		abs = dir
+	}
+	b.parts = append(b.parts, client.Part{Kind: kind, Name: filepath.Base(abs) + ".tar", Open: func() (io.ReadCloser, error) { return tarDir(dir), nil }})
+}
