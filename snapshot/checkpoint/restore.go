@@ -22,7 +22,7 @@ type Report struct {
 	// no clone or build of before is alive.
 	Restarted bool
 	// Restored says that the live databases are now those of a checkpoint taken
-	// at Taken. Layers on disk may be newer: start containerd with Cleanup.
+	// at Taken. Layers on disk may be newer: start containerd with Recover.
 	Restored bool
 	Taken    time.Time
 	// Removed says that live databases were there, but no checkpoint to take

@@ -29,10 +29,10 @@ type Options struct {
 	// ShimDir is searched for shims, and by shims for runc, before PATH. ""
 	// means the directory of this executable.
 	ShimDir string
-	// Cleanup removes layers without a record before anything is served. It is
-	// needed when the metadata is older than the layers: after a checkpoint
-	// was restored.
-	Cleanup bool
+	// Recover removes layers without a record before anything is served. It is
+	// needed when the metadata is older than the layers: after a restart of
+	// the machine.
+	Recover bool
 	Logger  *slog.Logger // nil means slog.Default()
 }
 

@@ -65,8 +65,8 @@ func (e *embedded) initSnapshotter(ic *plugin.InitContext, o Options) (any, erro
 	if e.snapshotter, err = overlay.New(root, overlay.Options{RemapIDs: remap}); err != nil {
 		return nil, err
 	}
-	if o.Cleanup {
-		if err := e.snapshotter.Cleanup(ic.Context); err != nil {
+	if o.Recover {
+		if err := e.snapshotter.Recover(ic.Context); err != nil {
 			return nil, err
 		}
 	}

@@ -5,12 +5,15 @@
 package overlay
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -21,6 +24,7 @@ const MetadataFile = "metadata.db"
 type Snapshotter struct {
 	snapshots.Snapshotter
 	snapshots.Cleaner
+	root     string
 	metadata *storage.MetaStore
 }
 
@@ -60,7 +64,7 @@ func New(root string, o Options) (*Snapshotter, error) {
 	if !ok {
 		return nil, fmt.Errorf("open snapshots in %s: snapshotter cannot clean up", root)
 	}
-	return &Snapshotter{Snapshotter: sn, Cleaner: cleaner, metadata: ms}, nil
+	return &Snapshotter{Snapshotter: sn, Cleaner: cleaner, root: root, metadata: ms}, nil
 }
 
 // overlay translates to the options of containerd's package.
@@ -80,3 +84,24 @@ func (o Options) overlay(ms *storage.MetaStore) []overlay.Opt {
 
 // MetaStore returns the snapshotter's database. It is closed by Close.
 func (s *Snapshotter) MetaStore() *storage.MetaStore { return s.metadata }
+
+// Recover deletes the files of snapshots that have no record, also where there is
+// no record at all. It is to be called before anything else, when metadata is
+// older than files: new snapshots take the numbers of lost ones.
+func (s *Snapshotter) Recover(ctx context.Context) error {
+	err := s.Cleanup(ctx)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	dir := filepath.Join(s.root, "snapshots")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

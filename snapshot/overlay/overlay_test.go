@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -66,6 +67,28 @@ func TestCleanup(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Fatalf("stat %s after Cleanup: %v", dir, err)
+	}
+}
+
+// TestRecover has layers whose metadata was lost altogether.
+func TestRecover(t *testing.T) {
+	needRoot(t)
+	ctx, root := t.Context(), t.TempDir()
+	sn, err := New(root, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sn.Close()
+	lost := filepath.Join(root, "snapshots", "1", "fs")
+	if err := os.MkdirAll(lost, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := sn.Recover(ctx); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := sn.Prepare(ctx, "a", "")
+	if err != nil || mounts[0].Source != lost {
+		t.Errorf("Prepare = %v, %v; want number 1 again", mounts, err)
 	}
 }
 
