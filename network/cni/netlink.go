@@ -1,0 +1,72 @@
+package cni
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// whole repeats a listing that the kernel says may be incomplete, because
+// something changed meanwhile (NLM_F_DUMP_INTR). A busy host changes all the
+// time, so it gives up in the end.
+func whole[T any](list func() (T, error)) (T, error) {
+	for range 50 {
+		if v, err := list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return v, err
+		}
+	}
+	return list()
+}
+
+// linkByName is a lookup in present kernels and a listing in old ones.
+func linkByName(name string) (netlink.Link, error) {
+	return whole(func() (netlink.Link, error) { return netlink.LinkByName(name) })
+}
+
+// ipv4Addrs lists the addresses of a link, or of all with nil.
+func ipv4Addrs(link netlink.Link) ([]netlink.Addr, error) {
+	return whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+}
+
+// ipv4Routes lists the routes of all tables.
+func ipv4Routes() ([]netlink.Route, error) {
+	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+	return whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
+	})
+}
+
+// portsOf counts the links that are attached to a bridge.
+func portsOf(br netlink.Link) (ports int, _ error) {
+	links, err := whole(netlink.LinkList)
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == br.Attrs().Index {
+			ports++
+		}
+	}
+	return ports, nil
+}
+
+// linkName names a link for people.
+func linkName(index int) string {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return "(gone)"
+	}
+	return l.Attrs().Name
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), bits), ok
+}

@@ -1,0 +1,116 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// idRE is the grammar of ids: they become file names and links' aliases.
+var idRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func checkID(id string) error {
+	if !idRE.MatchString(id) {
+		return fmt.Errorf("invalid id %q of a network namespace: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// makeNS makes a network namespace that lives by its bind mount at dir/id,
+// with loopback up and IPv6 off. See network_namespaces(7).
+func makeNS(dir, id string) (path string, err error) {
+	path = filepath.Join(dir, id)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("make network namespace %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return "", fmt.Errorf("make network namespace: %w", err)
+	}
+	if err := onNewThread(func() error { return bindNewNS(path) }); err != nil {
+		return "", errors.Join(fmt.Errorf("make network namespace %s: %w", id, err), deleteNS(path))
+	}
+	return path, nil
+}
+
+// onNewThread runs fn on a thread of its own that ends with it, so that no
+// other goroutine ever runs in the namespace that fn moves it to.
+func onNewThread(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the runtime then ends the thread
+		done <- fn()
+	}()
+	return <-done
+}
+
+// bindNewNS moves back at the end, because the runtime cannot end the first
+// thread of the process, whose namespace /proc/self shows.
+func bindNewNS(path string) (err error) {
+	const self = "/proc/thread-self/ns/net"
+	old, err := os.Open(self)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Setns(int(old.Fd()), unix.CLONE_NEWNET)) }()
+	if err := prepareNS(); err != nil {
+		return err
+	}
+	if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind to %s: %w", path, err)
+	}
+	return nil
+}
+
+// prepareNS sets up the namespace of the calling thread.
+func prepareNS() error {
+	lo, err := linkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set loopback up: %w", err)
+	}
+	for _, scope := range []string{"all", "default"} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/disable_ipv6", []byte("1"), 0)
+		// A kernel without IPv6 needs none of it; a container that may not
+		// write sysctls keeps link-local addresses, which reach nothing.
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EROFS) {
+			return fmt.Errorf("switch IPv6 off: %w", err)
+		}
+	}
+	return nil
+}
+
+// deleteNS deletes the bind mount of a namespace, whole or not.
+func deleteNS(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	// EINVAL: not a mount point.
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount network namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("delete network namespace: %w", err)
+	}
+	return nil
+}
+
+// isNS says whether a namespace is mounted at path.
+func isNS(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
