@@ -32,6 +32,7 @@ func (f *finder) inspect(source, target string, explicit bool) error {
 }
 
 func (f *finder) queue(o *object) {
+	f.queued[o.source] = o
 	if o.required {
 		f.programs = append(f.programs, o)
 	} else {
@@ -161,8 +162,7 @@ func (f *finder) match(o *object, candidate string) (string, bool) {
 	return source, lib.class == o.class && lib.machine == o.machine
 }
 
-// addObject adds a library or loader and queues it. An object that is at
-// target already was queued when it was added.
+// addObject adds a library or loader and queues it.
 func (f *finder) addObject(by *object, source, target string) error {
 	info, id, err := stat(source)
 	if err != nil {
@@ -172,13 +172,29 @@ func (f *finder) addObject(by *object, source, target string) error {
 		return notPublic(source)
 	}
 	added, err := f.put(entry{target: target, mode: info.Mode().Perm(), source: source, id: id})
-	if err != nil || !added {
+	if err != nil {
 		return err
+	}
+	if !added {
+		f.promote(by, source)
+		return nil
 	}
 	o := *f.parsed[source]
 	o.source, o.target, o.required, o.loadedBy = source, f.normal(target), by.required, by
 	f.queue(&o)
 	return nil
+}
+
+// promote looks at an object again that was taken for a plugin, when a program
+// turns out to need it.
+func (f *finder) promote(by *object, source string) {
+	o := f.queued[source]
+	if o == nil || o.required || !by.required {
+		return
+	}
+	promoted := *o
+	promoted.required, promoted.loadedBy = true, by
+	f.queue(&promoted)
 }
 
 // addInterpreters adds what runs a script.
@@ -196,7 +212,7 @@ func (f *finder) addInterpreters(ctx context.Context, o *object) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("add the interpreter of %s: %w", o.source, err)
+			return fmt.Errorf("add %s, which runs %s: %w", interp, o.source, err)
 		}
 	}
 	return nil

@@ -25,6 +25,7 @@ func Find(ctx context.Context, tree snapshot.HostTree, log *slog.Logger) (*Plan,
 	f := &finder{
 		entries:  map[string]entry{},
 		merged:   mergedDirs(),
+		queued:   map[string]*object{},
 		parsed:   map[string]*object{},
 		resolved: map[string]string{},
 		opened:   map[elf.Machine]bool{},
@@ -47,6 +48,7 @@ func Find(ctx context.Context, tree snapshot.HostTree, log *slog.Logger) (*Plan,
 type finder struct {
 	entries  map[string]entry
 	bytes    int64
+	open     []string // directories whose trees are being added, one within the other
 	merged   map[string]string
 	loader   *loader
 	parsed   map[string]*object   // by source
@@ -55,6 +57,7 @@ type finder struct {
 	// Programs come before plugins, so that a library that both need is
 	// looked at on behalf of the program.
 	programs, plugins []*object
+	queued            map[string]*object // by source, the last of each
 	log               *slog.Logger
 }
 
@@ -75,7 +78,7 @@ func (f *finder) add(ctx context.Context, hf snapshot.HostFile) error {
 		return class(err)
 	}
 	if resolved != source {
-		if err := public(resolved); err != nil {
+		if err := public(resolved, source); err != nil {
 			return err
 		}
 	}

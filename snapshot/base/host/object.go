@@ -89,15 +89,52 @@ func parseELF(r io.ReaderAt) (*object, error) {
 		}
 		o.interp = strings.TrimRight(string(b), "\x00")
 	}
-	// A static program has no dynamic section: an error that means none.
-	o.needed, _ = f.DynString(elf.DT_NEEDED)
-	o.rpath = searchPath(f, elf.DT_RPATH)
-	o.runpath = searchPath(f, elf.DT_RUNPATH)
+	strs := dynamicStrings(f)
+	o.needed = strs[elf.DT_NEEDED]
+	o.rpath = searchPath(strs[elf.DT_RPATH])
+	o.runpath = searchPath(strs[elf.DT_RUNPATH])
 	return o, nil
 }
 
-func searchPath(f *elf.File, tag elf.DynTag) []string {
-	values, _ := f.DynString(tag)
+// dynamicStrings returns the strings of a dynamic section that say what to
+// load. A static program has none. It reads these strings only, where
+// elf.File.DynString reads the whole table, megabytes in a large library.
+func dynamicStrings(f *elf.File) map[elf.DynTag][]string {
+	section := f.SectionByType(elf.SHT_DYNAMIC)
+	if section == nil || int(section.Link) >= len(f.Sections) {
+		return nil
+	}
+	table := f.Sections[section.Link]
+	data, err := section.Data()
+	if err != nil || table.ReaderAt == nil {
+		return nil
+	}
+	strs := map[elf.DynTag][]string{}
+	word := 8
+	read := f.ByteOrder.Uint64
+	if f.Class == elf.ELFCLASS32 {
+		word, read = 4, func(b []byte) uint64 { return uint64(f.ByteOrder.Uint32(b)) }
+	}
+	for ; len(data) >= 2*word; data = data[2*word:] {
+		switch tag := elf.DynTag(read(data)); tag {
+		case elf.DT_NULL:
+			return strs
+		case elf.DT_NEEDED, elf.DT_RPATH, elf.DT_RUNPATH:
+			strs[tag] = append(strs[tag], stringAt(table, int64(read(data[word:]))))
+		}
+	}
+	return strs
+}
+
+// stringAt returns the string at an offset, cut at a length no path has.
+func stringAt(r io.ReaderAt, offset int64) string {
+	var buf [4096]byte
+	n, _ := r.ReadAt(buf[:], offset) // the table ends sooner
+	s, _, _ := strings.Cut(string(buf[:n]), "\x00")
+	return s
+}
+
+func searchPath(values []string) []string {
 	var dirs []string
 	for _, v := range values {
 		for dir := range strings.SplitSeq(v, ":") {

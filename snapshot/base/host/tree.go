@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,6 +19,8 @@ import (
 
 // addTree adds the directory root, which is no symlink, and all that is in it.
 func (f *finder) addTree(ctx context.Context, root, target string) error {
+	f.open = append(f.open, root)
+	defer func() { f.open = f.open[:len(f.open)-1] }()
 	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -42,55 +45,59 @@ func (f *finder) addTree(ctx context.Context, root, target string) error {
 	})
 }
 
-// addLink adds the symlink name of the directory root. A link that stays
-// within root stays a link; of others what they lead to is copied.
+// addLink adds the symlink name of the directory root. A link that leads to a
+// place within root stays a link, straight to that place; of others what they
+// lead to is copied.
 func (f *finder) addLink(ctx context.Context, root, name, target string) error {
-	link, err := os.Readlink(name)
-	if err != nil {
-		return class(err)
-	}
-	resolved, err := filepath.EvalSymlinks(name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || isTooManyLinks(err) {
+	resolved, err := follow(name)
+	if errors.Is(err, fs.ErrNotExist) || isLoop(err) {
 		f.log.Debug("link left out: leads nowhere", "file", name)
 		return nil
 	}
 	if err != nil {
 		return class(err)
 	}
-	if text, ok := linkWithin(root, name, link, resolved); ok {
-		_, err := f.put(symlink(target, text))
+	if within(root, resolved) {
+		text, err := filepath.Rel(filepath.Dir(name), resolved)
+		if err == nil {
+			_, err = f.put(symlink(target, text))
+		}
 		return err
 	}
-	if within(resolved, root) {
-		f.log.Warn("link left out: leads to a directory that it is in", "file", name)
+	if slices.ContainsFunc(f.open, func(dir string) bool { return within(resolved, dir) }) {
+		f.log.Warn("link left out: leads to a directory that it is copied from", "file", name)
 		return nil
 	}
-	if err := public(resolved); err != nil {
-		return fmt.Errorf("follow %s: %w", name, err)
+	if err := public(resolved, root); err != nil {
+		f.log.Warn("link left out", "file", name, "err", err)
+		return nil
 	}
 	return f.addAny(ctx, resolved, target, false)
 }
 
-// isTooManyLinks knows filepath.EvalSymlinks' own error for a loop.
-func isTooManyLinks(err error) bool {
-	return err != nil && err.Error() == "EvalSymlinks: too many links"
+// follow is filepath.EvalSymlinks for a symlink in a directory without links
+// in its path. Most lead to a neighbour: that saves looking at each directory
+// from the root on.
+func follow(name string) (string, error) {
+	link, err := os.Readlink(name)
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(link, "/") {
+		return filepath.EvalSymlinks(name)
+	}
+	neighbour := filepath.Join(filepath.Dir(name), link)
+	info, err := os.Lstat(neighbour)
+	if err == nil && info.Mode()&fs.ModeSymlink == 0 {
+		return neighbour, nil
+	}
+	return filepath.EvalSymlinks(name)
 }
 
-// linkWithin returns the text of a relative link that leads where link, read
-// from name, leads, if that is within root.
-func linkWithin(root, name, link, resolved string) (string, bool) {
-	dest := link
-	if !filepath.IsAbs(link) {
-		dest = filepath.Join(filepath.Dir(name), link)
-	}
-	if !within(root, dest) || !within(root, resolved) {
-		return "", false
-	}
-	if !filepath.IsAbs(link) {
-		return link, true
-	}
-	text, err := filepath.Rel(filepath.Dir(name), dest)
-	return text, err == nil
+// isLoop knows the error for links that lead to each other: the kernel's and
+// that of filepath.EvalSymlinks, which has no name.
+func isLoop(err error) bool {
+	return errors.Is(err, syscall.ELOOP) || err != nil && err.Error() == "EvalSymlinks: too many links"
 }
 
 // within says whether name is dir or below it. Both are clean.
@@ -99,29 +106,32 @@ func within(dir, name string) bool {
 }
 
 // public returns an error unless every user of the host can read name, which
-// a symlink led to: whoever made the link must not read more through the copy.
-func public(name string) error {
+// a symlink led to from the path from: whoever made the link must not read
+// more through the copy. Directories that from is in are not looked at: the
+// copy was asked for there.
+func public(name, from string) error {
 	for _, special := range []string{"/proc", "/sys", "/dev"} {
 		if within(special, name) {
 			return notPublic(name)
 		}
 	}
-	bit := fs.FileMode(0o004)
-	for p := name; ; p = filepath.Dir(p) {
-		info, err := os.Lstat(p)
+	info, err := os.Lstat(name)
+	if err != nil {
+		return class(err)
+	}
+	if info.Mode().Perm()&0o004 == 0 {
+		return notPublic(name)
+	}
+	for dir := filepath.Dir(name); !within(dir, from); dir = filepath.Dir(dir) {
+		info, err := os.Lstat(dir)
 		if err != nil {
 			return class(err)
 		}
-		if info.IsDir() && p != name {
-			bit = 0o001
-		}
-		if info.Mode().Perm()&bit == 0 {
-			return notPublic(p)
-		}
-		if p == filepath.Dir(p) {
-			return nil
+		if info.Mode().Perm()&0o001 == 0 {
+			return notPublic(dir)
 		}
 	}
+	return nil
 }
 
 func notPublic(name string) error {

@@ -26,7 +26,7 @@ func (p *Plan) Write(ctx context.Context, dir string) (digest.Digest, error) {
 	if err != nil {
 		return "", fmt.Errorf("write %s: %w", p.Name, err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was open for reading
 	if err := root.Chmod(".", 0o755); err != nil {
 		return "", fmt.Errorf("write %s: %w", p.Name, err)
 	}
