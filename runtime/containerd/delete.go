@@ -29,7 +29,7 @@ func (r *Runner) Delete(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("load container %s: %w", id, err)
 	}
-	defer r.forget(id)
+	defer r.forget(ctx, id)
 	if err := r.deleteTask(ctx, container); err != nil {
 		return fmt.Errorf("delete task %s: %w", id, err)
 	}

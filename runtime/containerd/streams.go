@@ -136,12 +136,13 @@ func (r *Runner) streamsOf(id string) *streams {
 	return r.streams[id]
 }
 
-// forget closes the streams of a container.
-func (r *Runner) forget(id string) {
+// forget closes the streams of a container when all output is written.
+func (r *Runner) forget(ctx context.Context, id string) {
 	r.mu.Lock()
 	s := r.streams[id]
 	delete(r.streams, id)
 	r.mu.Unlock()
+	s.drain(ctx)
 	s.close()
 }
 

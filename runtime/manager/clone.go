@@ -1,0 +1,142 @@
+package manager
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// record is what is kept of a clone with its container, so that a restarted
+// daemon knows all of it.
+type record struct {
+	api.Clone
+	OwnerUID int        `json:"owner_uid"`
+	Addr     netip.Addr `json:"addr"`
+	// Ready says that the clone may have been handed out. One that is not
+	// belongs to nobody.
+	Ready bool `json:"ready"`
+}
+
+// clone is a clone that this process watches over.
+type clone struct {
+	id     string // of rec, which does not change there
+	golden snapshot.Golden
+	engine runtime.Engine
+	task   runtime.Task
+
+	died chan struct{} // closed when the server has ended; exit is valid then
+	exit runtime.Exit
+	gone chan struct{} // closed when the clone is removed
+
+	saving sync.Mutex // held while the record is written; taken before Manager.mu
+	rec    record     // guarded by Manager.mu once the clone is handed out
+}
+
+// idRE is the form of clone ids; what has another form belongs to others.
+var idRE = regexp.MustCompile(`^c[0-9a-z]{11}$`)
+
+// newID returns an id of 55 random bits.
+func newID() string { return "c" + strings.ToLower(rand.Text()[:11]) }
+
+func (c *clone) isDead() bool {
+	select {
+	case <-c.died:
+		return true
+	default:
+		return false
+	}
+}
+
+// endpoint says where the server listens.
+func (m *Manager) endpoint(id string, addr netip.Addr, pid int) runtime.Endpoint {
+	return runtime.Endpoint{SocketDir: m.socketDir(id), Addr: addr, PID: pid}
+}
+
+func (m *Manager) socketDir(id string) string { return filepath.Join(m.opts.RunDir, id) }
+
+func (m *Manager) logPath(id string) string { return filepath.Join(m.opts.LogDir, id+".log") }
+
+// update changes the record of a clone, first where it is kept.
+func (m *Manager) update(ctx context.Context, c *clone, change func(*record)) error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	m.mu.Lock()
+	rec := c.rec
+	m.mu.Unlock()
+	change(&rec)
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode record of clone %s: %w", c.id, err)
+	}
+	if err := m.opts.Runner.SetRecord(ctx, c.id, b); err != nil {
+		return fmt.Errorf("record clone %s: %w", c.id, err)
+	}
+	m.mu.Lock()
+	c.rec = rec
+	m.mu.Unlock()
+	m.poke()
+	return nil
+}
+
+// watch closes c.died when the server has ended. A wait that goes wrong (a
+// containerd of the host that restarts) is not the end of the server: it is
+// asked for again.
+func (m *Manager) watch(c *clone, exits <-chan runtime.Exit) {
+	for {
+		var exit runtime.Exit
+		select {
+		case exit = <-exits:
+		case <-m.ctx.Done():
+			return
+		}
+		if exit.Err != nil {
+			var dead bool
+			if exits, dead = m.rewait(c); exits != nil {
+				continue
+			}
+			if !dead {
+				return
+			}
+		}
+		m.mu.Lock()
+		c.exit = exit
+		m.mu.Unlock()
+		close(c.died)
+		return
+	}
+}
+
+// rewait returns a new channel to wait on, or dead if the server has ended, or
+// neither if the Manager was closed meanwhile.
+func (m *Manager) rewait(c *clone) (exits <-chan runtime.Exit, dead bool) {
+	for m.ctx.Err() == nil {
+		task, err := m.opts.Runner.Load(m.ctx, c.id)
+		if err == nil {
+			exits, err = task.Wait(m.ctx)
+		}
+		if err == nil {
+			return exits, false
+		}
+		if errdefs.IsNotFound(err) {
+			return nil, true
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-m.ctx.Done():
+		}
+	}
+	return nil, false
+}

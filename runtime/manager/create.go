@@ -1,0 +1,216 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Create makes the clones of a request, all of them or none. A caller that
+// leaves meanwhile (ctx ends) gets none.
+//
+// A clone that exists by a wanted name is an error (fail), is handed out as it
+// is unless it is dead or of another golden (reuse), or is replaced once its
+// successor answers (reset).
+func (m *Manager) Create(ctx context.Context, caller server.Caller, req api.CloneRequest) (api.CloneResponse, error) {
+	ctx, leave, err := m.enter(ctx)
+	if err != nil {
+		return api.CloneResponse{}, err
+	}
+	defer leave()
+	resp, err := m.create(ctx, caller, req)
+	if err != nil && errors.Is(context.Cause(ctx), errClosing) {
+		err = errClosing
+	}
+	return resp, err
+}
+
+func (m *Manager) create(ctx context.Context, caller server.Caller, req api.CloneRequest) (api.CloneResponse, error) {
+	want, err := m.plan(ctx, caller, req)
+	if err != nil {
+		return api.CloneResponse{}, err
+	}
+	unlock, err := m.naming.lock(ctx, want.names)
+	if err != nil {
+		return api.CloneResponse{}, fmt.Errorf("wait for the name %s: %w", req.Name, err)
+	}
+	defer unlock()
+	old, err := m.existing(want)
+	if err != nil {
+		return api.CloneResponse{}, err
+	}
+	clones, err := m.startAll(ctx, want, old)
+	if err != nil {
+		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
+	}
+	leaseID, err := m.handOut(ctx, want, old, clones)
+	if err != nil {
+		m.discard(clones)
+		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
+	}
+	resp := api.CloneResponse{Schema: api.Schema, LeaseID: leaseID}
+	for i := range want.count {
+		c, created := clones[i], true
+		if c == nil {
+			c, created = old[i], false
+			m.prolong(ctx, c, want)
+		}
+		seen := m.describe(c)
+		seen.Created = created
+		resp.Clones = append(resp.Clones, seen)
+	}
+	return resp, nil
+}
+
+// existing returns the clones that have the wanted names now, by position, or
+// why they are in the way.
+func (m *Manager) existing(want *plan) ([]*clone, error) {
+	old := make([]*clone, want.count)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, name := range want.names {
+		c := m.names[name]
+		if c == nil {
+			continue
+		}
+		switch {
+		case want.ifExists == api.IfExistsFail:
+			return nil, snapshot.WithHint(
+				fmt.Errorf("clone %s exists already (%s): %w", name, c.id, errdefs.ErrAlreadyExists),
+				"choose another name, or use if_exists=reuse or reset")
+		case want.ifExists == api.IfExistsReuse && c.rec.Golden != want.golden.Name:
+			return nil, snapshot.WithHint(
+				fmt.Errorf("clone %s is of golden %s, not %s: %w", name, c.rec.Golden, want.golden.Name, errdefs.ErrAlreadyExists),
+				"choose another name, or use if_exists=reset")
+		}
+		old[i] = c
+	}
+	return old, nil
+}
+
+// startAll starts the clones that are wanted and cannot be reused. Where old is
+// to be reused, the result is nil.
+func (m *Manager) startAll(ctx context.Context, want *plan, old []*clone) ([]*clone, error) {
+	clones := make([]*clone, want.count)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(m.opts.Parallel)
+	for i := range clones {
+		if old[i] != nil && want.ifExists == api.IfExistsReuse && !old[i].isDead() {
+			continue
+		}
+		g.Go(func() (err error) {
+			select {
+			case m.creating <- struct{}{}:
+				defer func() { <-m.creating }()
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			clones[i], err = m.start(gctx, want, want.name(i))
+			return err
+		})
+	}
+	err := g.Wait()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		m.discard(clones)
+		return nil, err
+	}
+	return clones, nil
+}
+
+// discard removes clones that were not handed out, and waits for it.
+func (m *Manager) discard(clones []*clone) {
+	var done []<-chan struct{}
+	for _, c := range clones {
+		if c != nil {
+			done = append(done, m.teardown(c.id))
+		}
+	}
+	for _, d := range done {
+		select {
+		case <-d:
+		case <-m.ctx.Done():
+		case <-time.After(undoTimeout): // it is tried again without us
+		}
+	}
+}
+
+// handOut makes clones visible and takes their predecessors away. It returns
+// the lease that they live by, if any.
+func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone) (string, error) {
+	m.mu.Lock()
+	if m.closing {
+		m.mu.Unlock()
+		return "", errClosing // the next Manager would keep what nobody got
+	}
+	if want.leaseID != "" {
+		if err := m.joinLease(want, clones); err != nil {
+			m.mu.Unlock()
+			return "", err
+		}
+	}
+	var replaced []*clone
+	for i, c := range clones {
+		if c == nil {
+			continue
+		}
+		if old[i] != nil && m.detach(old[i]) {
+			replaced = append(replaced, old[i])
+		}
+		m.attach(c)
+	}
+	m.mu.Unlock()
+	m.poke()
+	for _, c := range replaced {
+		m.end(ctx, c)
+	}
+	return want.leaseID, nil
+}
+
+// attach makes a clone visible. The caller holds mu.
+func (m *Manager) attach(c *clone) {
+	m.clones[c.id] = c
+	if c.rec.Name != "" {
+		m.names[c.rec.Name] = c
+	}
+}
+
+// detach makes a clone invisible. It returns false if it was so already. The
+// caller holds mu.
+func (m *Manager) detach(c *clone) bool {
+	if m.clones[c.id] != c {
+		return false
+	}
+	delete(m.clones, c.id)
+	if m.names[c.rec.Name] == c {
+		delete(m.names, c.rec.Name)
+	}
+	close(c.gone)
+	return true
+}
+
+// prolong lets a clone that is handed out again live as long as the request
+// wants, if it lives by a TTL and not longer anyway.
+func (m *Manager) prolong(ctx context.Context, c *clone, want *plan) {
+	until := time.Now().Add(want.ttl)
+	m.mu.Lock()
+	at := c.rec.ExpiresAt
+	m.mu.Unlock()
+	if want.ttl == 0 || at == nil || !at.Before(until) {
+		return
+	}
+	err := m.update(ctx, c, func(r *record) { r.ExpiresAt = &until })
+	if err != nil && !errors.Is(err, context.Canceled) {
+		m.log.Warn("clone not extended", "clone", c.id, "error", err)
+	}
+}

@@ -1,0 +1,83 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// lease is what clones live by that end with a connection.
+type lease struct {
+	id       string
+	uid      int // who may add clones
+	holders  int
+	deadline time.Time // when it ends, if nobody holds it
+}
+
+// joinLease has clones live by the wanted lease. The caller holds mu.
+func (m *Manager) joinLease(want *plan, clones []*clone) error {
+	if want.newLease {
+		m.leases[want.leaseID] = &lease{
+			id: want.leaseID, uid: want.caller.UID, deadline: time.Now().Add(m.opts.LeaseGrace),
+		}
+		return nil
+	}
+	l := m.leases[want.leaseID]
+	if l == nil {
+		return errNoLease(want.leaseID)
+	}
+	if want.caller.UID != 0 && want.caller.UID != l.uid {
+		return fmt.Errorf("lease %s is somebody else's: %w", l.id, errdefs.ErrPermissionDenied)
+	}
+	return nil
+}
+
+func errNoLease(id string) error {
+	return snapshot.WithHint(
+		fmt.Errorf("no lease %.64q: %w", id, errdefs.ErrNotFound),
+		"it was not held in time, or its connection has ended: ask for a new clone")
+}
+
+// Hold holds a lease until ctx ends or the Manager is closed. When its last holder
+// has left, the clones of the lease are removed a moment later; not so when
+// the Manager is closed.
+func (m *Manager) Hold(ctx context.Context, id string, held func()) error {
+	m.mu.Lock()
+	l := m.leases[id]
+	if l == nil || m.closing {
+		m.mu.Unlock()
+		if l != nil {
+			return errClosing
+		}
+		return errNoLease(id)
+	}
+	l.holders++
+	m.mu.Unlock()
+	held()
+	select {
+	case <-ctx.Done():
+	case <-m.ctx.Done():
+	}
+	stopping := m.ctx.Err() != nil || errors.Is(context.Cause(ctx), server.ErrStopping)
+	if stopping {
+		m.release(l, m.opts.LeaseRestartGrace)
+		return errClosing
+	}
+	m.release(l, releaseDelay)
+	return nil
+}
+
+// release gives a hold back; a lease that nobody takes within grace ends.
+func (m *Manager) release(l *lease, grace time.Duration) {
+	m.mu.Lock()
+	l.holders--
+	l.deadline = time.Now().Add(grace)
+	m.mu.Unlock()
+	m.poke()
+}

@@ -1,0 +1,122 @@
+package manager
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	goruntime "runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// find returns the clone of an id, a name, or a unique prefix of an id.
+func (m *Manager) find(id string) (*clone, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.clones[id]; c != nil {
+		return c, nil
+	}
+	if c := m.names[id]; c != nil {
+		return c, nil
+	}
+	var found []*clone
+	for _, c := range m.clones {
+		if id != "" && strings.HasPrefix(c.id, id) {
+			found = append(found, c)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, snapshot.WithHint(fmt.Errorf("no clone %.64q: %w", id, errdefs.ErrNotFound), "'ctrsnap ls' lists the clones")
+	default:
+		return nil, snapshot.WithHint(
+			fmt.Errorf("%d clones have ids that begin with %q: %w", len(found), id, errdefs.ErrInvalidArgument),
+			"give more of the id")
+	}
+}
+
+// Get returns a clone with what it uses now.
+func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
+	c, err := m.find(id)
+	if err != nil {
+		return api.Clone{}, err
+	}
+	return m.measure(ctx, c), nil
+}
+
+// List returns the clones that have all the labels, oldest first.
+func (m *Manager) List(ctx context.Context, labels map[string]string) ([]api.Clone, error) {
+	clones := m.labelled(labels)
+	list := make([]api.Clone, len(clones))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(goruntime.NumCPU())
+	for i, c := range clones {
+		g.Go(func() error {
+			list[i] = m.measure(gctx, c)
+			return nil
+		})
+	}
+	_ = g.Wait() // none of them fails
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list clones: %w", err)
+	}
+	slices.SortFunc(list, func(a, b api.Clone) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
+
+func (m *Manager) labelled(labels map[string]string) []*clone {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]*clone, 0, len(m.clones))
+	for _, c := range m.clones {
+		if hasLabels(c.rec.Labels, labels) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+func hasLabels(have, want map[string]string) bool {
+	for k, v := range want {
+		if got, ok := have[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// describe returns what is known of a clone without asking anybody.
+func (m *Manager) describe(c *clone) api.Clone {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seen := c.rec.Clone
+	if c.isDead() {
+		seen.State, seen.PID = api.StateDead, 0
+	}
+	return seen
+}
+
+// measure adds disk and memory. A figure that cannot be had (the clone is going
+// just now) is 0.
+func (m *Manager) measure(ctx context.Context, c *clone) api.Clone {
+	seen := m.describe(c)
+	if n, err := m.opts.Store.Usage(ctx, c.id); err == nil {
+		seen.DiskBytes = n
+	}
+	if seen.State == api.StateRunning {
+		if n, err := c.task.Memory(ctx); err == nil {
+			seen.MemoryBytes = n
+		}
+	}
+	return seen
+}

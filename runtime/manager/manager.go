@@ -1,0 +1,197 @@
+// Package manager is the life of clones: it makes them out of a golden, a
+// network namespace and a container, hands them out, and removes them when
+// they are given back, expire, or lose their lease.
+//
+// What a clone is, is recorded with its container: see [Manager.Recover].
+package manager
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	goruntime "runtime"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+const (
+	// KindLabel on a container says what made it; the value of ours is
+	// KindClone.
+	KindLabel = "ctrsnap.io/kind"
+	KindClone = "clone"
+)
+
+// releaseDelay is how long a lease outlives its connection. When the daemon
+// stops, connections may end a moment before Close is called; this is not to cost
+// anybody a clone.
+const releaseDelay = 250 * time.Millisecond
+
+// undoTimeout bounds what is undone after an error or a caller that left.
+const undoTimeout = 30 * time.Second
+
+// Options are what a Manager works with. The first six are required.
+type Options struct {
+	Store   snapshot.Store
+	Runner  runtime.Runner
+	Network network.Provider
+	Engines map[string]runtime.Engine // by the name that goldens record
+	// RunDir holds a directory per clone, mounted at [runtime.SocketDir]. It is
+	// owned by the server's user and the caller's group, mode 0770: who is
+	// neither of them nor root does not get in.
+	RunDir string
+	LogDir string // holds ID.log of each clone, mode 0640: others read it through the API
+
+	DefaultTTL        time.Duration // default 1 h
+	MaxTTL            time.Duration // default 24 h
+	StartTimeout      time.Duration // from a started process to its first answer, default 60 s
+	LeaseGrace        time.Duration // a new lease must be held within it, default 10 s
+	LeaseRestartGrace time.Duration // the same after a restart of the daemon, default 30 s
+	Parallel          int           // clones that are made, or torn down, at a time; default twice the cores
+	Logger            *slog.Logger  // default discards
+}
+
+func (o *Options) setDefaults() {
+	setDefault(&o.DefaultTTL, time.Hour)
+	setDefault(&o.MaxTTL, 24*time.Hour)
+	setDefault(&o.StartTimeout, time.Minute)
+	setDefault(&o.LeaseGrace, 10*time.Second)
+	setDefault(&o.LeaseRestartGrace, 30*time.Second)
+	setDefault(&o.Parallel, 2*goruntime.NumCPU())
+	setDefault(&o.Logger, slog.New(slog.DiscardHandler))
+	o.DefaultTTL = min(o.DefaultTTL, o.MaxTTL)
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Manager makes, keeps and removes clones. It is safe for concurrent use. Call
+// Recover before anything else, and Close before the API's connections are
+// closed.
+type Manager struct {
+	opts     Options
+	log      *slog.Logger
+	creating chan struct{} // a token per clone that is being made
+	removing chan struct{} // a token per clone that is being torn down
+	naming   keyedLock     // taken before mu, in the order of the names
+	wake     chan struct{} // something about deadlines has changed
+
+	stopping context.Context // ends when Close begins: creations are undone
+	stop     context.CancelFunc
+	requests sync.WaitGroup // creations; added to with mu held, unless closing
+
+	ctx    context.Context // ends when Close has done its work
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // goroutines
+
+	mu        sync.Mutex
+	closing   bool
+	clones    map[string]*clone        // those that are handed out, by id
+	names     map[string]*clone        // the same, by name
+	leases    map[string]*lease        // by id
+	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
+}
+
+var _ server.Clones = (*Manager)(nil)
+
+// New returns a Manager and starts what watches over lifetimes.
+func New(opts Options) *Manager {
+	opts.setDefaults()
+	m := &Manager{
+		opts:      opts,
+		log:       opts.Logger,
+		creating:  make(chan struct{}, opts.Parallel),
+		removing:  make(chan struct{}, opts.Parallel),
+		wake:      make(chan struct{}, 1),
+		clones:    map[string]*clone{},
+		names:     map[string]*clone{},
+		leases:    map[string]*lease{},
+		teardowns: map[string]chan struct{}{},
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.stopping, m.stop = context.WithCancel(m.ctx)
+	m.wg.Go(m.expire)
+	return m
+}
+
+// Close ends everything but the clones: they go on, and a later Manager's
+// Recover knows them. Creations under way are undone. It waits for teardowns
+// until ctx ends; what is left of them, Recover finishes. Held leases are let go
+// of without harm to their clones. Close is idempotent.
+func (m *Manager) Close(ctx context.Context) error {
+	m.mu.Lock()
+	m.closing = true
+	m.mu.Unlock()
+	m.stop()
+	m.requests.Wait()
+	err := m.Drain(ctx)
+	m.mu.Lock()
+	m.cancel() // no teardown begins from here on
+	m.mu.Unlock()
+	m.wg.Wait()
+	return err
+}
+
+// enter begins a creation, which ends when Close begins or ctx does.
+func (m *Manager) enter(ctx context.Context) (context.Context, func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return nil, nil, errClosing
+	}
+	m.requests.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	unlink := context.AfterFunc(m.stopping, func() { cancel(errClosing) })
+	return ctx, func() { unlink(); cancel(nil); m.requests.Done() }, nil
+}
+
+// Drain waits until what was removed so far is torn down.
+func (m *Manager) Drain(ctx context.Context) error {
+	for _, done := range m.pending() {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for clones to be torn down: %w", ctx.Err())
+		case <-m.ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+func (m *Manager) pending() []chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]chan struct{}, 0, len(m.teardowns))
+	for _, done := range m.teardowns {
+		list = append(list, done)
+	}
+	return list
+}
+
+// Live returns how many clones a golden has; a Ref without version means all of
+// the name's versions.
+func (m *Manager) Live(ref snapshot.Ref) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for _, c := range m.clones {
+		if c.rec.Golden == ref.Name && (ref.Version == 0 || c.rec.Version == ref.Version) {
+			n++
+		}
+	}
+	return n
+}
+
+// errClosing is what new work gets while the daemon stops.
+var errClosing = fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)

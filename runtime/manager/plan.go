@@ -1,0 +1,156 @@
+package manager
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+const (
+	maxCount     = 1000
+	maxLabels    = 64
+	maxLabelSize = 1024 // bytes of key and value
+)
+
+// plan is a checked request.
+type plan struct {
+	caller   server.Caller
+	golden   snapshot.Golden
+	engine   runtime.Engine
+	process  runtime.Process
+	count    int
+	names    []string // none, or count
+	ifExists api.IfExists
+	ttl      time.Duration // 0: they live by the lease alone
+	labels   map[string]string
+	settings map[string]string
+	leaseID  string // "" without a lease
+	newLease bool
+}
+
+func (p *plan) name(i int) string {
+	if len(p.names) == 0 {
+		return ""
+	}
+	return p.names[i]
+}
+
+// plan checks a request; whatever is wrong with it is an error before anything is made.
+func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneRequest) (*plan, error) {
+	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings}
+	if req.Count < 0 || req.Count > maxCount {
+		return nil, fmt.Errorf("count %d is not within 1 and %d: %w", req.Count, maxCount, errdefs.ErrInvalidArgument)
+	}
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, m.lifetime(p)} {
+		if err := check(req); err != nil {
+			return nil, err
+		}
+	}
+	return p, m.resolve(ctx, p, req)
+}
+
+func (p *plan) setNames(req api.CloneRequest) error {
+	switch p.ifExists {
+	case "":
+		p.ifExists = api.IfExistsFail
+	case api.IfExistsFail, api.IfExistsReuse, api.IfExistsReset:
+	default:
+		return fmt.Errorf("unknown if_exists %q: want fail, reuse or reset: %w", p.ifExists, errdefs.ErrInvalidArgument)
+	}
+	if req.Name == "" {
+		return nil
+	}
+	if p.count == 1 {
+		p.names = []string{req.Name}
+	} else {
+		for i := range p.count {
+			p.names = append(p.names, fmt.Sprintf("%s-%d", req.Name, i+1))
+		}
+	}
+	return snapshot.ValidateName(p.names[len(p.names)-1])
+}
+
+func checkLabels(req api.CloneRequest) error {
+	if len(req.Labels) > maxLabels {
+		return fmt.Errorf("%d labels are more than %d: %w", len(req.Labels), maxLabels, errdefs.ErrInvalidArgument)
+	}
+	for k, v := range req.Labels {
+		if k == "" || strings.Contains(k, "=") || len(k)+len(v) > maxLabelSize {
+			return fmt.Errorf("invalid label %.64q: want a key without '=' and at most %d bytes: %w", k, maxLabelSize, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// lifetime says what the clones live by: a lease, a TTL, or whichever ends first.
+func (m *Manager) lifetime(p *plan) func(api.CloneRequest) error {
+	return func(req api.CloneRequest) error {
+		switch {
+		case req.LeaseID != "":
+			p.leaseID = req.LeaseID
+		case req.Lease == api.LeaseConnection:
+			p.leaseID, p.newLease = "l"+strings.ToLower(rand.Text()), true
+		case req.Lease != "" && req.Lease != api.LeaseTTL:
+			return fmt.Errorf("unknown lease %q: want ttl or connection: %w", req.Lease, errdefs.ErrInvalidArgument)
+		}
+		p.ttl = time.Duration(req.TTL)
+		if p.ttl == 0 && p.leaseID == "" {
+			p.ttl = m.opts.DefaultTTL
+		}
+		return m.checkTTL(p.ttl)
+	}
+}
+
+func (m *Manager) checkTTL(ttl time.Duration) error {
+	if ttl < 0 {
+		return fmt.Errorf("negative ttl %s: %w", ttl, errdefs.ErrInvalidArgument)
+	}
+	if ttl > m.opts.MaxTTL {
+		return snapshot.WithHint(
+			fmt.Errorf("ttl %s is above this server's maximum of %s: %w", ttl, m.opts.MaxTTL, errdefs.ErrInvalidArgument),
+			fmt.Sprintf("ask for at most %s and extend later", m.opts.MaxTTL))
+	}
+	return nil
+}
+
+// resolve finds the golden, its engine, and what is to run.
+func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) error {
+	ref, err := snapshot.ParseRef(req.Golden)
+	if err != nil {
+		return err
+	}
+	p.golden, err = m.opts.Store.Golden(ctx, ref)
+	if err != nil {
+		return hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
+	}
+	engine, ok := m.opts.Engines[p.golden.Engine]
+	if !ok {
+		return fmt.Errorf("golden %s is of engine %q, which this daemon lacks: %w", ref, p.golden.Engine, errdefs.ErrFailedPrecondition)
+	}
+	p.engine = engine
+	p.process, err = engine.Server(p.golden, req.Settings)
+	if err != nil {
+		return fmt.Errorf("set up server of golden %s: %w", ref, err)
+	}
+	return nil
+}
+
+// hintMissing tells what to do about a golden that is not there, if nobody
+// else did.
+func hintMissing(err error) error {
+	var h interface{ Hint() string }
+	if !errdefs.IsNotFound(err) || errors.As(err, &h) {
+		return err
+	}
+	return snapshot.WithHint(err, "'ctrsnap golden ls' lists the goldens, 'ctrsnap golden build' makes one")
+}

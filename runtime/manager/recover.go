@@ -1,0 +1,168 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Report says what Recover found.
+type Report struct {
+	Adopted int // clones that run on
+	Removed int // clones that were expired, dead or unfinished
+	Orphans int // snapshots, networks and files without a container
+}
+
+// Recover takes up what an earlier process left: clones that run are adopted as
+// they were recorded, all else that belongs to clones is torn down, in the
+// background. Clones of a lease wait for its holder for LeaseRestartGrace. An
+// error about one clone does not keep the others from being recovered; that
+// clone is left alone.
+func (m *Manager) Recover(ctx context.Context) (Report, error) {
+	if err := m.makeDirs(); err != nil {
+		return Report{}, err
+	}
+	infos, err := m.opts.Runner.Containers(ctx, map[string]string{KindLabel: KindClone})
+	if err != nil {
+		return Report{}, fmt.Errorf("recover clones: %w", err)
+	}
+	var mu sync.Mutex
+	var report Report
+	var errs []error
+	known := map[string]bool{}
+	var g errgroup.Group
+	g.SetLimit(m.opts.Parallel)
+	for _, info := range infos {
+		known[info.ID] = true
+		g.Go(func() error {
+			adopted, err := m.adopt(ctx, info)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case adopted:
+				report.Adopted++
+			default:
+				report.Removed++
+				m.teardown(info.ID)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // errors are in errs
+	orphans, err := m.orphans(ctx, known)
+	for id := range orphans {
+		m.teardown(id)
+	}
+	report.Orphans = len(orphans)
+	m.poke()
+	return report, errors.Join(append(errs, err)...)
+}
+
+func (m *Manager) makeDirs() error {
+	if err := os.MkdirAll(m.opts.RunDir, 0o711); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	if err := os.Chmod(m.opts.RunDir, 0o711); err != nil { // past the umask: callers go through it
+		return fmt.Errorf("open run directory: %w", err)
+	}
+	if err := os.MkdirAll(m.opts.LogDir, 0o750); err != nil {
+		return fmt.Errorf("make log directory: %w", err)
+	}
+	return nil
+}
+
+// adopt takes up one clone. False means that it is to be torn down.
+func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (bool, error) {
+	var rec record
+	if json.Unmarshal(info.Record, &rec) != nil || !rec.Ready || rec.ID != info.ID {
+		return false, nil
+	}
+	if rec.ExpiresAt != nil && !rec.ExpiresAt.After(time.Now()) {
+		return false, nil
+	}
+	golden, err := m.opts.Store.Golden(ctx, snapshot.Ref{Name: rec.Golden, Version: rec.Version})
+	if err != nil {
+		return false, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+	}
+	engine, ok := m.opts.Engines[rec.Engine]
+	if !ok {
+		return false, fmt.Errorf("adopt clone %s: no engine %q: %w", info.ID, rec.Engine, errdefs.ErrFailedPrecondition)
+	}
+	task, err := m.opts.Runner.Load(ctx, info.ID)
+	if err != nil {
+		return false, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+	}
+	exits, err := task.Wait(m.ctx)
+	if err != nil {
+		return false, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+	}
+	rec.PID = task.PID()
+	c := &clone{
+		id: info.ID, golden: golden, engine: engine, task: task, rec: rec,
+		died: make(chan struct{}), gone: make(chan struct{}),
+	}
+	m.wg.Go(func() { m.watch(c, exits) })
+	m.readmit(c)
+	return true, nil
+}
+
+func (m *Manager) readmit(c *clone) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.attach(c)
+	if id := c.rec.LeaseID; id != "" && m.leases[id] == nil {
+		m.leases[id] = &lease{id: id, uid: c.rec.OwnerUID, deadline: time.Now().Add(m.opts.LeaseRestartGrace)}
+	}
+}
+
+func ignoreNotFound(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// orphans returns the ids of clones of which there is anything but a container.
+func (m *Manager) orphans(ctx context.Context, known map[string]bool) (map[string]bool, error) {
+	found := map[string]bool{}
+	var errs []error
+	for _, list := range []func(context.Context) ([]string, error){
+		m.opts.Store.Clones, m.opts.Network.Namespaces, dirLister(m.opts.RunDir), dirLister(m.opts.LogDir),
+	} {
+		ids, err := list(ctx)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("find leftovers of clones: %w", err))
+		}
+		for _, id := range ids {
+			found[id] = true
+		}
+	}
+	maps.DeleteFunc(found, func(id string, _ bool) bool { return known[id] || !idRE.MatchString(id) })
+	return found, errors.Join(errs...)
+}
+
+// dirLister returns the names in a directory, without ".log".
+func dirLister(dir string) func(context.Context) ([]string, error) {
+	return func(context.Context) ([]string, error) {
+		entries, err := os.ReadDir(dir)
+		ids := make([]string, 0, len(entries))
+		for _, e := range entries {
+			ids = append(ids, strings.TrimSuffix(e.Name(), ".log"))
+		}
+		return ids, err
+	}
+}

@@ -1,0 +1,118 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	killTimeout = 2 * time.Second
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 30 * time.Second
+)
+
+// Remove makes a clone invisible and kills its server. The rest is torn down
+// afterwards: Drain waits for it.
+func (m *Manager) Remove(ctx context.Context, id string) error {
+	c, err := m.find(id)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	detached := m.detach(c)
+	m.mu.Unlock()
+	if detached { // else somebody else was faster
+		m.log.Info("clone removed", "clone", c.id, "golden", c.golden.Ref().String())
+		m.end(ctx, c)
+	}
+	return nil
+}
+
+// end kills the server of a clone that is invisible and has the rest torn
+// down. A restart before that is done finds a container without a running task, and
+// goes on there.
+func (m *Manager) end(ctx context.Context, c *clone) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	if !c.isDead() {
+		_ = c.task.Signal(ctx, syscall.SIGKILL) // the teardown kills again
+	}
+	m.teardown(c.id)
+}
+
+// teardown removes all that a clone is made of, in the background, until it
+// has succeeded or the Manager is closed: Recover goes on then. The channel is closed when it is done.
+func (m *Manager) teardown(id string) <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if done, ok := m.teardowns[id]; ok {
+		return done
+	}
+	done := make(chan struct{})
+	if m.ctx.Err() != nil {
+		close(done)
+		return done // Recover does it
+	}
+	m.teardowns[id] = done
+	m.wg.Go(func() { m.tearDownUntilGone(id, done) })
+	return done
+}
+
+func (m *Manager) tearDownUntilGone(id string, done chan struct{}) {
+	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
+		err := m.tearDownOnce(id)
+		if err == nil {
+			break
+		}
+		if m.ctx.Err() != nil {
+			return // Recover goes on with it
+		}
+		m.log.Warn("clone not torn down yet", "clone", id, "error", err)
+		select {
+		case <-time.After(backoff):
+		case <-m.ctx.Done():
+			return
+		}
+	}
+	m.mu.Lock()
+	delete(m.teardowns, id)
+	m.mu.Unlock()
+	close(done)
+}
+
+func (m *Manager) tearDownOnce(id string) error {
+	select {
+	case m.removing <- struct{}{}:
+		defer func() { <-m.removing }()
+	case <-m.ctx.Done():
+		return m.ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), undoTimeout)
+	defer cancel()
+	steps := []func() error{
+		func() error { return m.opts.Runner.Delete(ctx, id) },
+		func() error { return m.opts.Network.Remove(ctx, id) },
+		func() error { return m.opts.Store.Remove(ctx, id) },
+		func() error { return m.removeFiles(id) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("tear down clone %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// removeFiles removes the directory of the socket and the log file.
+func (m *Manager) removeFiles(id string) error {
+	err := os.Remove(m.logPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(os.RemoveAll(m.socketDir(id)), err)
+}

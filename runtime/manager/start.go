@@ -1,0 +1,307 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// maxSocketPath is the longest path of a unix socket: see unix(7), sun_path,
+// less the final NUL.
+const maxSocketPath = 107
+
+// starter makes one clone, step by step.
+type starter struct {
+	*Manager
+	want  *plan
+	clone *clone
+	undo  undo
+	begun time.Time
+
+	mounts []mount.Mount
+	netns  network.Namespace
+
+	mu      sync.Mutex
+	timings api.Timings
+}
+
+// start makes one clone and returns when it has answered a query. An error
+// leaves nothing of it behind.
+func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, error) {
+	s := &starter{Manager: m, want: want, begun: time.Now(), timings: api.Timings{}}
+	s.clone = &clone{
+		id:     newID(),
+		golden: want.golden,
+		engine: want.engine,
+		died:   make(chan struct{}),
+		gone:   make(chan struct{}),
+	}
+	s.clone.rec = s.record(name)
+	if err := s.run(ctx); err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	m.log.Info("clone ready", "clone", s.clone.id, "golden", want.golden.Ref().String(), "ms", s.timings[api.StageTotal])
+	return s.clone, nil
+}
+
+// fail undoes what was made. What could not be undone is torn down again until
+// it is gone.
+func (s *starter) fail(ctx context.Context, err error) error {
+	if undoErr := s.undo.run(ctx); undoErr != nil {
+		s.teardown(s.clone.id)
+		err = errors.Join(err, fmt.Errorf("undo clone %s: %w", s.clone.id, undoErr))
+	}
+	return err
+}
+
+func (s *starter) run(ctx context.Context) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if err := s.connect(); err != nil {
+		return err
+	}
+	steps := []struct {
+		stage api.Stage
+		run   func(context.Context) error
+	}{{api.StageCreate, s.create}, {api.StageStart, s.startTask}, {api.StageReady, s.ready}}
+	for _, step := range steps {
+		if err := s.stage(ctx, step.stage, step.run); err != nil {
+			return err
+		}
+	}
+	return s.keep(ctx)
+}
+
+// stage runs a step and takes its time.
+func (s *starter) stage(ctx context.Context, stage api.Stage, run func(context.Context) error) error {
+	begun := time.Now()
+	err := run(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timings[stage] = milliseconds(time.Since(begun))
+	return err
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// prepare makes the snapshot and the network side by side: neither needs the other.
+func (s *starter) prepare(ctx context.Context) error {
+	id := s.clone.id
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return s.stage(ctx, api.StagePrepare, func(ctx context.Context) (err error) {
+			s.mounts, err = s.opts.Store.Prepare(ctx, id, s.want.golden)
+			if err != nil {
+				return fmt.Errorf("prepare snapshot: %w", err)
+			}
+			s.undo.add(func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
+			return nil
+		})
+	})
+	g.Go(func() error {
+		return s.stage(ctx, api.StageNetwork, func(ctx context.Context) (err error) {
+			s.netns, err = s.opts.Network.Add(ctx, id)
+			if err != nil {
+				return fmt.Errorf("add network: %w", err)
+			}
+			s.undo.add(func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
+			return nil
+		})
+	})
+	return g.Wait()
+}
+
+// connect finds out how the clone will be reached. That is known before it
+// runs, and so is a socket path that is too long for the kernel.
+func (s *starter) connect() error {
+	c := s.clone
+	if len(s.netns.Addrs) > 0 {
+		c.rec.Addr = s.netns.Addrs[0]
+	}
+	conn, err := c.engine.Connect(c.golden, s.endpoint(c.id, c.rec.Addr, 0))
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	if len(conn.Socket) > maxSocketPath {
+		return snapshot.WithHint(
+			fmt.Errorf("socket path %s is longer than %d bytes: %w", conn.Socket, maxSocketPath, errdefs.ErrFailedPrecondition),
+			"configure a shorter run directory")
+	}
+	setConnection(&c.rec.Clone, conn)
+	return nil
+}
+
+func setConnection(c *api.Clone, conn runtime.Connection) {
+	c.URLs, c.Env = conn.URLs, conn.Env
+	c.Host, c.Port, c.Socket = conn.Host, conn.Port, conn.Socket
+	c.User, c.Password, c.Database = conn.User, conn.Password, conn.Database
+	c.URL = conn.URLs["tcp"]
+	if c.URL == "" {
+		c.URL = conn.URLs["socket"]
+	}
+}
+
+// create makes the directories, the container and its task.
+func (s *starter) create(ctx context.Context) error {
+	c := s.clone
+	if err := s.makeFiles(); err != nil {
+		return err
+	}
+	rec, err := json.Marshal(c.rec)
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	hostname := c.rec.Name
+	if hostname == "" {
+		hostname = c.id
+	}
+	c.task, err = s.opts.Runner.Create(ctx, runtime.Container{
+		ID:       c.id,
+		Rootfs:   s.mounts,
+		Process:  s.want.process,
+		NetNS:    s.netns.Path,
+		Hostname: hostname,
+		Mounts: []specs.Mount{{
+			Destination: runtime.SocketDir, Type: "bind", Source: s.socketDir(c.id),
+			Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
+		}},
+		LogPath:  s.logPath(c.id),
+		Labels:   map[string]string{KindLabel: KindClone},
+		Record:   rec,
+		Snapshot: c.id,
+	})
+	if err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	s.undo.add(func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, c.id) })
+	return nil
+}
+
+// makeFiles makes the directory of the socket and the log file.
+func (s *starter) makeFiles() error {
+	dir, id := s.socketDir(s.clone.id), s.clone.id
+	s.undo.add(func(context.Context) error { return s.removeFiles(id) })
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("make socket directory: %w", err)
+	}
+	if err := os.Chown(dir, int(s.want.process.UID), s.want.caller.GID); err != nil {
+		return fmt.Errorf("give socket directory away: %w", err)
+	}
+	if err := os.Chmod(dir, 0o770); err != nil { // after the owner is right, and past the umask
+		return fmt.Errorf("open socket directory: %w", err)
+	}
+	log, err := os.OpenFile(s.logPath(id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	if err != nil {
+		return fmt.Errorf("make log file: %w", err)
+	}
+	return log.Close()
+}
+
+func (s *starter) startTask(ctx context.Context) error {
+	exits, err := s.clone.task.Wait(s.ctx)
+	if err != nil {
+		return fmt.Errorf("wait for server: %w", err)
+	}
+	s.wg.Go(func() { s.watch(s.clone, exits) })
+	if err := s.clone.task.Start(ctx); err != nil {
+		return fmt.Errorf("start server: %w", err)
+	}
+	s.clone.rec.PID = s.clone.task.PID()
+	return nil
+}
+
+// ready waits for the first answer.
+func (s *starter) ready(ctx context.Context) error {
+	c := s.clone
+	rctx, cancel := context.WithTimeout(ctx, s.opts.StartTimeout)
+	defer cancel()
+	err := c.engine.Ready(rctx, c.golden, s.endpoint(c.id, c.rec.Addr, c.rec.PID), c.died)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return s.explain(ctx, err, rctx.Err() != nil)
+}
+
+// explain says why a server did not answer, in its own words. The container
+// goes first: then the log is complete.
+func (s *starter) explain(ctx context.Context, err error, timedOut bool) error {
+	died := s.clone.isDead()
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	log := ""
+	if derr := s.opts.Runner.Delete(dctx, s.clone.id); derr == nil { // else undo says so
+		log = lastLines(s.logPath(s.clone.id), 10)
+	}
+	switch {
+	case died:
+		s.Manager.mu.Lock()
+		code := s.clone.exit.Code
+		s.Manager.mu.Unlock()
+		err = fmt.Errorf("server ended with exit code %d before it answered: %w", code, errdefs.ErrFailedPrecondition)
+	case timedOut:
+		err = fmt.Errorf("server did not answer within %s: %w", s.opts.StartTimeout, context.DeadlineExceeded)
+	default:
+		err = fmt.Errorf("server did not answer: %w", err)
+	}
+	if log == "" {
+		return err
+	}
+	return &logError{err, log}
+}
+
+// keep completes the record. It is kept before anybody hears of the clone, so
+// that a restart does not take a clone for unfinished that somebody uses.
+func (s *starter) keep(ctx context.Context) error {
+	s.timings[api.StageTotal] = milliseconds(time.Since(s.begun))
+	return s.update(ctx, s.clone, func(r *record) {
+		r.Ready, r.Timings = true, s.timings
+		if s.want.ttl > 0 {
+			at := time.Now().Add(s.want.ttl).Round(0)
+			r.ExpiresAt = &at
+		}
+	})
+}
+
+func (s *starter) record(name string) record {
+	g := s.want.golden
+	return record{
+		Clone: api.Clone{
+			Schema: api.Schema, ID: s.clone.id, Name: name,
+			Golden: g.Name, Version: g.Version, Engine: g.Engine,
+			State: api.StateRunning, Created: true, CreatedAt: s.begun.Round(0),
+			Labels: s.want.labels, Settings: s.want.settings,
+			LeaseID: s.want.leaseID, Owner: s.want.caller.Name,
+		},
+		OwnerUID: s.want.caller.UID,
+		Addr:     netip.Addr{},
+	}
+}
+
+// logError is an error with the last lines that the server wrote.
+type logError struct {
+	error
+	log string
+}
+
+func (e *logError) Error() string { return e.error.Error() + "; its last words:\n" + e.log }
+
+func (e *logError) Unwrap() error { return e.error }
