@@ -28,13 +28,19 @@ type Part struct {
 func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, onEvent func(api.BuildEvent) error) (g api.Golden, existed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body, sent := streamForm(req, parts)
+	body, sent := streamForm(ctx, req, parts)
 	defer func() {
-		body.Close()
-		// What the daemon says about a build counts for more than that it took
-		// no more of the body; a file that could not be read says why.
-		if sendErr := <-sent; err != nil && sendErr != nil {
-			err = sendErr
+		select {
+		case sendErr := <-sent:
+			// A file that could not be read counts for more than what the
+			// daemon says about a body that is cut.
+			if err != nil && sendErr != nil {
+				err = sendErr
+			}
+		default:
+			_ = body.Close()
+			cancel()
+			<-sent
 		}
 	}()
 	header := http.Header{"Content-Type": {body.contentType}}
@@ -84,23 +90,23 @@ type formBody struct {
 
 // streamForm writes the form into a pipe while the body is read, so that no
 // file is held in memory. sent gives the error of reading a part, or nil, once
-// the body is at its end or closed.
-func streamForm(req api.BuildRequest, parts []Part) (body formBody, sent <-chan error) {
+// the body is at its end or closed, or ctx has ended.
+func streamForm(ctx context.Context, req api.BuildRequest, parts []Part) (body formBody, sent <-chan error) {
 	r, w := io.Pipe()
 	form := multipart.NewWriter(w)
 	done := make(chan error, 1)
 	go func() {
-		err := writeForm(form, req, parts)
-		w.CloseWithError(err)
+		err := writeForm(ctx, form, req, parts)
 		if errors.Is(err, io.ErrClosedPipe) {
 			err = nil // the reader went first
 		}
-		done <- err
+		done <- err // before the reader can see it
+		w.CloseWithError(err)
 	}()
 	return formBody{r, form.FormDataContentType()}, done
 }
 
-func writeForm(form *multipart.Writer, req api.BuildRequest, parts []Part) error {
+func writeForm(ctx context.Context, form *multipart.Writer, req api.BuildRequest, parts []Part) error {
 	w, err := form.CreateFormField(api.PartSpec)
 	if err != nil {
 		return err
@@ -109,19 +115,21 @@ func writeForm(form *multipart.Writer, req api.BuildRequest, parts []Part) error
 		return err
 	}
 	for _, p := range parts {
-		if err := writePart(form, p); err != nil {
+		if err := writePart(ctx, form, p); err != nil {
 			return err
 		}
 	}
 	return form.Close()
 }
 
-func writePart(form *multipart.Writer, p Part) error {
+func writePart(ctx context.Context, form *multipart.Writer, p Part) error {
 	f, err := p.Open()
 	if err != nil {
 		return fmt.Errorf("open %s: %w", p.Name, err)
 	}
 	defer f.Close()
+	// A pipe may have nothing to be read for long.
+	defer context.AfterFunc(ctx, func() { f.Close() })()
 	w, err := form.CreateFormFile(p.Kind, p.Name)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -61,13 +62,16 @@ func (c *Client) upgrade(ctx context.Context, path string) (io.ReadWriteCloser, 
 }
 
 func (c *Client) explainExec(ctx context.Context, err error) error {
-	if e, ok := err.(*api.Error); ok {
-		return e
+	var own *api.Error
+	var output *outputError
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &output) && ctx.Err() == nil:
+		return output.error
+	default:
+		return c.explain(ctx, err)
 	}
-	if e, ok := err.(*outputError); ok && ctx.Err() == nil {
-		return e.error
-	}
-	return c.explain(ctx, err)
 }
 
 // execution is one exec in progress.

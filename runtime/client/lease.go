@@ -48,7 +48,8 @@ func (c *Client) HoldLease(ctx context.Context, id string) (*Lease, error) {
 // Done is closed when the lease is no longer held.
 func (l *Lease) Done() <-chan struct{} { return l.done }
 
-// Err says why the lease was lost. It is nil while it is held, and after Close.
+// Err says why the lease was lost. It is nil while it is held, and once the
+// caller itself has ended it.
 func (l *Lease) Err() error {
 	select {
 	case <-l.done:
@@ -114,7 +115,7 @@ type leaseBody struct {
 }
 
 func (c *Client) openLease(ctx context.Context, id string) (*leaseBody, error) {
-	resp, err := c.send(ctx, http.MethodGet, "/v1/leases/"+url.PathEscape(id), nil, nil, nil)
+	resp, err := c.send(ctx, http.MethodGet, "/v1/leases/"+url.PathEscape(id), nil, nil, nil) //nolint:bodyclose // leaseBody closes it
 	if err != nil {
 		return nil, err
 	}

@@ -180,6 +180,16 @@ func TestBuildFails(t *testing.T) {
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "a.sql") {
 		t.Errorf("a part that cannot be opened: %v", err)
 	}
+
+	// A build that fails while the client waits for what it is to send.
+	fail(true)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_, _, err = c.Build(testContext(t), api.BuildRequest{Name: "shop"}, []client.Part{{Kind: "init", Name: "pipe", Open: func() (io.ReadCloser, error) { return r, nil }}}, nil)
+	wantCode(t, err, api.CodeConflict, "build shop")
 }
 
 // TestBuildEndsWithItsClient holds for a client that goes while the daemon does
@@ -257,7 +267,7 @@ func TestBuildCut(t *testing.T) {
 		default:
 		}
 	}
-	for _, b := range []string{"", "--B--\r\n", strings.Replace(body, `"spec"`, `"init"`, 1), strings.Replace(body, `{"name"`, `{"nmae"`, 1), strings.Replace(body, `; filename="a.sql"`, "", 1)} {
+	for _, b := range []string{"", "--B--\r\n", strings.Replace(body, `"spec"`, `"init"`, 1), strings.Replace(body, `{"name"`, `{"nom"`, 1), strings.Replace(body, `; filename="a.sql"`, "", 1)} {
 		if got := send(b); !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, `"code":"usage"`) {
 			t.Errorf("%q: %s", b, got)
 		}

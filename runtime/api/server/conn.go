@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"math"
 	"net"
 	"os/user"
 	"strconv"
@@ -34,7 +35,7 @@ func connOf(ctx context.Context) syscall.RawConn {
 
 // caller says who is at the other end of a unix socket, as the kernel recorded
 // it when the connection was made; see SO_PEERCRED in unix(7). Elsewhere, UID
-// and GID are -1.
+// and GID are -1. PID is 0 for a caller of another PID namespace.
 func (s *Server) caller(ctx context.Context) Caller {
 	unknown := Caller{UID: -1, GID: -1}
 	raw := connOf(ctx)
@@ -45,7 +46,7 @@ func (s *Server) caller(ctx context.Context) Caller {
 	err := raw.Control(func(fd uintptr) {
 		cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	if err != nil || cred == nil || cred.Pid == 0 {
+	if err != nil || cred == nil || cred.Uid == math.MaxUint32 {
 		return unknown
 	}
 	return Caller{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid), Name: s.users.name(cred.Uid)}

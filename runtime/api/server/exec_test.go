@@ -35,7 +35,7 @@ func TestExec(t *testing.T) {
 	f := withClone(newFake())
 	f.exec = cat
 	_, c := serve(t, f)
-	const size = 64 << 20
+	const size = 16 << 20
 	in, out := sha256.New(), sha256.New()
 	var stderr strings.Builder
 	code, err := c.Exec(testContext(t), "c1", api.ExecRequest{Args: []string{"cat", "-"}},

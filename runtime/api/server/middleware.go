@@ -55,7 +55,7 @@ func (s *Server) survive(r *http.Request, w *recorder) {
 	if p == nil {
 		return
 	}
-	if p == http.ErrAbortHandler {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p)
 	}
 	s.log.ErrorContext(r.Context(), "panic", "request", callOf(r.Context()).id, "panic", p, "stack", string(debug.Stack()))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,7 +24,7 @@ const maxJSON = 1 << 20
 func (s *Server) routes() {
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	registry.RegisterTypeAlias(reflect.TypeFor[api.Duration](), reflect.TypeFor[durationSchema]())
-	format := huma.Format{Marshal: writeJSON, Unmarshal: json.Unmarshal}
+	format := huma.Format{Marshal: answerJSON, Unmarshal: json.Unmarshal}
 	s.huma = huma.NewAPI(huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI:    "3.1.0",
@@ -59,7 +60,18 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// operation describes one endpoint; the answer status says what comes back.
+// answerJSON writes a whole answer. A client that is gone is no error: huma
+// would panic.
+func answerJSON(w io.Writer, v any) error {
+	var b bytes.Buffer
+	if err := writeJSON(&b, v); err != nil {
+		return err
+	}
+	_, _ = b.WriteTo(w)
+	return nil
+}
+
+// operation describes one endpoint.
 func operation(method, path, id, summary string) huma.Operation {
 	return huma.Operation{
 		OperationID:     id,

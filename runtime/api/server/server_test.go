@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"syscall"
@@ -409,9 +411,24 @@ func checkRefs(t *testing.T, body string, schemas map[string]map[string]any) {
 
 func TestHandlerWithoutSocket(t *testing.T) {
 	f := newFake()
-	s := New(Options{Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Host: fakeHost{}})
+	s := New(Options{Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Host: fakeHost{}, Logger: slog.New(slog.DiscardHandler)})
 	if got := s.caller(context.Background()); got.UID != -1 {
 		t.Errorf("caller of no socket: %+v", got)
 	}
-	var _ http.Handler = s.Handler()
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/version", nil))
+	if w.Code != http.StatusOK {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// BenchmarkClone measures what the way to the daemon and back adds to a clone.
+func BenchmarkClone(b *testing.B) {
+	f := newFake()
+	_, c := serve(b, f)
+	for b.Loop() {
+		if _, err := c.Clone(context.Background(), api.CloneRequest{Golden: "shop"}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

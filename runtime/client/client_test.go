@@ -1,0 +1,159 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
+)
+
+// The suite against the real server is in runtime/api/server. Here are daemons
+// that the real one is not.
+
+func TestMain(m *testing.M) {
+	if host := os.Getenv("CTRSNAP_TEST_DIAL"); host != "" {
+		fmt.Println(version(host))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// version says how asking the daemon at host ends.
+func version(host string) error {
+	c, err := client.New(host)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Version(context.Background())
+	return err
+}
+
+func listen(t *testing.T, h http.HandlerFunc) *client.Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h} //nolint:gosec // a test's
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l)
+	}()
+	t.Cleanup(func() {
+		s.Close()
+		<-done
+	})
+	c, err := client.New("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func asError(t *testing.T, err error) *api.Error {
+	t.Helper()
+	var e *api.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v (%T), want *api.Error", err, err)
+	}
+	return e
+}
+
+// TestOneRoundTrip holds that a clone costs one request, which carries the
+// protocol version.
+func TestOneRoundTrip(t *testing.T) {
+	var requests atomic.Int32
+	c := listen(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		if r.Header.Get(api.HeaderProtocol) != "1" || r.Method != http.MethodPost || r.URL.Path != "/v1/clones" {
+			t.Errorf("got %s %s %v", r.Method, r.URL, r.Header)
+		}
+		fmt.Fprint(w, `{"schema":1,"clones":[{"id":"c1","a_later_field":true}]}`)
+	})
+	resp, err := c.Clone(context.Background(), api.CloneRequest{Golden: "shop"})
+	if err != nil || len(resp.Clones) != 1 || requests.Load() != 1 {
+		t.Errorf("%+v, %v, %d requests", resp, err, requests.Load())
+	}
+}
+
+func TestNotOurDaemon(t *testing.T) {
+	c := listen(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "what?", http.StatusTeapot) })
+	_, err := c.Version(context.Background())
+	if e := asError(t, err); e.Code != api.CodeGeneral || !strings.Contains(e.Message, "418") || !strings.Contains(e.Hint, "CTRSNAP_HOST") {
+		t.Errorf("got %+v", e)
+	}
+	_, err = c.Exec(context.Background(), "c1", api.ExecRequest{}, nil, nil, nil, nil)
+	asError(t, err)
+}
+
+func TestDaemonDies(t *testing.T) {
+	c := listen(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/logs") {
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+		}
+		panic(http.ErrAbortHandler)
+	})
+	ctx := context.Background()
+	_, err := c.Clone(ctx, api.CloneRequest{})
+	for name, err := range map[string]error{
+		"clone": err,
+		"logs":  c.Logs(ctx, "c1", -1, true, io.Discard),
+	} {
+		if e := asError(t, err); !strings.Contains(e.Message, "closed the connection") {
+			t.Errorf("%s: got %+v", name, e)
+		}
+	}
+}
+
+// TestNotAllowed connects as nobody to a socket that is root's.
+func TestNotAllowed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, err := os.MkdirTemp("", "ctrsnap-client-") //nolint:usetesting // nobody cannot enter t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(dir+"/client.test", self, 0o755), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // nobody must reach it
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", dir+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Chmod(dir+"/s", 0o660); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(dir + "/client.test")
+	cmd.Env = []string{"CTRSNAP_TEST_DIAL=unix://" + dir + "/s"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "not allowed to connect to unix://"+dir) {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
