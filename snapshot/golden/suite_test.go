@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -225,7 +226,8 @@ func testDigest(t *testing.T, e *env) {
 	if a.Digest != b.Digest {
 		t.Error("two builds of the same have different digests")
 	}
-	l, err := e.srv.Client().SnapshotService(snapshot.Snapshotter).View(namespaced(e.ctx), "look", b.Snapshot)
+	l, err := e.srv.Client().SnapshotService(snapshot.Snapshotter).View(namespaced(e.ctx), "look", b.Snapshot,
+		snapshots.WithLabels(map[string]string{labelRoot: "x"}))
 	do(t, err)
 	dir, err := overlay.UpperDir(l)
 	do(t, err)
