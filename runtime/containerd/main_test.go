@@ -45,12 +45,12 @@ type host struct {
 	options Options
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	dir, err := os.MkdirTemp("", "ctrsnap") // t.TempDir is too long for sockets
+	dir, err := os.MkdirTemp("", "ctrsnap") //nolint:usetesting // t.TempDir is too long for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func newHost(t *testing.T) *host {
 	h.options = Options{
 		RuncRoot:    filepath.Join(dir, "runc"),
 		FIFODir:     filepath.Join(dir, "fifo"),
-		CgroupPath:  "/ctrsnap-test/" + filepath.Base(dir),
+		CgroupPath:  "/" + filepath.Base(dir),
 		drainPeriod: 300 * time.Millisecond,
 	}
 	leaks := goleak.IgnoreCurrent()
@@ -72,7 +72,7 @@ func newHost(t *testing.T) *host {
 }
 
 // runner connects to the containerd of the host, which must be served.
-func (h *host) runner(t *testing.T) *Runner {
+func (h *host) runner(t testing.TB) *Runner {
 	t.Helper()
 	c, err := client.New(h.address, client.WithDefaultNamespace(snapshot.Namespace))
 	if err != nil {
@@ -83,7 +83,7 @@ func (h *host) runner(t *testing.T) *Runner {
 }
 
 // checkClean fails the test if a mount, a cgroup, a fifo or a shim is left.
-func (h *host) checkClean(t *testing.T) {
+func (h *host) checkClean(t testing.TB) {
 	t.Helper()
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(h.dir))
 	if err != nil || len(mounts) > 0 {
@@ -110,7 +110,7 @@ func (h *host) checkClean(t *testing.T) {
 }
 
 // shims returns the processes of shims that report to address.
-func shims(t *testing.T, address string) (pids []string) {
+func shims(t testing.TB, address string) (pids []string) {
 	t.Helper()
 	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -126,7 +126,7 @@ func shims(t *testing.T, address string) (pids []string) {
 }
 
 // eventually tries until check is content.
-func eventually(t *testing.T, what string, check func() error) {
+func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	for {
@@ -144,7 +144,7 @@ func eventually(t *testing.T, what string, check func() error) {
 }
 
 // makeRootfs copies programs of the host with the libraries that they need.
-func makeRootfs(t *testing.T, dir string, programs ...string) {
+func makeRootfs(t testing.TB, dir string, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		path, err := exec.LookPath(p)
@@ -167,7 +167,7 @@ func makeRootfs(t *testing.T, dir string, programs ...string) {
 	}
 }
 
-func copyFile(t *testing.T, from, to string) {
+func copyFile(t testing.TB, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
 	if err == nil {

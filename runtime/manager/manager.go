@@ -21,9 +21,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
+// Containers of clones have the label KindLabel with the value KindClone.
 const (
-	// KindLabel on a container says what made it; the value of ours is
-	// KindClone.
 	KindLabel = "ctrsnap.io/kind"
 	KindClone = "clone"
 )

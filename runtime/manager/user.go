@@ -56,7 +56,7 @@ func openPasswd(pid int) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("open", err)
 	}
-	defer unix.Close(root)
+	defer func() { _ = unix.Close(root) }() // it was opened for its path only
 	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
