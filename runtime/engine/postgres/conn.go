@@ -1,0 +1,98 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"golang.org/x/sys/unix"
+)
+
+// probeLimit bounds what is read from a clone's server, which is not trusted,
+// until it has answered a query.
+const probeLimit = 1 << 20
+
+// probe connects to the socket in dir once and asks a query.
+func probe(ctx context.Context, dir, user, database string) error {
+	cfg, err := config(user, "", database)
+	if err != nil {
+		return err
+	}
+	cfg.DialFunc = dialer(dir)
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(io.LimitReader(r, probeLimit), w)
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	// Not the connection's own Close, which waits for the backend to end.
+	defer conn.Conn().Close()
+	results, err := conn.Exec(ctx, "SELECT 1").ReadAll()
+	if err != nil {
+		return err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 {
+		return fmt.Errorf("answer to SELECT 1: %d results", len(results))
+	}
+	return nil
+}
+
+func dialer(dir string) pgconn.DialFunc {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, dir) }
+}
+
+// dialSocket connects to the server's socket in dir. Who is in the container
+// can put a symlink in its place: it is not followed.
+func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
+	path := socketPath(dir)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return nil, &os.PathError{Op: "connect", Path: path, Err: unix.ENOTSOCK}
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
+// dialTCP connects over the network, as a client of a clone does.
+func dialTCP(ctx context.Context, host, user, password, database string) (*pgconn.PgConn, error) {
+	cfg, err := config(user, password, database)
+	if err != nil {
+		return nil, err
+	}
+	address := net.JoinHostPort(host, fmt.Sprint(port))
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", address)
+	}
+	return pgconn.ConnectConfig(ctx, cfg)
+}
+
+// config is that of one plain connection; nothing is taken from this
+// process's environment. DialFunc is the caller's.
+func config(user, password, database string) (*pgconn.Config, error) {
+	cfg, err := pgconn.ParseConfig("host=localhost sslmode=disable passfile=/dev/null")
+	if err != nil {
+		return nil, fmt.Errorf("configure connection: %w", err)
+	}
+	cfg.Host, cfg.Port, cfg.TLSConfig, cfg.Fallbacks = "localhost", port, nil, nil
+	cfg.User, cfg.Password, cfg.Database = user, password, database
+	cfg.ConnectTimeout = 30 * time.Second
+	cfg.RuntimeParams = map[string]string{"application_name": "ctrsnap"}
+	cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"localhost"}, nil }
+	return cfg, nil
+}

@@ -1,0 +1,178 @@
+package postgres
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// scripts runs files in order, as the official image does with those in
+// /docker-entrypoint-initdb.d.
+func (b *build) scripts(ctx context.Context, kind string, names []string) error {
+	for _, name := range names {
+		b.wb.Step(kind + " " + name)
+		if err := b.script(ctx, kind, name); err != nil {
+			return fmt.Errorf("run %s script: %w", kind, err)
+		}
+	}
+	return nil
+}
+
+func (b *build) script(ctx context.Context, kind, name string) error {
+	switch ext := path.Ext(name); ext {
+	case ".sql":
+		// By its path, so that \ir finds its neighbours.
+		return b.psql(ctx, name, b.st.DB, sourcePath(kind, name), nil)
+	case ".gz", ".zst":
+		if path.Ext(strings.TrimSuffix(name, ext)) != ".sql" {
+			return unknownScript(name)
+		}
+		return b.compressedScript(ctx, kind, name)
+	case ".sh":
+		return b.shell(ctx, kind, name)
+	default:
+		return unknownScript(name)
+	}
+}
+
+func unknownScript(name string) error {
+	return snapshot.WithHint(&runtime.SourceError{File: name, Message: "unknown kind of script"},
+		"scripts are .sql, .sql.gz, .sql.zst or .sh")
+}
+
+func (b *build) compressedScript(ctx context.Context, kind, name string) error {
+	f, err := b.open(kind, name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := decompress(f, path.Ext(name))
+	if err != nil {
+		return unpackError(name, err)
+	}
+	defer r.Close()
+	in := &errReader{r: r}
+	err = b.psql(ctx, name, b.st.DB, "-", in)
+	if in.err != nil {
+		return unpackError(name, in.err)
+	}
+	return err
+}
+
+func unpackError(name string, err error) error {
+	return &runtime.SourceError{File: name, Message: "unpack: " + err.Error()}
+}
+
+// decompress returns the content of f. ext is ".gz", ".zst" or "".
+func decompress(f io.Reader, ext string) (io.ReadCloser, error) {
+	switch ext {
+	case ".gz":
+		return gzip.NewReader(f)
+	case ".zst":
+		z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	}
+	return io.NopCloser(f), nil
+}
+
+// errReader remembers why its reader ended: to a process at the other end of
+// a pipe every end looks the same.
+type errReader struct {
+	r   io.Reader
+	err error // other than io.EOF
+}
+
+func (e *errReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		e.err = err
+		return n, io.EOF
+	}
+	return n, err
+}
+
+// psql runs a file, or stdin if file is "-", against a database. name is
+// what errors call it.
+func (b *build) psql(ctx context.Context, name, database, file string, stdin io.Reader) error {
+	var out tail
+	p := b.tool("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", file)
+	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdin: stdin, Stderr: &out})
+	return b.toolError(ctx, err, func() error { return scriptError(name, out.String()) })
+}
+
+// tool is a client program that speaks English and logs in as superuser.
+func (b *build) tool(args ...string) runtime.Process {
+	return b.st.process(args, "LC_ALL=C", "PGUSER="+b.st.Admin, "PGOPTIONS=-c lc_messages=C")
+}
+
+// toolError tells a program that ran and failed, which wrong makes an error
+// in the sources, from one that could not be run, and from a dead server.
+func (b *build) toolError(ctx context.Context, err error, wrong func() error) error {
+	var exit *runtime.ExitError
+	if err == nil || !errors.As(err, &exit) || ctx.Err() != nil {
+		return err
+	}
+	select {
+	case <-b.svc.Died():
+		return b.diedError(ctx)
+	default:
+		return wrong()
+	}
+}
+
+// sourced is how bash runs a script that is not executable: with what the
+// official image's entrypoint offers to it.
+const sourced = `set -Eeo pipefail
+psql=( psql -v ON_ERROR_STOP=1 --no-psqlrc --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" )
+docker_process_sql() { "${psql[@]}" "$@"; }
+. "$0"`
+
+// shell runs a shell script beside the server, as the server's user.
+func (b *build) shell(ctx context.Context, kind, name string) error {
+	info, err := os.Stat(b.hostPath(kind, name))
+	if err != nil {
+		return err
+	}
+	file := sourcePath(kind, name)
+	args := []string{"/bin/sh", "-c", `exec /bin/bash -c "$1" "$0" || exit`, file, sourced}
+	switch {
+	case info.Mode()&0o111 != 0:
+		args = []string{file}
+	default:
+		// Alpine's images have bash, others may not.
+		args = []string{"/bin/sh", "-c", `if [ -x /bin/bash ]; then exec /bin/bash -c "$1" "$0"; fi; set -e; . "$0"`, file, sourced}
+	}
+	vars := []string{"POSTGRES_USER=" + b.st.Admin, "POSTGRES_DB=" + b.st.DB, "POSTGRES_PASSWORD=" + b.st.Passwd,
+		"PGUSER=" + b.st.Admin, "PGDATABASE=" + b.st.DB, "PGDATA=" + b.st.DataDir}
+	for k, v := range b.src.Env {
+		if !strings.HasPrefix(k, "POSTGRES_") {
+			vars = append(vars, k+"="+v)
+		}
+	}
+	var out tail
+	p := runtime.Process{Args: args, Env: b.st.env(vars...), Cwd: "/", UID: b.st.UID, GID: b.st.GID}
+	err = b.svc.Exec(ctx, p, runtime.Stdio{Stdout: &out, Stderr: &out})
+	var exit *runtime.ExitError
+	errors.As(err, &exit)
+	return b.toolError(ctx, err, func() error {
+		return &runtime.SourceError{File: name, Message: fmt.Sprintf("exit code %d: %s", exit.Code, lastLines(out.String()))}
+	})
+}
+
+func lastLines(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}

@@ -1,0 +1,124 @@
+package postgres
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// cloneSettings make a clone's server boot fast and never wait for a disk.
+// None changes what a query returns. All exist in PostgreSQL 12 to 18.
+// See https://www.postgresql.org/docs/current/runtime-config.html.
+var cloneSettings = map[string]string{
+	// A clone does not survive the machine: nothing has to reach the disk.
+	"fsync":              "off",
+	"synchronous_commit": "off",
+	"full_page_writes":   "off",
+	// Less to write and to keep: no replication, no archive, no zero-filled
+	// or recycled segments on a copy-on-write layer.
+	"wal_level":       "minimal",
+	"max_wal_senders": "0",
+	"archive_mode":    "off",
+	"wal_init_zero":   "off",
+	"wal_recycle":     "off",
+	"max_wal_size":    "512MB",
+	"min_wal_size":    "32MB",
+	// At boot the server tries out as many file descriptors as it may use.
+	"max_files_per_process": "64",
+	"max_connections":       "100",
+	"shared_buffers":        "64MB",
+	"huge_pages":            "off",
+	// A subscription in the golden must not reach for its publisher.
+	"max_logical_replication_workers": "0",
+	"log_destination":                 "stderr",
+	"logging_collector":               "off",
+	"ssl":                             "off",
+}
+
+// contract are the settings that a clone stands on: nobody overrides them.
+// In a data directory they may be set to paths that are not in the clone.
+func (s state) contract() map[string]string {
+	return map[string]string{
+		"data_directory":          s.DataDir,
+		"hba_file":                hbaFile,
+		"listen_addresses":        "*",
+		"port":                    fmt.Sprint(port),
+		"unix_socket_directories": runtime.SocketDir,
+	}
+}
+
+// reserved are settings beside those of contract that users may not set: they
+// say which files are read and who may use the socket.
+var reserved = []string{
+	"config_file", "ident_file", "unix_socket_group", "unix_socket_permissions",
+	"logging_collector", "log_destination", "event_source",
+}
+
+var settingRE = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_$]*)*$`)
+
+// Server returns the server of a clone. settings go over the engine's own and
+// the golden's. One that a clone cannot have is InvalidArgument.
+func (*Engine) Server(g snapshot.Golden, settings map[string]string) (runtime.Process, error) {
+	s, err := stateOf(g)
+	if err != nil {
+		return runtime.Process{}, err
+	}
+	all := maps.Clone(cloneSettings)
+	for name, value := range settings {
+		name = strings.ToLower(name)
+		if err := s.checkSetting(name, value); err != nil {
+			return runtime.Process{}, err
+		}
+		all[name] = value
+	}
+	// Who asks for replication gets the server's default of senders with it.
+	if level := all["wal_level"]; level != "minimal" && settings["max_wal_senders"] == "" {
+		delete(all, "max_wal_senders")
+	}
+	maps.Copy(all, s.contract())
+	return s.server(all), nil
+}
+
+func (s state) checkSetting(name, value string) error {
+	if !settingRE.MatchString(name) || strings.ContainsAny(value, "\x00\n\r") {
+		return snapshot.WithHint(
+			fmt.Errorf("invalid setting %.80q: %w", name, errdefs.ErrInvalidArgument),
+			"settings are PostgreSQL's, as in work_mem=64MB")
+	}
+	if _, ok := s.contract()[name]; ok || slices.Contains(reserved, name) {
+		return snapshot.WithHint(
+			fmt.Errorf("setting %s cannot be changed in a clone: %w", name, errdefs.ErrInvalidArgument),
+			"a clone's files, addresses and log are ctrsnap's")
+	}
+	return nil
+}
+
+// server is the server's process with settings.
+func (s state) server(settings map[string]string) runtime.Process {
+	return s.process(append([]string{"postgres", "-D", s.DataDir}, settingArgs(settings)...))
+}
+
+func settingArgs(settings map[string]string) []string {
+	var args []string
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		args = append(args, "-c", name+"="+settings[name])
+	}
+	return args
+}
+
+// joinEnv writes "K=V" in the order of the keys.
+func joinEnv(keys []string, vars map[string]string) []string {
+	slices.Sort(keys)
+	env := make([]string, len(keys))
+	for i, k := range keys {
+		env[i] = k + "=" + vars[k]
+	}
+	return env
+}

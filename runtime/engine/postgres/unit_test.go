@@ -1,0 +1,191 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+func golden(t *testing.T, s state) snapshot.Golden {
+	t.Helper()
+	if s.BinDir == "" {
+		s.BinDir, s.DataDir = "/bin", "/data"
+	}
+	text, err := json.Marshal(s)
+	must(t, err)
+	return snapshot.Golden{Name: "shop", Version: 1, State: text}
+}
+
+func TestSettings(t *testing.T) {
+	g := golden(t, state{User: "u"})
+	for _, name := range []string{"port", "DATA_DIRECTORY", "hba_file", "config_file", "listen_addresses", "a b", "", "x=y", "-c"} {
+		if _, err := New().Server(g, map[string]string{name: "1"}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if _, err := New().Server(g, map[string]string{"work_mem": "1\n2"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("line feed: %v", err)
+	}
+	p, err := New().Server(g, map[string]string{"wal_level": "logical", "fsync": "on", "app.Name": "x"})
+	must(t, err)
+	for _, want := range []string{"wal_level=logical", "fsync=on", "app.name=x", "port=5432", "hba_file=" + hbaFile} {
+		if !slices.Contains(p.Args, want) {
+			t.Errorf("%s is missing in %v", want, p.Args)
+		}
+	}
+	if slices.Contains(p.Args, "max_wal_senders=0") {
+		t.Error("replication was asked for, but has no senders")
+	}
+}
+
+func TestConnectEscapes(t *testing.T) {
+	s := state{User: "u@/:", Passwd: `p%&?# '/`, DB: "d/b ?#"}
+	c, err := New().Connect(golden(t, s), runtime.Endpoint{SocketDir: "/run/a b", Addr: netip.MustParseAddr("fd00::1")})
+	must(t, err)
+	for way, text := range c.URLs {
+		u, err := url.Parse(text)
+		must(t, err)
+		pw, _ := u.User.Password()
+		if u.User.Username() != s.User || pw != s.Passwd || u.Path != "/"+s.DB {
+			t.Errorf("%s: %s", way, text)
+		}
+	}
+	u, _ := url.Parse(c.URLs["tcp"])
+	if u.Host != "[fd00::1]:5432" || u.Query().Get("sslmode") != "disable" {
+		t.Error(c.URLs["tcp"])
+	}
+	if u, _ = url.Parse(c.URLs["socket"]); u.Query().Get("host") != "/run/a b" {
+		t.Error(c.URLs["socket"])
+	}
+	if c.Env["tcp"]["PGHOST"] != "fd00::1" || c.Env["socket"]["PGPASSWORD"] != s.Passwd {
+		t.Error(c.Env)
+	}
+}
+
+func TestReadyDied(t *testing.T) {
+	died := make(chan struct{})
+	close(died)
+	err := New().Ready(context.Background(), golden(t, state{User: "u"}), runtime.Endpoint{PID: os.Getpid()}, died)
+	if !errors.Is(err, errDied) {
+		t.Errorf("error %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	err = New().Ready(ctx, golden(t, state{User: "u"}), runtime.Endpoint{PID: os.Getpid()}, nil)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestSocketLink(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Symlink("/run/other.sock", socketPath(dir)))
+	if _, err := dialSocket(context.Background(), dir); err == nil || !strings.Contains(err.Error(), "socket operation on non-socket") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestParseLive(t *testing.T) {
+	l, err := parseLive("postgres://me:s%2Fecret@db.example:6543/sales?sslmode=verify-full&password=other")
+	must(t, err)
+	want := live{"postgres://me@db.example:6543/sales?sslmode=verify-full", "other", "db.example", "sales"}
+	if diff := cmp.Diff(want, l, cmp.AllowUnexported(live{})); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []string{"mysql://a/b", "postgres:///db", "postgres://h", "postgres:///db?host=/run", "postgres://%zz", ""} {
+		if _, err := parseLive(bad); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestRolesOf(t *testing.T) {
+	for line, want := range map[string][]string{
+		`ALTER TABLE public.a OWNER TO bob;`:                                                 {"bob"},
+		`GRANT SELECT,INSERT ON TABLE public.a TO "Odd ""One" WITH GRANT OPTION;`:            {`"Odd ""One"`},
+		`REVOKE ALL ON SCHEMA public FROM PUBLIC;`:                                           nil,
+		`GRANT ALL ON SCHEMA public TO PUBLIC;`:                                              nil,
+		`GRANT pg_read_all_data TO x;`:                                                       {"x"},
+		`ALTER DEFAULT PRIVILEGES FOR ROLE a IN SCHEMA public GRANT SELECT ON TABLES  TO b;`: {"a", "b"},
+		`CREATE POLICY p ON public.t FOR SELECT TO a, "B c" USING ((id > 1));`:               {"a", `"B c"`},
+		`CREATE POLICY p ON public.t USING (true);`:                                          nil,
+		`SELECT 1;`: nil,
+	} {
+		if diff := cmp.Diff(want, rolesOf(line)); diff != "" && len(want)+len(rolesOf(line)) > 0 {
+			t.Errorf("%s: %s", line, diff)
+		}
+	}
+}
+
+func TestHostNotFound(t *testing.T) {
+	_, err := New().Host(context.Background(), t.TempDir())
+	var hint interface{ Hint() string }
+	if !errdefs.IsNotFound(err) || !errors.As(err, &hint) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestScriptError(t *testing.T) {
+	got := scriptError("1.sql", "psql:/ctrsnap/src/init/1.sql:3: NOTICE:  x\npsql:/a:b/1.sql:12: ERROR:  no \"x\"\nDETAIL:  y\nLINE 1: z\n")
+	if diff := cmp.Diff(&runtime.SourceError{File: "1.sql", Line: 12, Message: `no "x"; DETAIL: y`}, got); diff != "" {
+		t.Error(diff)
+	}
+	got = scriptError("1.sql", "psql:<stdin>:7: error: invalid command \\foo\n")
+	if got.Line != 7 || got.Message != `invalid command \foo` {
+		t.Errorf("%+v", got)
+	}
+}
+
+func FuzzScriptError(f *testing.F) {
+	f.Add("psql:a:3: ERROR:  x\nDETAIL:  y")
+	f.Fuzz(func(t *testing.T, output string) {
+		if e := scriptError("f", output); e.File != "f" || strings.Contains(e.Message, "\n") {
+			t.Errorf("%+v", e)
+		}
+		toolMessage(output)
+		serverMessage(output)
+	})
+}
+
+func FuzzSniff(f *testing.F) {
+	f.Add([]byte("PGDMP\x01"))
+	f.Add([]byte("--\n-- PostgreSQL database dump\n--\n"))
+	f.Add(packedSeed)
+	f.Fuzz(func(t *testing.T, head []byte) {
+		kind := sniff(head)
+		if kind == formatPlain && slices.Contains(head, 0) {
+			t.Error("binary taken for SQL")
+		}
+		truncated(head, head)
+		if _, c, err := unpack(strings.NewReader(string(head))); err == nil {
+			c.Close()
+		}
+	})
+}
+
+var packedSeed = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1, 0, 0, 0xff, 0xff}
+
+func FuzzSchema(f *testing.F) {
+	f.Add("GRANT SELECT ON TABLE a TO b;\nCREATE DATABASE x WITH TEMPLATE = template0;\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		s := newSchema()
+		s.Write([]byte(text))
+		for _, r := range s.roles {
+			if !nameListRE.MatchString(r) || strings.Contains(r, ";") && !strings.HasPrefix(r, `"`) {
+				t.Errorf("role %q", r)
+			}
+		}
+	})
+}

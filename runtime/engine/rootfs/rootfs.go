@@ -1,0 +1,138 @@
+// Package rootfs reaches into the root filesystem of a container, which is
+// not trusted: every path is resolved as the container would resolve it, by
+// openat2(2) with RESOLVE_IN_ROOT, so that no symlink leads out of it.
+package rootfs
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Root is a root filesystem. It is safe for concurrent use; Close ends it.
+type Root struct{ f *os.File }
+
+// Open opens the root filesystem that is mounted at dir, or /proc/PID/root.
+func Open(dir string) (*Root, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return &Root{os.NewFile(uintptr(fd), dir)}, nil
+}
+
+// Close releases what Open took.
+func (r *Root) Close() error { return r.f.Close() }
+
+// Open opens name, an absolute path in the root filesystem, with the flags of
+// open(2). Flags that create are refused by the kernel without a mode: use Dir.
+func (r *Root) Open(name string, flags int) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_CLOEXEC),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(int(r.f.Fd()), name, &how)
+		switch err { //nolint:errorlint // a bare errno of x/sys
+		case nil:
+			return os.NewFile(uintptr(fd), name), nil
+		case unix.EINTR, unix.EAGAIN: // EAGAIN: something was renamed meanwhile, see openat2(2)
+		default:
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}
+
+// Dir opens a directory as an os.Root, for all that is done below it.
+func (r *Root) Dir(name string) (*os.Root, error) {
+	f, err := r.Open(name, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
+// File opens a regular file for reading; anything else is an error, and a
+// FIFO does not block.
+func (r *Root) File(name string) (*os.File, error) {
+	f, err := r.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &os.PathError{Op: "read", Path: name, Err: unix.EINVAL}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: not a regular file", closed(f, err))
+	}
+	return f, nil
+}
+
+func closed(f *os.File, err error) error {
+	f.Close()
+	return err
+}
+
+// ReadFile reads a regular file of at most limit bytes; what is beyond is cut.
+func (r *Root) ReadFile(name string, limit int64) ([]byte, error) {
+	f, err := r.File(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// IsFile says whether name is a regular file.
+func (r *Root) IsFile(name string) bool {
+	f, err := r.File(name)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
+}
+
+// List returns the names in a directory, unsorted; none if it cannot be read.
+func (r *Root) List(name string) []string {
+	f, err := r.Open(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1) // what was read counts
+	return names
+}
+
+// MkdirAll makes a directory and those above it that are missing. Those that
+// it makes get mode and owner; one that is there stays as it is.
+func (r *Root) MkdirAll(name string, mode os.FileMode, uid, gid int) error {
+	name = path.Clean("/" + name)
+	if f, err := r.Open(name, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+		return f.Close()
+	} else if !os.IsNotExist(err) {
+		return err
+	}
+	if err := r.MkdirAll(path.Dir(name), mode|0o055, 0, 0); err != nil {
+		return err
+	}
+	dir, err := r.Dir(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	base := filepath.Base(name)
+	if err := dir.Mkdir(base, mode); err != nil {
+		return err
+	}
+	if err := dir.Chmod(base, mode); err != nil { // umask
+		return err
+	}
+	return dir.Chown(base, uid, gid)
+}
