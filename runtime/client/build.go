@@ -40,7 +40,7 @@ func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, 
 		default:
 			_ = body.Close()
 			cancel()
-			_ = <-sent // of a body that nobody wants any more
+			<-sent //nolint:errcheck // of a body that nobody wants any more
 		}
 	}()
 	header := http.Header{"Content-Type": {body.contentType}}
