@@ -97,7 +97,7 @@ func matching(root string, segments []string) ([]string, error) {
 	var found []string
 	for _, f := range all {
 		rel := strings.TrimPrefix(strings.TrimPrefix(f, root), "/")
-		if matches(segments, strings.Split(rel, "/")) {
+		if rel != "" && matches(segments, strings.Split(rel, "/")) {
 			found = append(found, f)
 		}
 	}

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,11 +33,13 @@ func (n *naming) flags() []cli.Flag {
 	}
 }
 
-var variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
+// variableName is a validator. It is no regexp: to compile one costs every start of the program.
 func variableName(s string) error {
-	if !variableRE.MatchString(s) {
-		return fmt.Errorf("want a name of A-Z, a-z, 0-9 and _")
+	for i, r := range s {
+		letter := r == '_' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return errors.New("want a name of A-Z, a-z, 0-9 and _")
+		}
 	}
 	return nil
 }
