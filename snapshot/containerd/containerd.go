@@ -5,6 +5,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -64,8 +65,7 @@ func Connect(ctx context.Context, address string) (*Server, error) {
 	}
 	v, err := probe(ctx, path, c)
 	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
+		return nil, fmt.Errorf("connect to containerd at %s: %w", address, errors.Join(err, c.Close()))
 	}
 	return &Server{client: c, version: v, address: path}, nil
 }

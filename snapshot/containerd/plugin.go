@@ -21,7 +21,7 @@ import (
 // The plugin by which ctrsnap gets hold of the containerd around it.
 const (
 	pluginType plugin.Type = "io.ctrsnap.client.v1"
-	pluginID               = "client"
+	pluginID   string      = "client"
 )
 
 // uri is how containerd's configuration names a plugin.

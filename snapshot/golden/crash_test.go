@@ -211,7 +211,7 @@ func powerCheck(t *testing.T) {
 			t.Errorf("clone %s reads %q", id, got)
 		}
 		do(t, mount.UnmountAll(dir, 0))
-		do(t, e.Store.Remove(context.Background(), id))
+		do(t, e.Remove(context.Background(), id))
 	}
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
 	e.assertEmpty(t)

@@ -116,7 +116,7 @@ func testLife(t *testing.T, e *env) {
 		t.Errorf("Usage = %d, %v", n, err)
 	}
 	for _, id := range []string{"c1", "c2", "c1"} {
-		if err := e.Store.Remove(e.ctx, id); err != nil {
+		if err := e.Remove(e.ctx, id); err != nil {
 			t.Error(err)
 		}
 	}
@@ -164,7 +164,7 @@ func testInUse(t *testing.T, e *env) {
 	}
 	e.assertGoldens(t, "child:1*", "shop:1", "shop:2*")
 	do(t, b.Close(e.ctx))
-	do(t, e.Store.Remove(e.ctx, "c1"))
+	do(t, e.Remove(e.ctx, "c1"))
 	do(t, e.RemoveGolden(e.ctx, child.Ref()))
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop"))) // both at once, though one stands on the other
 }
@@ -189,7 +189,7 @@ func testNotFound(t *testing.T, e *env) {
 		if _, err := e.Prepare(e.ctx, id, again); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Prepare of id %q: %v", id, err)
 		}
-		if err := e.Store.Remove(e.ctx, id); !errdefs.IsInvalidArgument(err) {
+		if err := e.Remove(e.ctx, id); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Remove of id %q: %v", id, err)
 		}
 	}
@@ -215,7 +215,7 @@ func testCollected(t *testing.T, e *env) {
 	do(t, e.VerifyDigest(e.ctx, g.Ref()))
 	do(t, b.Close(e.ctx))
 	do(t, b.Close(e.ctx))
-	do(t, e.Store.Remove(e.ctx, "c1"))
+	do(t, e.Remove(e.ctx, "c1"))
 	do(t, e.RemoveGolden(e.ctx, g.Ref()))
 }
 
@@ -330,7 +330,7 @@ func testRace(t *testing.T, e *env) {
 			t.Errorf("clones %v of a golden that was removed", ids)
 		}
 		for _, id := range ids {
-			do(t, e.Store.Remove(e.ctx, id))
+			do(t, e.Remove(e.ctx, id))
 		}
 		if err != nil {
 			do(t, e.RemoveGolden(e.ctx, g.Ref()))
@@ -356,7 +356,7 @@ func testExclusive(t *testing.T, e *env) {
 	if _, err := e.Usage(e.ctx, "none"); !errdefs.IsNotFound(err) {
 		t.Errorf("Usage of no clone: %v", err)
 	}
-	do(t, e.Store.Remove(e.ctx, "c1"))
+	do(t, e.Remove(e.ctx, "c1"))
 	do(t, e.RemoveGolden(e.ctx, g.Ref()))
 }
 
