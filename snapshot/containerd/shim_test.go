@@ -34,7 +34,7 @@ func TestShimsOutlive(t *testing.T) {
 		}[phase])
 		return
 	}
-	dir, err := os.MkdirTemp("", "cs") // short: it becomes part of the shim's socket
+	dir, err := os.MkdirTemp("", "cs") //nolint:usetesting // short: it is part of the name of the shim's socket
 	do(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	for _, phase := range []string{"first", "second"} {
