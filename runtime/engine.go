@@ -108,7 +108,9 @@ type Workbench interface {
 	// inside the container it is [SourceDir].
 	SourceDir() string
 	// Run runs p to its end in a container. Its output goes to the build log
-	// as well as to stdio. An exit code other than 0 is an [*ExitError].
+	// as well as to stdio, but for a Stdout that is given and is not Stderr
+	// too: that is data, may hold secrets, and goes there alone. An exit code
+	// other than 0 is an [*ExitError].
 	Run(ctx context.Context, p Process, opts RunOpts) error
 	// Serve starts p in a container with a network address. The caller must
 	// Stop it.

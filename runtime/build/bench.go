@@ -1,0 +1,180 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// bench is the Workbench of one build. One thing at a time has the root
+// filesystem under construction: the host, or one container.
+type bench struct {
+	*job
+	build  snapshot.Build
+	holder string // what has the root filesystem; "" nothing
+	netns  *network.Namespace
+	server *service // the last one served
+	closed bool
+	lines  *lineWriter // of the engine
+}
+
+var _ runtime.Workbench = (*bench)(nil)
+
+// Below RunDir/ID. The mount point lies in a directory of its own that is
+// closed to others: the mounted root decides itself who may enter it.
+const (
+	socketDir = "run"
+	mountDir  = "mnt"
+)
+
+func (j *job) runDir(elem ...string) string {
+	return filepath.Join(append([]string{j.RunDir, j.id}, elem...)...)
+}
+
+// openBench opens the build in the store and makes the directories.
+func (j *job) openBench(ctx context.Context) (*bench, error) {
+	if err := j.fail("begin"); err != nil {
+		return nil, err
+	}
+	sb, err := j.Store.Begin(ctx, j.id, j.base.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	w := &bench{job: j, build: sb, lines: &lineWriter{emit: j.out.log}}
+	j.undo.add("close build", sb.Close)
+	j.undo.add("close workbench", w.close)
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{
+		{j.RunDir, 0o711}, {j.runDir(), 0o711}, {j.runDir(socketDir), 0o755},
+		{j.runDir(mountDir), 0o700}, {j.runDir(mountDir, "root"), 0o755},
+	} {
+		if err := mkdir(d.path, d.mode); err != nil {
+			return nil, fmt.Errorf("make run directory: %w", err)
+		}
+	}
+	return w, j.fail("bench")
+}
+
+// take makes what the holder of the root filesystem.
+func (w *bench) take(what string) error {
+	if w.holder != "" {
+		return fmt.Errorf("%s: %s has the root filesystem: %w", what, w.holder, errdefs.ErrFailedPrecondition)
+	}
+	w.holder = what
+	return nil
+}
+
+// Root implements [runtime.Workbench].
+func (w *bench) Root(ctx context.Context, fn func(dir string) error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := w.take("mount"); err != nil {
+		return err
+	}
+	dir := w.runDir(mountDir, "root")
+	defer func() {
+		if uerr := w.unmount(dir, 0); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("unmount root filesystem: %w", uerr))
+			return
+		}
+		w.holder = ""
+	}()
+	if err := w.mount(w.build.Mounts(), dir); err != nil {
+		return fmt.Errorf("mount root filesystem: %w", err)
+	}
+	return fn(dir)
+}
+
+// SourceDir implements [runtime.Workbench].
+func (w *bench) SourceDir() string { return w.spoolDir() }
+
+// Step implements [runtime.Workbench].
+func (w *bench) Step(name string) { w.out.step(name) }
+
+// Progress implements [runtime.Workbench].
+func (w *bench) Progress(done, total int64) { w.out.report(done, total) }
+
+// Log implements [runtime.Workbench].
+func (w *bench) Log() io.Writer { return w.lines }
+
+// Host implements [runtime.Workbench]. The caller shows what its command
+// writes; its last lines come with the answer.
+func (w *bench) Host(ctx context.Context, command string, env map[string]string) error {
+	r, err := w.asks.ask(ctx, func() { w.out.exec(command, env) })
+	if err != nil {
+		return fmt.Errorf("run %q on the caller's host: %w", command, err)
+	}
+	var last tail
+	last.add(r.Output)
+	if text := last.String(); text != "" {
+		w.out.note(text + "\n")
+	}
+	if r.ExitCode != 0 {
+		return &runtime.ExitError{Command: command, Code: r.ExitCode, Output: last.String()}
+	}
+	return nil
+}
+
+// finish ends the work on the root filesystem before it is committed.
+func (w *bench) finish(ctx context.Context) error {
+	if w.holder != "" {
+		return fmt.Errorf("engine %s has finished, but %s still has the root filesystem: %w",
+			w.engine.Name(), w.holder, errdefs.ErrInternal)
+	}
+	return w.close(ctx)
+}
+
+// close removes containers, network namespace, mounts and directories. It is
+// idempotent. Each step is taken whatever the others return, but nothing is
+// deleted below a mount point that could not be freed.
+func (w *bench) close(ctx context.Context) error {
+	if w.closed {
+		return nil
+	}
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	w.lines.Close()
+	err := errors.Join(w.remove(ctx), w.removeNetwork(ctx), removeRunDir(w.unmount, w.runDir()))
+	w.closed = err == nil
+	return err
+}
+
+func (w *bench) removeNetwork(ctx context.Context) error {
+	if err := w.Network.Remove(ctx, w.id); err != nil {
+		return fmt.Errorf("remove network namespace %s: %w", w.id, err)
+	}
+	return nil
+}
+
+// removeRunDir unmounts what is mounted below dir and removes dir. The mount
+// point is removed by itself and must be empty: a root filesystem that could
+// not be unmounted is not deleted.
+func removeRunDir(unmount func(string, int) error, dir string) error {
+	root := filepath.Join(dir, mountDir, "root")
+	if err := unmount(root, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", root, err)
+	}
+	if err := os.Remove(root); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// command names a process for people. Arguments may hold passwords.
+func command(p runtime.Process) string {
+	return strings.TrimSpace(filepath.Base(append(p.Args, "")[0]))
+}

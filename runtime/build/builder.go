@@ -1,0 +1,173 @@
+// Package build makes goldens: it takes in the sources of a build, lends the
+// engine a root filesystem and containers to work in, and commits what comes
+// out. Whatever goes wrong, and whoever goes away, leaves nothing behind but
+// the build log. It also serves the other verbs of goldens (list, promote …).
+//
+// See DESIGN.md for what it relies on and what a crash leaves.
+package build
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Labels of the containers that builds run.
+const (
+	LabelKind = "ctrsnap.io/kind"
+	KindBuild = "build"
+)
+
+const (
+	// DefaultEngine builds a golden whose request names no engine.
+	DefaultEngine = "postgres"
+	// DefaultConcurrency is how many builds are worked on at once. A restore
+	// keeps several cores and the disk busy by itself.
+	DefaultConcurrency = 2
+	// undoTimeout bounds how long a build that has ended is being undone.
+	undoTimeout = time.Minute
+)
+
+// Bases makes the root filesystems that builds start on.
+type Bases interface {
+	// Host makes one of files of this host.
+	Host(ctx context.Context, tree snapshot.HostTree) (snapshot.Base, error)
+	// Pull makes one of an image of a registry. progress counts bytes.
+	Pull(ctx context.Context, ref string, progress func(done, total int64)) (snapshot.Base, error)
+	// Import makes one of an image archive; name is for people.
+	Import(ctx context.Context, r io.Reader, name string, progress func(done, total int64)) (snapshot.Base, error)
+}
+
+// Options are what a Builder works with. All fields without a default are
+// required.
+type Options struct {
+	Store   snapshot.Store
+	Bases   Bases
+	Runner  runtime.Runner
+	Network network.Provider
+	Engines map[string]runtime.Engine // by name
+
+	SpoolDir string // takes the sources of builds; on the disk of the storage
+	RunDir   string // sockets and mount points of builds; void after a reboot
+	LogDir   string // takes ID.log of builds
+
+	// Live says how many live clones a golden has; default none.
+	Live        func(snapshot.Ref) int
+	Logger      *slog.Logger // default slog.Default()
+	Concurrency int          // default DefaultConcurrency
+}
+
+// Builder builds goldens and keeps them. It is safe for concurrent use.
+type Builder struct {
+	Options
+	gate  chan struct{}
+	locks keyLocks
+
+	// Replaced by tests.
+	mount   func(mounts []mount.Mount, target string) error
+	unmount func(target string, flags int) error
+	fail    func(point string) error
+
+	mu   sync.Mutex
+	jobs map[string]*job // by id, those under way
+}
+
+var _ server.Goldens = (*Builder)(nil)
+
+// New returns a Builder. Call Recover before its first build.
+func New(o Options) *Builder {
+	if o.Live == nil {
+		o.Live = func(snapshot.Ref) int { return 0 }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Concurrency <= 0 {
+		o.Concurrency = DefaultConcurrency
+	}
+	return &Builder{
+		Options: o,
+		gate:    make(chan struct{}, o.Concurrency),
+		locks:   keyLocks{held: map[string]*keyLock{}},
+		mount:   mount.All,
+		unmount: mount.UnmountRecursive,
+		fail:    func(string) error { return nil },
+		jobs:    map[string]*job{},
+	}
+}
+
+// enter waits until fewer builds than the limit are under way.
+func (b *Builder) enter(ctx context.Context, waiting func()) (leave func(), err error) {
+	leave = func() { <-b.gate }
+	select {
+	case b.gate <- struct{}{}:
+		return leave, nil
+	default:
+	}
+	waiting()
+	select {
+	case b.gate <- struct{}{}:
+		return leave, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (b *Builder) register(j *job) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.jobs[j.id] = j
+}
+
+func (b *Builder) unregister(j *job) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.jobs, j.id)
+}
+
+// Answer hands the result of a command to the build that asked for it.
+// NotFound if there is no such build, FailedPrecondition if it does not wait.
+func (b *Builder) Answer(_ context.Context, build string, r api.HostResult) error {
+	b.mu.Lock()
+	j := b.jobs[build]
+	b.mu.Unlock()
+	if j == nil {
+		return errNoBuild(build)
+	}
+	return j.asks.answer(build, r)
+}
+
+// idRE is the form of the ids of builds, and of nothing else of ctrsnap.
+var idRE = regexp.MustCompile(`^b[0-9a-z]{11}$`)
+
+func newID() string {
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	id := make([]byte, 0, 12)
+	id = append(id, 'b')
+	var random [1]byte
+	for len(id) < cap(id) {
+		_, _ = rand.Read(random[:]) // never fails, see its documentation
+		// 252 is a multiple of 36: no digit is likelier than another.
+		if random[0] < 252 {
+			id = append(id, digits[random[0]%36])
+		}
+	}
+	return string(id)
+}
+
+// undoContext lets an undo run although its cause is that ctx has ended.
+func undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+}

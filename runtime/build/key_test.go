@@ -1,0 +1,264 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+func TestKeyHit(t *testing.T) {
+	w := newWorld(t)
+	w.goldens = []snapshot.Golden{
+		{Name: "shop", Version: 1, Key: "old"},
+		{Name: "shop", Version: 2, Key: "twice"},
+		{Name: "shop", Version: 3, Key: "twice"},
+		{Name: "shop", Version: 4, Key: "now", Current: true},
+		{Name: "shop", Version: 5, Key: "now"},
+		{Name: "other", Version: 9, Key: "else"},
+	}
+	for key, version := range map[string]int{"old": 1, "twice": 3, "now": 4} {
+		for _, checkOnly := range []bool{false, true} {
+			r := shop()
+			r.Key, r.CheckOnly = key, checkOnly
+			r.onPart = func() { t.Error("part read") }
+			start := time.Now()
+			g, existed, err := w.run(t.Context(), r)
+			if err != nil || !existed || g.Version != version || len(r.events) > 0 {
+				t.Errorf("key %s: version %d, existed %v, error %v, events %v", key, g.Version, existed, err, r.events)
+			}
+			if d := time.Since(start); d > 20*time.Millisecond {
+				t.Errorf("hit took %v", d)
+			}
+		}
+	}
+	if len(w.calls) > 0 {
+		t.Errorf("calls %q", w.calls)
+	}
+	r := shop()
+	r.Key, r.CheckOnly = "else", true
+	if _, _, err := w.run(t.Context(), r); !errdefs.IsNotFound(err) {
+		t.Errorf("check of an unknown key: %v", err)
+	}
+	r.CheckOnly = false
+	if g, existed, err := w.run(t.Context(), r); err != nil || existed || g.Version != 6 {
+		t.Errorf("miss: %+v %v %v", g, existed, err)
+	}
+}
+
+// blocked makes the engine wait: it says that it has begun and goes on when
+// it is told.
+func (w *world) blocked() (begun chan string, goOn chan error) {
+	begun, goOn = make(chan string, 10), make(chan error)
+	w.engine = func(ctx context.Context, _ runtime.Workbench, src runtime.Sources) (b runtime.Built, err error) {
+		begun <- src.Golden
+		select {
+		case err := <-goOn:
+			return b, err
+		case <-ctx.Done():
+			return b, ctx.Err()
+		}
+	}
+	return begun, goOn
+}
+
+type result struct {
+	g       api.Golden
+	existed bool
+	err     error
+}
+
+func (w *world) start(ctx context.Context, r *request) <-chan result {
+	done := make(chan result, 1)
+	go func() {
+		var res result
+		res.g, res.existed, res.err = w.run(ctx, r)
+		done <- res
+	}()
+	return done
+}
+
+// untilStep starts the build and returns when it has told that step begins.
+func (w *world) untilStep(ctx context.Context, r *request, step string) <-chan result {
+	w.t.Helper()
+	seen := make(chan struct{})
+	var once sync.Once
+	r.on = func(e api.BuildEvent) {
+		if e.Step == step {
+			once.Do(func() { close(seen) })
+		}
+	}
+	done := w.start(ctx, r)
+	select {
+	case <-seen:
+	case res := <-done:
+		w.t.Fatalf("build ended before step %q: %+v", step, res)
+	case <-time.After(10 * time.Second):
+		w.t.Fatalf("no step %q", step)
+	}
+	return done
+}
+
+func keyed(name string) *request {
+	r := shop()
+	r.Name, r.Key = name, "k"
+	return r
+}
+
+const waitsForKey = "wait for the build of the same key"
+
+func TestSameKeyWaitsAndHits(t *testing.T) {
+	w := newWorld(t)
+	begun, goOn := w.blocked()
+	first := w.start(t.Context(), keyed("shop"))
+	<-begun
+	second := w.untilStep(t.Context(), keyed("shop"), waitsForKey)
+	ctx, cancel := context.WithCancel(t.Context())
+	third := w.untilStep(ctx, keyed("shop"), waitsForKey)
+	cancel()
+	if res := <-third; !errors.Is(res.err, context.Canceled) {
+		t.Errorf("third: %+v", res)
+	}
+	// Another name with the same key does not wait.
+	other := w.start(t.Context(), keyed("other"))
+	<-begun
+	goOn <- nil
+	goOn <- nil
+	for _, done := range []<-chan result{first, other} {
+		if res := <-done; res.err != nil || res.existed {
+			t.Errorf("builder: %+v", res)
+		}
+	}
+	if res := <-second; res.err != nil || !res.existed || res.g.Version != 1 {
+		t.Errorf("second: %+v", res)
+	}
+	w.checkNothingLeft()
+}
+
+func TestSameKeyBuildsAfterFailure(t *testing.T) {
+	w := newWorld(t)
+	begun, goOn := w.blocked()
+	first := w.start(t.Context(), keyed("shop"))
+	<-begun
+	second := w.untilStep(t.Context(), keyed("shop"), waitsForKey)
+	goOn <- errBoom
+	if res := <-first; !errors.Is(res.err, errBoom) {
+		t.Errorf("first: %+v", res)
+	}
+	<-begun
+	goOn <- nil
+	if res := <-second; res.err != nil || res.existed {
+		t.Errorf("second: %+v", res)
+	}
+	w.checkNothingLeft()
+}
+
+func TestGate(t *testing.T) {
+	w := newWorld(t)
+	begun, goOn := w.blocked()
+	var running, most atomic.Int32
+	inner := w.engine
+	w.engine = func(ctx context.Context, wb runtime.Workbench, src runtime.Sources) (runtime.Built, error) {
+		most.Store(max(most.Load(), running.Add(1)))
+		defer running.Add(-1)
+		return inner(ctx, wb, src)
+	}
+	var all []<-chan result
+	for range 2 {
+		all = append(all, w.start(t.Context(), shop()))
+		<-begun
+	}
+	const waits = "wait: 2 builds are under way"
+	all = append(all, w.untilStep(t.Context(), shop(), waits))
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := w.untilStep(ctx, shop(), waits)
+	cancel()
+	if res := <-gone; !errors.Is(res.err, context.Canceled) {
+		t.Errorf("waiter: %+v", res)
+	}
+	for range all {
+		goOn <- nil
+	}
+	versions := map[int]bool{}
+	for _, done := range all {
+		res := <-done
+		if res.err != nil || res.existed {
+			t.Errorf("%+v", res)
+		}
+		versions[res.g.Version] = true
+	}
+	if len(versions) != 3 || most.Load() != 2 {
+		t.Errorf("versions %v, at once %d", versions, most.Load())
+	}
+	w.checkNothingLeft()
+}
+
+func TestValidate(t *testing.T) {
+	w := newWorld(t)
+	long := string(make([]byte, 300))
+	for name, change := range map[string]func(*request){
+		"slash in name":      func(r *request) { r.Name = "a/b" },
+		"dots in name":       func(r *request) { r.Name = ".." },
+		"empty name":         func(r *request) { r.Name = "" },
+		"two bases":          func(r *request) { r.Image, r.FromHost = "x", true },
+		"prefix with image":  func(r *request) { r.Image, r.Prefix = "x", "/opt" },
+		"parent and archive": func(r *request) { r.Parent, r.Archive = "x", true },
+		"parent's name":      func(r *request) { r.Parent = "a/b" },
+		"image with space":   func(r *request) { r.Image = "a b" },
+		"engine":             func(r *request) { r.Engine = "oracle" },
+		"key with space":     func(r *request) { r.Key = "a b" },
+		"long key":           func(r *request) { r.Key = long },
+		"check without key":  func(r *request) { r.CheckOnly = true },
+		"empty command":      func(r *request) { r.Exec = []string{" "} },
+		"zero in command":    func(r *request) { r.Exec = []string{"a\x00b"} },
+		"env name":           func(r *request) { r.Env = map[string]string{"A=B": ""} },
+		"env value":          func(r *request) { r.Env = map[string]string{"A": "\x00"} },
+		"zero in user":       func(r *request) { r.User = "\x00" },
+		"relative prefix":    func(r *request) { r.Prefix = "opt" },
+		"dots in prefix":     func(r *request) { r.Prefix = "/opt/../etc" },
+		"no URL":             func(r *request) { r.FromURL = "host=db password=secret" },
+		"malformed URL":      func(r *request) { r.FromURL = "postgres://u:secret@db:x:y/" },
+		"no sources":         func(r *request) { r.parts = nil },
+		"mask only":          func(r *request) { r.parts = []server.Part{part("mask", "m", "")} },
+		"unknown part":       func(r *request) { r.parts = []server.Part{part("x", "m", "")} },
+		"part without name":  func(r *request) { r.parts = []server.Part{part("init", "", "")} },
+		"two dumps":          func(r *request) { r.parts = []server.Part{part("dump", "a", ""), part("dump", "b", "")} },
+		"dump and URL": func(r *request) {
+			r.FromURL = "postgres://db/x"
+			r.parts = []server.Part{part("dump", "a", "")}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := shop()
+			change(r)
+			_, _, err := w.run(t.Context(), r)
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("error %v", err)
+			}
+			if err != nil && (strings.Contains(err.Error()+hintOf(err), "secret")) {
+				t.Errorf("secret in error %v", err)
+			}
+			w.checkNothingLeft()
+		})
+	}
+}
+
+func TestUnknownEngineListsEngines(t *testing.T) {
+	w := newWorld(t)
+	r := shop()
+	r.Engine = "oracle"
+	_, _, err := w.run(t.Context(), r)
+	if hintOf(err) != "engines: postgres, redis" {
+		t.Errorf("hint %q", hintOf(err))
+	}
+}

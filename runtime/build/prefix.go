@@ -1,0 +1,64 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// checkPrefix says whether caller may name prefix as the place of an engine's
+// programs, and returns it without symbolic links. The daemon reads it as
+// root, so a caller who is not root may only name what is his own or root's,
+// what he can reach himself, and what nobody else can exchange.
+func checkPrefix(prefix string, caller server.Caller) (string, error) {
+	if !filepath.IsAbs(prefix) || filepath.Clean(prefix) != prefix || strings.ContainsRune(prefix, 0) {
+		return "", snapshot.WithHint(invalid("invalid prefix %.80q", prefix), "use an absolute path without '..'")
+	}
+	real, err := filepath.EvalSymlinks(prefix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("prefix %s: %w", prefix, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read prefix: %w", err)
+	}
+	for dir := real; ; dir = filepath.Dir(dir) {
+		if err := checkPrefixDir(dir, caller); err != nil {
+			return "", err
+		}
+		if dir == "/" {
+			return real, nil
+		}
+	}
+}
+
+func checkPrefixDir(dir string, caller server.Caller) error {
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return fmt.Errorf("read prefix: %w", err)
+	}
+	if !fi.IsDir() {
+		return invalid("prefix %s is not a directory", dir)
+	}
+	if caller.UID == 0 {
+		return nil
+	}
+	owner := int(fi.Sys().(*syscall.Stat_t).Uid)
+	mode := fi.Mode()
+	reachable := owner == caller.UID || mode&0o001 != 0
+	exchangeable := mode&0o022 != 0 && mode&fs.ModeSticky == 0
+	if (owner == 0 || owner == caller.UID) && reachable && !exchangeable {
+		return nil
+	}
+	return snapshot.WithHint(
+		fmt.Errorf("use %s as prefix: %w", dir, errdefs.ErrPermissionDenied),
+		"the directory and those above it must be root's or your own, open to you and not writable for others")
+}

@@ -1,0 +1,219 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Limits of what a request may say. They keep a golden's record small; the
+// files have no limit but the disk.
+const (
+	maxKey     = 256
+	maxExec    = 100
+	maxCommand = 4 << 10
+)
+
+var (
+	keyRE = regexp.MustCompile(`^[[:graph:]]*$`)
+	envRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+// validate checks all of req that can be checked without looking anywhere.
+func validate(req api.BuildRequest) error {
+	if err := snapshot.ValidateName(req.Name); err != nil {
+		return err
+	}
+	for _, check := range []func(api.BuildRequest) error{validateBase, validateKey, validateExec, validateEnv} {
+		if err := check(req); err != nil {
+			return err
+		}
+	}
+	_, err := redactURL(req.FromURL)
+	return err
+}
+
+func validateBase(req api.BuildRequest) error {
+	var kinds []string
+	for kind, set := range map[string]bool{
+		"host": req.FromHost || req.Prefix != "", "image": req.Image != "",
+		"archive": req.Archive, "parent": req.Parent != "",
+	} {
+		if set {
+			kinds = append(kinds, kind)
+		}
+	}
+	if len(kinds) > 1 {
+		slices.Sort(kinds)
+		return snapshot.WithHint(invalid("more than one base: %s", strings.Join(kinds, ", ")),
+			"a golden has one base: --from-host, --image, --image-archive or --parent")
+	}
+	if len(req.Image) > maxCommand || !keyRE.MatchString(req.Image) {
+		return invalid("invalid image reference %.80q", req.Image)
+	}
+	return nil
+}
+
+func validateKey(req api.BuildRequest) error {
+	if len(req.Key) > maxKey || !keyRE.MatchString(req.Key) {
+		return invalid("invalid key %.80q: want at most %d printable characters without spaces", req.Key, maxKey)
+	}
+	if req.CheckOnly && req.Key == "" {
+		return invalid("nothing to check: no key given")
+	}
+	return nil
+}
+
+func validateExec(req api.BuildRequest) error {
+	if len(req.Exec) > maxExec {
+		return invalid("%d commands to run: at most %d", len(req.Exec), maxExec)
+	}
+	for _, command := range req.Exec {
+		if strings.TrimSpace(command) == "" || len(command) > maxCommand || strings.ContainsRune(command, 0) {
+			return invalid("invalid command %.80q: want 1 to %d bytes", command, maxCommand)
+		}
+	}
+	return nil
+}
+
+func validateEnv(req api.BuildRequest) error {
+	for k, v := range req.Env {
+		if !envRE.MatchString(k) || strings.ContainsRune(v, 0) {
+			return invalid("invalid environment variable %.80q", k)
+		}
+	}
+	if strings.ContainsRune(req.User+req.Password+req.Database, 0) {
+		return invalid("user, password or database contains a zero byte")
+	}
+	return nil
+}
+
+// redactURL returns the URL without its secrets. What url.Parse says about a
+// malformed one is withheld, since it quotes the password.
+func redactURL(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme == "" || u.Opaque != "" || strings.ContainsRune(s, 0) {
+		return "", snapshot.WithHint(invalid("invalid URL of the database to be dumped"),
+			"use a form like postgres://user:password@host:5432/database")
+	}
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
+	}
+	q := u.Query()
+	for k := range q {
+		if strings.Contains(strings.ToLower(k), "passw") {
+			q.Del(k)
+		}
+	}
+	u.RawQuery = q.Encode()
+	u.Fragment = ""
+	return u.String(), nil
+}
+
+// hit looks for a golden that a build of req would make anew: the current
+// version if it has the key, else the latest that has.
+func (b *Builder) hit(ctx context.Context, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
+	if req.Key == "" {
+		return g, false, nil
+	}
+	all, err := b.Store.Goldens(ctx)
+	if err != nil {
+		return g, false, fmt.Errorf("look for key: %w", err)
+	}
+	for _, o := range all {
+		if o.Name != req.Name || o.Key != req.Key {
+			continue
+		}
+		if !found || o.Current || (!g.Current && o.Version > g.Version) {
+			g, found = o, true
+		}
+	}
+	return g, found, nil
+}
+
+// plan finds what the build needs and what can be said to be missing before
+// anything is uploaded: engine, parent, programs of the host.
+func (b *Builder) plan(ctx context.Context, j *job) error {
+	if err := b.planParent(ctx, j); err != nil {
+		return err
+	}
+	engine, err := b.engine(j.req.Engine)
+	if err != nil {
+		return err
+	}
+	j.engine = engine
+	if j.req.Image != "" || j.req.Archive || j.src.Parent != nil {
+		return nil
+	}
+	prefix := j.req.Prefix
+	if prefix != "" {
+		if prefix, err = checkPrefix(prefix, j.caller); err != nil {
+			return err
+		}
+	}
+	j.tree, err = engine.Host(ctx, prefix)
+	return err
+}
+
+func (b *Builder) planParent(ctx context.Context, j *job) error {
+	if j.req.Parent == "" {
+		return nil
+	}
+	ref, err := snapshot.ParseRef(j.req.Parent)
+	if err != nil {
+		return err
+	}
+	parent, err := b.Store.Golden(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("get parent %s: %w", ref, err)
+	}
+	if j.req.Engine == "" {
+		j.req.Engine = parent.Engine
+	}
+	if j.req.Engine != parent.Engine {
+		return invalid("parent %s is of engine %s, not %s", parent.Ref(), parent.Engine, j.req.Engine)
+	}
+	j.src.Parent = &parent
+	j.base = snapshot.Base{
+		Kind: "golden", Ref: parent.Ref().String(), Digest: parent.Digest,
+		Snapshot: parent.Snapshot, Config: parent.Base.Config,
+	}
+	return nil
+}
+
+func (b *Builder) engine(name string) (runtime.Engine, error) {
+	if name == "" {
+		name = DefaultEngine
+	}
+	if e, ok := b.Engines[name]; ok {
+		return e, nil
+	}
+	known := slices.Sorted(maps.Keys(b.Engines))
+	return nil, snapshot.WithHint(invalid("unknown engine %.80q", name), "engines: "+strings.Join(known, ", "))
+}
+
+// builder names the caller for a golden's record.
+func builder(c server.Caller) string {
+	if c.Name != "" {
+		return c.Name
+	}
+	return fmt.Sprint(c.UID)
+}
