@@ -57,10 +57,10 @@ type Storage struct {
 
 // Network is how clones are reached.
 type Network struct {
-	Bridge  string   `toml:"bridge" comment:"name of the bridge"`
-	Subnet  string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
-	BinDirs []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
-	Config  string   `toml:"conflist" comment:"a CNI conflist to be used in place of the bridge"`
+	Bridge   string   `toml:"bridge" comment:"name of the bridge; \"\" takes the first free of ctrsnap0, ctrsnap1 …"`
+	Subnet   string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
+	BinDirs  []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
+	Conflist string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
 }
 
 // Clone limits the life of clones.
@@ -88,7 +88,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap"},
 		Containerd: Containerd{Cgroup: "/ctrsnap", BinDirs: []string{}},
-		Network:    Network{Bridge: "ctrsnap0", BinDirs: []string{}},
+		Network:    Network{BinDirs: []string{}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Build:      Build{Parallel: 2},
 		Log:        Log{Format: "text"},

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/network/cni"
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/build"
+	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
+	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/snapshot/base"
+	"github.com/ctrsnap/ctrsnap/snapshot/checkpoint"
+	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
+	"github.com/ctrsnap/ctrsnap/snapshot/golden"
+	"github.com/ctrsnap/ctrsnap/snapshot/storage"
+)
+
+// stopTimeout bounds an orderly stop. Clones go on whatever happens.
+const stopTimeout = 30 * time.Second
+
+// daemon is the wiring: every part, made once, in the order of the fields.
+type daemon struct {
+	cfg        config.Config
+	log        *slog.Logger
+	lock       *os.File
+	storage    *storage.Storage
+	containerd *containerd.Server
+	store      *golden.Store
+	bases      *base.Maker
+	network    *cni.Network
+	runner     *runner.Runner
+	manager    *manager.Manager
+	builder    *build.Builder
+}
+
+// open makes all parts and takes up what an earlier daemon left. The caller
+// must close the daemon, also after an error.
+func (d *daemon) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		d.openState, d.openStorage, d.openContainerd, d.openNetwork, d.openRuntime, d.recover,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *daemon) state(elem ...string) string {
+	return filepath.Join(append([]string{d.cfg.State}, elem...)...)
+}
+
+// stored returns a path on the storage.
+func (d *daemon) stored(elem ...string) string {
+	return filepath.Join(append([]string{d.storage.Dir()}, elem...)...)
+}
+
+// openState makes the state directory and takes the lock that keeps a second
+// daemon out. The kernel lets go of it when the process ends.
+func (d *daemon) openState(context.Context) error {
+	if err := os.MkdirAll(d.cfg.State, 0o755); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	lock, err := os.OpenFile(d.state("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock state directory: %w", err)
+	}
+	d.lock = lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("lock %s: another ctrsnapd uses it: %w", d.cfg.State, err)
+	}
+	return nil
+}
+
+func (d *daemon) openStorage(ctx context.Context) (err error) {
+	if err := os.MkdirAll(d.cfg.Root, 0o711); err != nil {
+		return fmt.Errorf("make root directory: %w", err)
+	}
+	d.storage, err = storage.Open(ctx, storage.Options{
+		Dir:        filepath.Join(d.cfg.Root, "storage"),
+		Image:      filepath.Join(d.cfg.Root, "storage.xfs"),
+		Size:       int64(d.cfg.Storage.Size),
+		AllowPlain: true,
+	})
+	return err
+}
+
+// openContainerd starts or connects containerd, restores what the last boot
+// checkpointed, and clears what builds left behind.
+func (d *daemon) openContainerd(ctx context.Context) error {
+	saved := checkpoint.Options{Dir: d.stored("checkpoint"), Root: d.stored("containerd")}
+	restored, err := checkpoint.Restore(saved)
+	if err != nil {
+		return err
+	}
+	d.log.Info("metadata", "restarted", restored.Restarted, "restored", restored.Restored, "taken", restored.Taken, "damaged", restored.Damaged)
+	opts := golden.Options{Exclusive: storage.Exclusive}
+	if address := d.cfg.Containerd.Address; address != "" {
+		d.containerd, err = containerd.Connect(ctx, address)
+	} else {
+		d.containerd, err = containerd.Start(ctx, containerd.Options{
+			Root: saved.Root, State: d.state("containerd"), Address: d.state("containerd.sock"),
+			ShimDir: d.programs()[0], Recover: restored.Restarted, Logger: d.log,
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if db, snapshotter := d.containerd.Databases(); db != nil {
+		opts.Save = checkpoint.New(saved, db, snapshotter).Save
+	}
+	d.store = golden.New(d.containerd.Client(), opts)
+	report, err := d.store.Reconcile(ctx, golden.ReconcileOpts{Void: restored.Restarted})
+	if err != nil {
+		return err
+	}
+	d.log.Info("reconciled goldens", "builds", report.Builds, "snapshots", report.Snapshots, "damaged", report.Damaged)
+	d.bases = base.New(d.containerd.Client(), base.Options{Dir: d.state("base"), Logger: d.log})
+	return d.bases.Reconcile(ctx)
+}
+
+func (d *daemon) openNetwork(ctx context.Context) error {
+	n := d.cfg.Network
+	opts := cni.Options{
+		StateDir: d.cfg.State,
+		BinDirs:  slices.Concat(n.BinDirs, d.programs(), cni.DefaultBinDirs),
+		Bridge:   n.Bridge,
+		Log:      d.log,
+	}
+	var err error
+	if n.Subnet != "" {
+		if opts.Subnet, err = netip.ParsePrefix(n.Subnet); err != nil {
+			return fmt.Errorf("network.subnet: %w", err)
+		}
+	}
+	if n.Conflist != "" {
+		if opts.Conflist, err = os.ReadFile(n.Conflist); err != nil {
+			return fmt.Errorf("network.conflist: %w", err)
+		}
+	}
+	d.network, err = cni.Open(ctx, opts)
+	return err
+}
+
+func (d *daemon) openRuntime(context.Context) error {
+	engines := map[string]runtime.Engine{}
+	for _, e := range []runtime.Engine{postgres.New()} {
+		engines[e.Name()] = e
+	}
+	d.runner = runner.New(d.containerd.Client(), runner.Options{
+		ShimBinary: d.program("containerd-shim-runc-v2"),
+		RuncBinary: d.runc(),
+		RuncRoot:   d.state("runc"),
+		FIFODir:    d.state("fifo"),
+		CgroupPath: d.cfg.Containerd.Cgroup,
+	})
+	d.manager = manager.New(manager.Options{
+		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
+		RunDir: d.state("clones"), LogDir: d.stored("logs"),
+		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
+		StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Logger: d.log,
+	})
+	d.builder = build.New(build.Options{
+		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
+		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
+		Live: d.manager.Live, Logger: d.log, Concurrency: d.cfg.Build.Parallel,
+	})
+	return nil
+}
+
+// recover takes up the clones of an earlier daemon and removes the rest.
+func (d *daemon) recover(ctx context.Context) error {
+	built, err := d.builder.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	clones, err := d.manager.Recover(ctx)
+	if err != nil {
+		// One clone that cannot be recovered is no reason to serve none.
+		d.log.Error("recover clones", "error", err)
+	}
+	ids, err := d.network.Namespaces(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.network.Reconcile(ctx, ids); err != nil {
+		d.log.Error("reconcile addresses", "error", err)
+	}
+	d.log.Info("recovered", "adopted", clones.Adopted, "removed", clones.Removed, "orphans", clones.Orphans, "builds", built)
+	return nil
+}
+
+// close stops what open started. Clones go on.
+func (d *daemon) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	var err error
+	if d.manager != nil {
+		err = d.manager.Close(ctx)
+	}
+	if d.containerd != nil {
+		err = errors.Join(err, d.containerd.Stop(ctx))
+	}
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, cfg config.Config) (err error) {
+	d := &daemon{cfg: cfg, log: slog.Default()}
+	defer func() { err = errors.Join(err, d.close(ctx)) }()
+	began := time.Now()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	listener, err := server.Listen(cfg.API.Socket, cfg.API.Group)
+	if err != nil {
+		return err
+	}
+	d.log.Info("ready", "socket", cfg.API.Socket, "took", time.Since(began))
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+		d.log.Warn("tell systemd", "error", err)
+	}
+	// The manager closes first, so that leases whose connections end with the
+	// server keep their clones.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	context.AfterFunc(ctx, func() {
+		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+		closing, cancel := context.WithTimeout(serving, stopTimeout)
+		defer cancel()
+		if err := d.manager.Close(closing); err != nil {
+			d.log.Warn("stop", "error", err)
+		}
+		stop()
+	})
+	return server.New(server.Options{Clones: d.manager, Goldens: d.builder, Host: d, Logger: d.log}).Serve(serving, listener)
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/ctrsnap/ctrsnap/cmd/internal/version"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+)
+
+var _ server.Host = (*daemon)(nil)
+
+// Version says who this daemon is and what it understands.
+func (d *daemon) Version() api.Version {
+	return api.Version{
+		Schema: api.Schema, Version: version.Version, Commit: version.Commit,
+		Protocol: api.Protocol, MinProtocol: api.MinProtocol,
+		Containerd: d.containerd.Version(), Embedded: d.containerd.Embedded(),
+	}
+}
+
+// Doctor looks at what clones depend on.
+func (d *daemon) Doctor(ctx context.Context) api.Doctor {
+	report := api.Doctor{Schema: api.Schema}
+	for _, c := range d.storage.Checks() {
+		report.Checks = append(report.Checks, api.Check(c))
+	}
+	return api.Doctor{Schema: api.Schema, Checks: append(report.Checks,
+		d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(), checkCgroups())}
+}
+
+func (d *daemon) checkContainerd() api.Check {
+	c := api.Check{Name: "containerd", Status: "ok", Detail: d.containerd.Version() + " in process, socket " + d.containerd.Address()}
+	if !d.containerd.Embedded() {
+		c.Detail = d.containerd.Version() + " of the host at " + d.containerd.Address()
+		c.Why = "it syncs its metadata at each change, which a clone then waits for"
+	}
+	return c
+}
+
+func (d *daemon) checkRunc(ctx context.Context) api.Check {
+	c := api.Check{Name: "runc", Status: "error", Detail: "not found", Why: "it starts the containers", Fix: "install runc, or set containerd.runc"}
+	path := d.runc()
+	if path == "" {
+		return c
+	}
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		c.Detail = fmt.Sprintf("%s: %v", path, err)
+		return c
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	c.Status, c.Fix, c.Detail = "ok", "", fmt.Sprintf("%s at %s", first, path)
+	if !strings.Contains(string(out), "libseccomp:") {
+		c.Status, c.Why, c.Fix = "error", "clones run under a seccomp filter", "use a runc that is built with seccomp"
+	}
+	return c
+}
+
+func (d *daemon) checkNetwork() api.Check {
+	return api.Check{Name: "network", Status: "ok", Detail: fmt.Sprint(d.network)}
+}
+
+func checkCgroups() api.Check {
+	c := api.Check{Name: "cgroups", Status: "ok", Detail: "v2"}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		c.Detail = "v1"
+	}
+	return c
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+)
+
+// tearDown ends everything that outlives a daemon: clones, the network, mounts
+// and the state directory. The root directory with its goldens stays.
+func tearDown(ctx context.Context, cfg config.Config) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	d := &daemon{cfg: cfg, log: slog.Default()}
+	closed := false
+	defer func() {
+		if !closed {
+			err = errors.Join(err, d.close(ctx))
+		}
+	}()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	if err := d.removeClones(ctx); err != nil {
+		return err
+	}
+	if err := d.network.Teardown(ctx); err != nil {
+		return err
+	}
+	closed = true
+	if err := d.close(ctx); err != nil {
+		return err
+	}
+	if err := d.storage.Unmount(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(cfg.State); err != nil {
+		return fmt.Errorf("remove state directory: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) removeClones(ctx context.Context) error {
+	clones, err := d.manager.List(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for _, c := range clones {
+		err = errors.Join(err, d.manager.Remove(ctx, c.ID))
+	}
+	return errors.Join(err, d.manager.Drain(ctx))
+}

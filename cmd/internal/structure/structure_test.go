@@ -1,0 +1,135 @@
+// Package structure holds the conventions of the tree as tests: what may import
+// what, and that every package says what it is.
+package structure
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/ctrsnap/ctrsnap"
+
+type pkg struct {
+	ImportPath string
+	Dir        string
+	Doc        string
+	GoFiles    []string
+	Imports    []string
+	Deps       []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps=false", "-json=ImportPath,Dir,Doc,GoFiles,Imports,Deps", module+"/...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	for dec := json.NewDecoder(out); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// rules say which of our packages may not import which, and why. They hold for
+// direct imports: what lies below follows.
+var rules = []struct{ from, never, because string }{
+	{"snapshot", "runtime", "storage knows nothing of what runs"},
+	{"snapshot", "network", "storage knows nothing of networks"},
+	{"network", "snapshot", "networks know nothing of storage"},
+	{"network", "runtime", "networks know nothing of what runs"},
+	{"runtime", "bench", "what is measured does not know its measure"},
+	{"runtime/engine", "runtime/containerd", "an engine sees a Workbench, not how it is made"},
+	{"runtime/engine", "runtime/manager", "an engine serves whoever calls it"},
+	{"runtime/manager", "runtime/containerd", "the manager sees a Runner"},
+	{"runtime/manager", "runtime/engine", "a new engine touches no other package"},
+	{"runtime/build", "runtime/containerd", "a build sees a Runner"},
+	{"runtime/build", "runtime/engine", "a new engine touches no other package"},
+	{"runtime/api", "runtime/manager", "the server consumes interfaces"},
+	{"runtime/client", "runtime/api/server", "the client stays lean"},
+}
+
+func below(path, tree string) bool {
+	return path == module+"/"+tree || strings.HasPrefix(path, module+"/"+tree+"/")
+}
+
+func TestImportsGoDownOnly(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imp := range p.Imports {
+			if below(imp, "cmd") && !below(p.ImportPath, "cmd") {
+				t.Errorf("%s imports %s: wiring is for the mains", p.ImportPath, imp)
+			}
+			for _, r := range rules {
+				if below(p.ImportPath, r.from) && below(imp, r.never) {
+					t.Errorf("%s imports %s: %s", p.ImportPath, imp, r.because)
+				}
+			}
+		}
+	}
+}
+
+// TestCommandLineStaysLean holds `ctrsnap` to a short start: each of these
+// costs milliseconds before main.
+func TestCommandLineStaysLean(t *testing.T) {
+	heavy := []string{
+		"github.com/containerd/", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/jackc/",
+		"github.com/danielgtaylor/huma", "github.com/vishvananda/", "github.com/opencontainers/",
+		"github.com/prometheus/", "go.opentelemetry.io/", "go.etcd.io/",
+	}
+	for _, p := range packages(t) {
+		if p.ImportPath != module+"/cmd/ctrsnap" && p.ImportPath != module+"/runtime/client" {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if slices.ContainsFunc(heavy, func(h string) bool { return strings.HasPrefix(dep, h) }) {
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range packages(t) {
+		if len(p.GoFiles) > 0 && p.Doc == "" {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+func TestTopLevelFolders(t *testing.T) {
+	root := filepath.Join("..", "..", "..")
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := []string{"bench", "bin", "cmd", "network", "runtime", "snapshot"}
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && !slices.Contains(allowed, e.Name()) {
+			t.Errorf("top-level folder %s: the tree has %v only", e.Name(), allowed)
+		}
+		if strings.HasSuffix(e.Name(), ".go") {
+			t.Errorf("%s: no Go files at the root", e.Name())
+		}
+	}
+}
