@@ -187,7 +187,7 @@ func memory() int64 {
 	if unix.Sysinfo(&info) != nil {
 		return 1024
 	}
-	return int64(info.Totalram) * int64(info.Unit) >> 20 //nolint:unconvert // the type differs by architecture
+	return int64(info.Totalram) * int64(info.Unit) >> 20
 }
 
 // start serves the data directory and waits until it is ready.

@@ -51,7 +51,7 @@ func (b *build) prepare(r *rootfs.Root) error {
 	if err != nil {
 		return err
 	}
-	defer data.Close()
+	defer func() { _ = data.Close() }()
 	if err := data.Chown(".", uid, gid); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func writeFile(r *rootfs.Root, name, text string, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	return dir.WriteFile(path.Base(name), []byte(text), mode)
 }
 

@@ -42,7 +42,7 @@ func (b *build) foundDir(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	defer src.Close()
+	defer func() { _ = src.Close() }()
 	version, err := checkDir(src)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (b *build) foundDir(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer data.Close()
+		defer func() { _ = data.Close() }()
 		return b.copyDir(ctx, src, data)
 	})
 	if err != nil {

@@ -103,7 +103,7 @@ func (b *build) restorePacked(ctx context.Context, a archive, r io.Reader) error
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	const unpacked = ".unpacked"
 	f, err := root.OpenFile(unpacked, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

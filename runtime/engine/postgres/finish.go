@@ -154,7 +154,7 @@ func (b *build) clean(r *rootfs.Root) error {
 	if err != nil {
 		return err
 	}
-	defer data.Close()
+	defer func() { _ = data.Close() }()
 	c, err := readControl(data)
 	if err != nil {
 		return fmt.Errorf("check shutdown: %w: %w", err, errdefs.ErrDataLoss)
@@ -176,7 +176,7 @@ func removeBuildFiles(r *rootfs.Root) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	return dir.RemoveAll(path.Base(liveDir))
 }
 

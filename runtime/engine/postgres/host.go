@@ -295,7 +295,7 @@ func soName(lib string) string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	names, err := f.DynString(elf.DT_SONAME)
 	if err != nil || len(names) == 0 {
 		return ""

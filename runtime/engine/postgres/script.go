@@ -147,11 +147,8 @@ func (b *build) shell(ctx context.Context, kind, name string) error {
 		return err
 	}
 	file := sourcePath(kind, name)
-	args := []string{"/bin/sh", "-c", `exec /bin/bash -c "$1" "$0" || exit`, file, sourced}
-	switch {
-	case info.Mode()&0o111 != 0:
-		args = []string{file}
-	default:
+	args := []string{file}
+	if info.Mode()&0o111 == 0 {
 		// Alpine's images have bash, others may not.
 		args = []string{"/bin/sh", "-c", `if [ -x /bin/bash ]; then exec /bin/bash -c "$1" "$0"; fi; set -e; . "$0"`, file, sourced}
 	}

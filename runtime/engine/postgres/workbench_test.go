@@ -38,6 +38,7 @@ func base(t *testing.T) string {
 		t.Skip("needs root")
 	}
 	baseOnce.Do(func() {
+		//nolint:usetesting // it outlives the test: TestMain removes it
 		if baseDir, baseErr = os.MkdirTemp("", "ctrsnap-postgres-base-"); baseErr == nil {
 			baseErr = writeTree(baseDir, "")
 		}

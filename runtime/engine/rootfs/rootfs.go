@@ -26,7 +26,7 @@ func Open(dir string) (*Root, error) {
 }
 
 // Close releases what Open took.
-func (r *Root) Close() error { return r.f.Close() }
+func (r *Root) Close() { r.f.Close() }
 
 // Open opens name, an absolute path in the root filesystem, with the flags of
 // open(2). Flags that create are refused by the kernel without a mode: use Dir.
@@ -37,7 +37,7 @@ func (r *Root) Open(name string, flags int) (*os.File, error) {
 	}
 	for {
 		fd, err := unix.Openat2(int(r.f.Fd()), name, &how)
-		switch err { //nolint:errorlint // a bare errno of x/sys
+		switch err {
 		case nil:
 			return os.NewFile(uintptr(fd), name), nil
 		case unix.EINTR, unix.EAGAIN: // EAGAIN: something was renamed meanwhile, see openat2(2)
@@ -126,7 +126,7 @@ func (r *Root) MkdirAll(name string, mode os.FileMode, uid, gid int) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	base := filepath.Base(name)
 	if err := dir.Mkdir(base, mode); err != nil {
 		return err
