@@ -177,7 +177,7 @@ func (d *daemon) openRuntime(context.Context) error {
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
-		Live: d.manager.Live, Logger: d.log, Concurrency: d.cfg.Build.Parallel,
+		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel,
 	})
 	return nil
 }

@@ -67,7 +67,8 @@ func newDaemon(t testing.TB, configuration string, args ...string) *daemon {
 	}
 	id := filepath.Base(work)[len("ctrsnap-test-"):]
 	d := &daemon{t: t, work: work, state: "/run/cst-" + id, bridge: "cst" + id[:min(len(id), 10)], args: args}
-	text := fmt.Sprintf("root = %q\nstate = %q\n[network]\nbridge = %q\n", filepath.Join(work, "root"), d.state, d.bridge)
+	text := fmt.Sprintf("root = %q\nstate = %q\n[containerd]\ncgroup = %q\n[network]\nbridge = %q\n",
+		filepath.Join(work, "root"), d.state, d.cgroup(), d.bridge)
 	if err := os.WriteFile(d.config(), []byte(text+configuration), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +83,7 @@ func newDaemon(t testing.TB, configuration string, args ...string) *daemon {
 
 func (d *daemon) config() string { return filepath.Join(d.work, "ctrsnapd.toml") }
 func (d *daemon) host() string   { return "unix://" + filepath.Join(d.state, "ctrsnap.sock") }
+func (d *daemon) cgroup() string { return "/" + filepath.Base(d.work) }
 func (d *daemon) log() string    { return filepath.Join(d.work, "daemon.log") }
 
 // start runs the daemon and waits until it says that it is ready, by the
@@ -192,9 +194,10 @@ func (d *daemon) checkLeaks() {
 		"links":       `ip -o link | grep -F "$BRIDGE"`,
 		"processes":   `pgrep -af -- "$STATE|$WORK/root"`,
 		"state files": `find "$STATE" -mindepth 1`,
+		"cgroups":     `ls -d /sys/fs/cgroup$CGROUP /sys/fs/cgroup/*$CGROUP`,
 	} {
 		cmd := exec.Command("sh", "-c", script)
-		cmd.Env = append(os.Environ(), "WORK="+d.work, "STATE="+d.state, "BRIDGE="+d.bridge)
+		cmd.Env = append(os.Environ(), "WORK="+d.work, "STATE="+d.state, "BRIDGE="+d.bridge, "CGROUP="+d.cgroup())
 		if out, _ := cmd.Output(); len(out) > 0 {
 			d.t.Errorf("left behind: %s:\n%s", what, out)
 		}

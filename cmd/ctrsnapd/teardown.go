@@ -29,7 +29,7 @@ func tearDown(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.removeClones(ctx); err != nil {
 		return err
 	}
-	if err := d.network.Teardown(ctx); err != nil {
+	if err := errors.Join(d.network.Teardown(ctx), d.runner.Teardown()); err != nil {
 		return err
 	}
 	closed = true

@@ -64,7 +64,10 @@ type Options struct {
 	LogDir   string // takes ID.log of builds
 
 	// Live says how many live clones a golden has; default none.
-	Live        func(snapshot.Ref) int
+	Live func(snapshot.Ref) int
+	// Drain waits until clones that were removed are gone, so that they do not
+	// keep their golden from being removed; default nothing.
+	Drain       func(context.Context) error
 	Logger      *slog.Logger // default slog.Default()
 	Concurrency int          // default DefaultConcurrency
 }
@@ -90,6 +93,9 @@ var _ server.Goldens = (*Builder)(nil)
 func New(o Options) *Builder {
 	if o.Live == nil {
 		o.Live = func(snapshot.Ref) int { return 0 }
+	}
+	if o.Drain == nil {
+		o.Drain = func(context.Context) error { return nil }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

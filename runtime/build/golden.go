@@ -110,8 +110,11 @@ func (b *Builder) Remove(ctx context.Context, ref string) error {
 		}
 		r = g.Ref()
 	}
-	if err := b.Store.RemoveGolden(ctx, r); err != nil {
+	if err := b.Drain(ctx); err != nil {
 		return fmt.Errorf("remove golden %s: %w", r, err)
+	}
+	if err := b.Store.RemoveGolden(ctx, r); err != nil {
+		return err
 	}
 	b.Logger.InfoContext(ctx, "golden removed", "golden", r.String())
 	return nil

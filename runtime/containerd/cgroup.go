@@ -119,3 +119,15 @@ func killAll(dir string) {
 		}
 	}
 }
+
+// prune removes cgroup path where nothing is in it or below it.
+func (c cgroups) prune(path string) error {
+	var errs []error
+	for _, dir := range c.dirs(path) {
+		err := unix.Rmdir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, &os.PathError{Op: "rmdir", Path: dir, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -237,3 +237,7 @@ func (r *Runner) SetRecord(ctx context.Context, id string, record []byte) error 
 	}
 	return nil
 }
+
+// Teardown removes the cgroup that containers get theirs below, unless somebody
+// else's containers are there still.
+func (r *Runner) Teardown() error { return r.cgroup.prune(r.opts.CgroupPath) }

@@ -13,7 +13,8 @@ import (
 )
 
 // Exec runs a command in a clone, as the server's user unless the request names
-// another, in the server's environment.
+// another, in the environment of the engine's client: psql without arguments is
+// connected to the clone's database.
 func (m *Manager) Exec(ctx context.Context, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
 	c, err := m.running(id)
 	if err != nil {
@@ -51,7 +52,7 @@ func (c *clone) execProcess(req api.ExecRequest) (runtime.Process, error) {
 	if req.Cwd != "" && !path.IsAbs(req.Cwd) {
 		return runtime.Process{}, fmt.Errorf("working directory %q is not absolute: %w", req.Cwd, errdefs.ErrInvalidArgument)
 	}
-	p, err := c.engine.Server(c.golden, nil)
+	p, err := c.engine.Client(c.golden, nil)
 	if err != nil {
 		return runtime.Process{}, fmt.Errorf("set up process in clone %s: %w", c.id, err)
 	}

@@ -52,7 +52,12 @@ func (f *finder) normal(target string) string {
 func (f *finder) skeleton(tree snapshot.HostTree) {
 	var entries []entry
 	for dir, to := range f.merged {
-		entries = append(entries, directory(to, 0o755), symlink(dir, strings.TrimPrefix(to, path.Dir(dir)+"/")))
+		// Relative, so that the link stays inside wherever the tree is mounted.
+		link := strings.TrimPrefix(to, "/")
+		if path.Dir(dir) == "/usr" {
+			link = strings.TrimPrefix(link, "usr/")
+		}
+		entries = append(entries, directory(to, 0o755), symlink(dir, link))
 	}
 	for _, d := range tree.Dirs { // these win: they have an owner
 		e := entry{
