@@ -106,6 +106,9 @@ type Store interface {
 	// Promote makes ref the current version of its name, atomically and
 	// durably.
 	Promote(ctx context.Context, ref Ref) error
+	// VerifyDigest reads the whole golden and compares it with its digest. A
+	// golden that is not what was built is DataLoss.
+	VerifyDigest(ctx context.Context, ref Ref) error
 	// RemoveGolden removes one version, or with version 0 all of them. It is
 	// refused with FailedPrecondition, naming the dependants, while clones or
 	// other goldens stand on it.

@@ -52,6 +52,7 @@ type goldens interface {
 	Golden(ctx context.Context, ref string) (api.Golden, error)
 	Promote(ctx context.Context, ref string) (api.Golden, error)
 	Rollback(ctx context.Context, name string) (api.Golden, error)
+	Verify(ctx context.Context, ref string) (api.Golden, error)
 	RemoveGolden(ctx context.Context, ref string) error
 }
 

@@ -19,7 +19,7 @@ func (a *app) goldenCommand() *cli.Command {
 		Usage: "build, list and remove goldens",
 		Commands: []*cli.Command{
 			a.goldenBuildCommand(), a.goldenLsCommand(), a.goldenInspectCommand(), a.goldenHistoryCommand(),
-			a.goldenRmCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(),
+			a.goldenRmCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(), a.goldenVerifyCommand(),
 		},
 	}
 }
@@ -266,7 +266,11 @@ func (a *app) goldenRollbackCommand() *cli.Command {
 	return a.moveCommand("rollback", "make the version before the current one current", "NAME", "   ctrsnap golden rollback shop", goldens.Rollback)
 }
 
-// moveCommand is a command that makes another version current and prints it.
+func (a *app) goldenVerifyCommand() *cli.Command {
+	return a.moveCommand("verify", "read a golden whole and compare it with what was built", "GOLDEN", "   ctrsnap golden verify shop:2", goldens.Verify)
+}
+
+// moveCommand is a command that does something to one golden and prints which.
 func (a *app) moveCommand(name, usage, arg, example string, move func(goldens, context.Context, string) (api.Golden, error)) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: arg, Description: example,

@@ -61,7 +61,7 @@ func newDaemon(t testing.TB, configuration string, args ...string) *daemon {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	work, err := os.MkdirTemp("/var/tmp", "ctrsnap-test-")
+	work, err := os.MkdirTemp("/var/tmp", "ctrsnap-test-") //nolint:usetesting // on a disk, kept until the daemon is torn down
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,10 +196,25 @@ func (d *daemon) checkLeaks() {
 		"state files": `find "$STATE" -mindepth 1`,
 		"cgroups":     `ls -d /sys/fs/cgroup$CGROUP /sys/fs/cgroup/*$CGROUP`,
 	} {
-		cmd := exec.Command("sh", "-c", script)
-		cmd.Env = append(os.Environ(), "WORK="+d.work, "STATE="+d.state, "BRIDGE="+d.bridge, "CGROUP="+d.cgroup())
-		if out, _ := cmd.Output(); len(out) > 0 {
-			d.t.Errorf("left behind: %s:\n%s", what, out)
+		look := func() []byte {
+			cmd := exec.Command("sh", "-c", script)
+			cmd.Env = append(os.Environ(), "WORK="+d.work, "STATE="+d.state, "BRIDGE="+d.bridge, "CGROUP="+d.cgroup())
+			out, _ := cmd.Output()
+			return out
+		}
+		// The kernel takes its time: a mount namespace of somebody else's may
+		// hold a filesystem that we have unmounted.
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			out := look()
+			if len(out) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				d.t.Errorf("left behind: %s:\n%s", what, out)
+				break
+			}
+			<-time.After(100 * time.Millisecond)
 		}
 	}
 }

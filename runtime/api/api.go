@@ -10,6 +10,7 @@
 //	GET    /v1/goldens/{ref}                Golden           shop, shop:3
 //	POST   /v1/goldens                      multipart in, lines of BuildEvent out
 //	POST   /v1/goldens/{ref}/promote        Golden
+//	POST   /v1/goldens/{ref}/verify         Golden, if it is what was built
 //	POST   /v1/goldens/{name}/rollback      Golden
 //	DELETE /v1/goldens/{ref}
 //	POST   /v1/builds/{id}/exec             HostResult: the caller's answer to a BuildEvent "exec"

@@ -66,6 +66,8 @@ func (s fakeStore) Promote(_ context.Context, ref snapshot.Ref) error {
 	return nil
 }
 
+func (s fakeStore) VerifyDigest(context.Context, snapshot.Ref) error { return nil }
+
 func (s fakeStore) RemoveGolden(_ context.Context, ref snapshot.Ref) error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()

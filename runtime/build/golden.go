@@ -66,6 +66,19 @@ func (b *Builder) promote(ctx context.Context, r snapshot.Ref) (api.Golden, erro
 	return b.Get(ctx, r.String())
 }
 
+// Verify reads a golden whole and compares it with the digest of what was built.
+func (b *Builder) Verify(ctx context.Context, ref string) (api.Golden, error) {
+	r, err := snapshot.ParseRef(ref)
+	if err != nil {
+		return api.Golden{}, err
+	}
+	g, err := b.Store.Golden(ctx, r)
+	if err != nil {
+		return api.Golden{}, err
+	}
+	return b.golden(g), b.Store.VerifyDigest(ctx, g.Ref())
+}
+
 // Rollback makes the next older version that exists the current one.
 // FailedPrecondition if there is none.
 func (b *Builder) Rollback(ctx context.Context, name string) (api.Golden, error) {

@@ -28,6 +28,12 @@ func (c *Client) Promote(ctx context.Context, ref string) (api.Golden, error) {
 	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(ref)+"/promote", nil, nil)
 }
 
+// Verify compares a golden with the digest of what was built; the error of one
+// that has changed is api.CodeGoldenInvalid.
+func (c *Client) Verify(ctx context.Context, ref string) (api.Golden, error) {
+	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(ref)+"/verify", nil, nil)
+}
+
 // Rollback makes the version before the current one of name current, and
 // returns it.
 func (c *Client) Rollback(ctx context.Context, name string) (api.Golden, error) {

@@ -323,7 +323,7 @@ func TestServerDiesAtStart(t *testing.T) {
 		return errors.New("died")
 	}
 	_, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop"})
-	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "exit code 3") ||
+	if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "exit code 3") ||
 		!strings.Contains(err.Error(), "FATAL: out of luck") || strings.Count(err.Error(), "chatter") != 9 {
 		t.Errorf("got %v", err)
 	}

@@ -123,6 +123,7 @@ func (s *fakeStore) Begin(context.Context, string, string) (snapshot.Build, erro
 }
 func (s *fakeStore) Goldens(context.Context) ([]snapshot.Golden, error) { return nil, nil }
 func (s *fakeStore) Promote(context.Context, snapshot.Ref) error        { return nil }
+func (s *fakeStore) VerifyDigest(context.Context, snapshot.Ref) error   { return nil }
 func (s *fakeStore) RemoveGolden(context.Context, snapshot.Ref) error   { return nil }
 
 func (s *fakeStore) Golden(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, error) {

@@ -115,7 +115,7 @@ func TestExec(t *testing.T) {
 		Args: []string{"sh"}, Env: []string{"A=mine", "B=2"}, Cwd: "/x", User: "12:34", Terminal: true, Rows: 3, Cols: 4,
 	}, noStdio, nil)
 	want := runtime.Process{
-		Args: []string{"sh"}, Env: []string{"PATH=/bin", "TERM=xterm", "A=mine", "B=2"}, Cwd: "/x", UID: 12, GID: 34, Terminal: true,
+		Args: []string{"sh"}, Env: []string{"C=1", "TERM=xterm", "A=mine", "B=2"}, Cwd: "/x", UID: 12, GID: 34, Terminal: true,
 	}
 	if diff := cmp.Diff(want, got); err != nil || code != 9 || diff != "" || first != (runtime.WindowSize{Rows: 3, Cols: 4}) {
 		t.Errorf("got %d, %v, %v, %s", code, err, first, diff)

@@ -256,7 +256,13 @@ func (s *starter) explain(ctx context.Context, err error, timedOut bool) error {
 		s.Manager.mu.Lock()
 		code := s.clone.exit.Code
 		s.Manager.mu.Unlock()
-		err = fmt.Errorf("server ended with exit code %d before it answered: %w", code, errdefs.ErrFailedPrecondition)
+		// A golden starts with the engine's settings, or it is none. With the
+		// caller's, the caller is told.
+		var class error = errdefs.ErrDataLoss
+		if len(s.want.settings) > 0 {
+			class = errdefs.ErrInvalidArgument
+		}
+		err = fmt.Errorf("server ended with exit code %d before it answered: %w", code, class)
 	case timedOut:
 		err = fmt.Errorf("server did not answer within %s: %w", s.opts.StartTimeout, context.DeadlineExceeded)
 	default:

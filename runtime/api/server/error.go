@@ -41,6 +41,7 @@ var classes = []struct {
 }{
 	{isStopping, api.CodeGeneral, http.StatusServiceUnavailable, true},
 	{isSourceError, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
+	{errdefs.IsDataLoss, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
 	{isNoSpace, api.CodeCapacity, http.StatusInsufficientStorage, true},
 	{errdefs.IsResourceExhausted, api.CodeCapacity, http.StatusTooManyRequests, true},
 	{errdefs.IsNotFound, api.CodeNotFound, http.StatusNotFound, false},

@@ -173,6 +173,10 @@ func (f fakeGoldens) List(_ context.Context, name string) ([]api.Golden, error) 
 
 func (f fakeGoldens) Get(_ context.Context, ref string) (api.Golden, error)     { return f.golden(ref) }
 func (f fakeGoldens) Promote(_ context.Context, ref string) (api.Golden, error) { return f.golden(ref) }
+func (f fakeGoldens) Verify(ctx context.Context, ref string) (api.Golden, error) {
+	return f.Get(ctx, ref)
+}
+
 func (f fakeGoldens) Rollback(_ context.Context, name string) (api.Golden, error) {
 	return f.golden(name)
 }

@@ -43,6 +43,11 @@ func (s *Server) goldenRoutes() {
 			g, err := s.goldens.Promote(ctx, in.Ref)
 			return finishGolden(g), err
 		})
+	handle(s, operation(http.MethodPost, "/v1/goldens/{ref}/verify", "verify-golden", "Compare a golden with the digest of what was built"),
+		func(ctx context.Context, in *goldenIn) (api.Golden, error) {
+			g, err := s.goldens.Verify(ctx, in.Ref)
+			return finishGolden(g), err
+		})
 	handle(s, operation(http.MethodPost, "/v1/goldens/{name}/rollback", "rollback-golden", "Make the version before the current one current"),
 		func(ctx context.Context, in *goldenNameIn) (api.Golden, error) {
 			g, err := s.goldens.Rollback(ctx, in.Name)

@@ -41,6 +41,8 @@ type Goldens interface {
 	Get(ctx context.Context, ref string) (api.Golden, error)
 	Promote(ctx context.Context, ref string) (api.Golden, error)
 	Rollback(ctx context.Context, name string) (api.Golden, error)
+	// Verify compares a golden with the digest of what was built.
+	Verify(ctx context.Context, ref string) (api.Golden, error)
 	Remove(ctx context.Context, ref string) error
 	// Build builds a golden. next returns the parts of the request one after
 	// the other and io.EOF at the end; events takes what happens; it ends when
