@@ -189,8 +189,10 @@ func (d *daemon) tearDown() {
 // checkLeaks looks for anything of this daemon that a teardown has left.
 func (d *daemon) checkLeaks() {
 	for what, script := range map[string]string{
-		"mounts":      `grep -F -e "$WORK" -e "$STATE" /proc/self/mountinfo`,
-		"loops":       `losetup -a | grep -F "$WORK"`,
+		"mounts": `grep -F -e "$WORK" -e "$STATE" /proc/self/mountinfo`,
+		// One that is to go with its last user may have one elsewhere still: a mount
+		// namespace that another test made meanwhile.
+		"loops":       `losetup -lnO NAME,AUTOCLEAR,BACK-FILE | grep -F "$WORK" | grep -v '^[^ ]* *1 '`,
 		"links":       `ip -o link | grep -F "$BRIDGE"`,
 		"processes":   `pgrep -af -- "$STATE|$WORK/root"`,
 		"state files": `find "$STATE" -mindepth 1`,
