@@ -106,9 +106,9 @@ func readUntil(t *testing.T, r io.Reader, text string) {
 
 // TestRunEndsItsClone: whatever ends `run`, ends its clone, unless the daemon
 // is only restarted meanwhile.
-func TestRunEndsItsClone(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestRunEndsItsClone(t *testing.T) { t.Parallel(); modes(t, testRunEndsItsClone) }
+
+func testRunEndsItsClone(t *testing.T, d *daemon) {
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	start := func() (pid int, url string, end func() error) {

@@ -90,8 +90,14 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 	if err := os.MkdirAll(d.cfg.Root, 0o711); err != nil {
 		return fmt.Errorf("make root directory: %w", err)
 	}
+	dir := filepath.Join(d.cfg.Root, "storage")
+	if d.cfg.Containerd.Address != "" {
+		// The layers are where that containerd keeps them.
+		d.storage, err = storage.At(dir)
+		return err
+	}
 	d.storage, err = storage.Open(ctx, storage.Options{
-		Dir:        filepath.Join(d.cfg.Root, "storage"),
+		Dir:        dir,
 		Image:      filepath.Join(d.cfg.Root, "storage.xfs"),
 		Size:       int64(d.cfg.Storage.Size),
 		AllowPlain: true,

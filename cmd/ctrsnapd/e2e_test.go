@@ -159,9 +159,9 @@ func waitFor(t testing.TB, what string, done func() bool) {
 
 // TestFiftyClones writes to fifty clones of one golden at random: each stays
 // sound, and the golden is what it was.
-func TestFiftyClones(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestFiftyClones(t *testing.T) { t.Parallel(); modes(t, testFiftyClones) }
+
+func testFiftyClones(t *testing.T, d *daemon) {
 	d.file("schema.sql", schema+"CREATE EXTENSION amcheck; CREATE INDEX ON users (name);")
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	before := d.run("golden", "inspect", "shop", "--format", "{{.digest}}")
@@ -206,9 +206,9 @@ func TestFiftyClones(t *testing.T) {
 }
 
 // TestMigrationsByKey builds by a real migration tool that runs on the host.
-func TestMigrationsByKey(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestMigrationsByKey(t *testing.T) { t.Parallel(); modes(t, testMigrationsByKey) }
+
+func testMigrationsByKey(t *testing.T, d *daemon) {
 	d.file("migrations/00001_users.sql", "-- +goose Up\nCREATE TABLE users (id int);\n-- +goose Down\nDROP TABLE users;\n")
 	d.file("migrations/00002_rows.sql", "-- +goose Up\nINSERT INTO users VALUES (1), (2);\n-- +goose Down\nDELETE FROM users;\n")
 	build := []string{
@@ -239,9 +239,9 @@ func TestMigrationsByKey(t *testing.T) {
 }
 
 // TestDumpRoundTrip restores each format of pg_dump.
-func TestDumpRoundTrip(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestDumpRoundTrip(t *testing.T) { t.Parallel(); modes(t, testDumpRoundTrip) }
+
+func testDumpRoundTrip(t *testing.T, d *daemon) {
 	d.file("schema.sql", schema+"CREATE ROLE app LOGIN PASSWORD 'secret'; GRANT SELECT ON users TO app; CREATE TABLE owned (i int); ALTER TABLE owned OWNER TO app;")
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	c := cloneJSON(t, d, "shop")
@@ -329,9 +329,9 @@ func wantNoGolden(t *testing.T, d *daemon, name string) {
 
 // TestDataDirectories builds from data directories: one that was shut down,
 // one that was not, and ones that cannot be used.
-func TestDataDirectories(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestDataDirectories(t *testing.T) { t.Parallel(); modes(t, testDataDirectories) }
+
+func testDataDirectories(t *testing.T, d *daemon) {
 	d.file("schema.sql", schema+"ALTER ROLE postgres PASSWORD 'of the user';")
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	c := cloneJSON(t, d, "shop")
@@ -392,9 +392,9 @@ func dataDir(t *testing.T, pid int) string {
 }
 
 // TestWrongInput gets a clear error for each, and loses nothing.
-func TestWrongInput(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestWrongInput(t *testing.T) { t.Parallel(); modes(t, testWrongInput) }
+
+func testWrongInput(t *testing.T, d *daemon) {
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.file("bad.sql", "CREATE TABLE ok (i int);\nINSERT INTO ok VALUES (1);\nINSERT INTO missing VALUES (1);\n")
@@ -455,9 +455,9 @@ func TestNoSpace(t *testing.T) {
 
 // TestRemoveWhileCloning: a clone of a golden that is being removed is either
 // whole or refused.
-func TestRemoveWhileCloning(t *testing.T) {
-	t.Parallel()
-	d := newDaemon(t, "")
+func TestRemoveWhileCloning(t *testing.T) { t.Parallel(); modes(t, testRemoveWhileCloning) }
+
+func testRemoveWhileCloning(t *testing.T, d *daemon) {
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	for range 5 {

@@ -10,6 +10,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/cmd/internal/version"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
 
 var _ server.Host = (*daemon)(nil)
@@ -26,11 +27,27 @@ func (d *daemon) Version() api.Version {
 // Doctor looks at what clones depend on.
 func (d *daemon) Doctor(ctx context.Context) api.Doctor {
 	report := api.Doctor{Schema: api.Schema}
-	for _, c := range d.storage.Checks() {
-		report.Checks = append(report.Checks, api.Check(c))
+	report.Checks = append(d.checkStorage(ctx), d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(), checkCgroups())
+	return report
+}
+
+// checkStorage looks at the filesystem that holds the layers.
+func (d *daemon) checkStorage(ctx context.Context) []api.Check {
+	layers := d.storage
+	if !d.containerd.Embedded() {
+		root, err := d.containerd.SnapshotRoot(ctx)
+		if err == nil {
+			layers, err = storage.At(root)
+		}
+		if err != nil {
+			return []api.Check{{Name: "storage", Status: "error", Detail: err.Error()}}
+		}
 	}
-	return api.Doctor{Schema: api.Schema, Checks: append(report.Checks,
-		d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(), checkCgroups())}
+	var checks []api.Check
+	for _, c := range layers.Checks() {
+		checks = append(checks, api.Check(c))
+	}
+	return checks
 }
 
 func (d *daemon) checkContainerd() api.Check {

@@ -30,7 +30,7 @@ func (r *Runner) newStreams(c runtime.Container) *streams {
 	case c.Stdio != nil:
 		return r.fifos(*c.Stdio, c.Process.Terminal)
 	case c.LogPath != "":
-		return &streams{creator: cio.LogFile(c.LogPath), closed: make(chan struct{})}
+		return &streams{creator: newLogFile(c.LogPath), closed: make(chan struct{})}
 	default:
 		return &streams{creator: cio.NullIO, closed: make(chan struct{})}
 	}

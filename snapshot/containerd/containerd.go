@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -51,6 +52,22 @@ func (s *Server) Databases() (*metadata.DB, *overlay.Snapshotter) {
 		return nil, nil
 	}
 	return s.embedded.metadata, s.embedded.snapshotter
+}
+
+// SnapshotRoot returns the directory in which the snapshotter keeps layers.
+func (s *Server) SnapshotRoot(ctx context.Context) (string, error) {
+	ctx = namespaces.WithNamespace(ctx, snapshot.Namespace)
+	r, err := s.client.IntrospectionService().Plugins(ctx,
+		fmt.Sprintf("type==%s,id==%s", plugins.SnapshotPlugin, snapshot.Snapshotter))
+	if err != nil {
+		return "", fmt.Errorf("ask containerd for its snapshotter: %w", err)
+	}
+	for _, p := range r.GetPlugins() {
+		if root := p.GetExports()[plugins.SnapshotterRootDir]; root != "" {
+			return root, nil
+		}
+	}
+	return "", fmt.Errorf("containerd does not say where snapshotter %s keeps its layers: %w", snapshot.Snapshotter, errdefs.ErrNotFound)
 }
 
 // Connect uses the containerd that the host runs at address, a socket path with

@@ -109,6 +109,20 @@ func open(ctx context.Context, opts Options) (*Storage, error) {
 	return newImage(ctx, dir, opts)
 }
 
+// At uses a directory, which it makes if needed, on whatever filesystem it lies
+// on: nothing is mounted, and Unmount does nothing.
+func At(dir string) (*Storage, error) {
+	dir, err := makeDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open storage %s: %w", dir, err)
+	}
+	reflink, err := probe(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	return asIs(dir, reflink, Options{}, false), nil
+}
+
 // makeDir makes the storage's directory and returns its real path, the one that
 // the kernel's list of mounts has.
 func makeDir(dir string) (string, error) {
@@ -145,7 +159,7 @@ func asIs(dir string, reflink bool, opts Options, imageExists bool) *Storage {
 	case imageExists:
 		s.warning = fmt.Sprintf("%s exists but is not in use, because another filesystem is mounted at %s", opts.Image, dir)
 	case !reflink:
-		s.warning = "the filesystem mounted at " + dir + " cannot share extents between files"
+		s.warning = "the filesystem at " + dir + " cannot share extents between files"
 	}
 	return s
 }
