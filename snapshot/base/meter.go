@@ -41,6 +41,17 @@ func (m *meter) update(p transfer.Progress) {
 	m.report(m.done, m.total)
 }
 
+// finish reports that all is done: the last events of a remote service may not
+// have come when its call returns.
+func (m *meter) finish() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.report != nil && m.done != m.total {
+		m.done = m.total
+		m.report(m.done, m.total)
+	}
+}
+
 // close ends the reports.
 func (m *meter) close() {
 	m.mu.Lock()

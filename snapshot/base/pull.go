@@ -93,6 +93,7 @@ func (m *Maker) transfer(ctx context.Context, ref string, progress func(done, to
 	if err != nil {
 		return images.Image{}, nil, errors.Join(err, remove())
 	}
+	meter.finish()
 	img, err := m.client.ImageService().Get(ctx, record)
 	if err != nil {
 		return images.Image{}, nil, errors.Join(err, remove())
