@@ -41,8 +41,8 @@ func (m *meter) update(p transfer.Progress) {
 	m.report(m.done, m.total)
 }
 
-// finish reports that all is done: the last events of a remote service may not
-// have come when its call returns.
+// finish reports that all is done and ends the reports: the last events of a
+// remote service may come after its call has returned.
 func (m *meter) finish() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -50,6 +50,7 @@ func (m *meter) finish() {
 		m.done = m.total
 		m.report(m.done, m.total)
 	}
+	m.report = nil
 }
 
 // close ends the reports.
