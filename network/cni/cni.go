@@ -28,6 +28,8 @@ import (
 	"github.com/moby/locker"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/bridge"
+	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // ifName is the clone's interface.
@@ -72,8 +74,8 @@ type Network struct {
 	cni  *libcni.CNIConfig
 	ids  *locker.Locker
 
-	mu     sync.Mutex // held while the bridge is made anew
-	bridge *bridge    // nil with a configuration of the user's
+	mu     sync.Mutex     // held while the bridge is made anew
+	bridge *bridge.Bridge // nil with a configuration of the user's
 }
 
 var _ network.Provider = (*Network)(nil)
@@ -130,7 +132,7 @@ func (o *Options) complete() error {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return checkSubnet(o.Subnet)
+	return nil
 }
 
 // openDefault sets up the default network, plugins first: after that nothing
@@ -140,7 +142,7 @@ func (n *Network) openDefault(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if n.bridge, err = openBridge(ctx, n.opts); err != nil {
+	if n.bridge, err = bridge.Claim(ctx, n.opts.bridge()); err != nil {
 		return err
 	}
 	n.list, err = defaultConflist(n.bridge, n.dir("cni", "ipam"))
@@ -157,7 +159,7 @@ func (n *Network) dir(elem ...string) string {
 // Errors beside the contract's: InvalidArgument for an id that is no name,
 // ResourceExhausted when the subnet or the bridge is full.
 func (n *Network) Add(ctx context.Context, id string) (_ network.Namespace, err error) {
-	if err := checkID(id); err != nil {
+	if err := netns.CheckID(id); err != nil {
 		return network.Namespace{}, err
 	}
 	n.ids.Lock(id)
@@ -168,7 +170,7 @@ func (n *Network) Add(ctx context.Context, id string) (_ network.Namespace, err 
 	if err := n.ensureBridge(); err != nil {
 		return network.Namespace{}, err
 	}
-	path, err := makeNS(n.dir("netns"), id)
+	path, err := netns.Make(n.dir("netns"), id)
 	if err != nil {
 		return network.Namespace{}, err
 	}
@@ -187,7 +189,7 @@ func (n *Network) Add(ctx context.Context, id string) (_ network.Namespace, err 
 // undo deletes the namespace also where a plugin cannot detach it. Its link goes
 // with it; an address that stays reserved is Reconcile's.
 func (n *Network) undo(ctx context.Context, id, path string) error {
-	return errors.Join(n.detach(ctx, id, path), deleteNS(path))
+	return errors.Join(n.detach(ctx, id, path), netns.Delete(path))
 }
 
 // unlock gives the lock of an id back; the error is for locks not taken.
@@ -238,7 +240,7 @@ func runtimeConf(id, path string) *libcni.RuntimeConf {
 
 // Remove implements network.Provider.
 func (n *Network) Remove(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := netns.CheckID(id); err != nil {
 		return err
 	}
 	n.ids.Lock(id)
@@ -257,13 +259,13 @@ func (n *Network) remove(ctx context.Context, id string) error {
 		return nil
 	}
 	inside := path
-	if !isNS(path) {
+	if !netns.Is(path) {
 		inside = "" // half made or half removed: plugins then free addresses only
 	}
 	if err := n.detach(ctx, id, inside); err != nil {
 		return err
 	}
-	return deleteNS(path)
+	return netns.Delete(path)
 }
 
 // detach has the plugins undo what they did for id; an empty path says that

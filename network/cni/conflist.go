@@ -7,6 +7,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
+
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/bridge"
 )
 
 type object = map[string]any
@@ -15,15 +18,15 @@ type object = map[string]any
 // are ours and not the plugin's, because isGateway would make the host a
 // router (net.ipv4.ip_forward). There is no route but to the subnet, and
 // isolated ports talk to the host only.
-func defaultConflist(b *bridge, dataDir string) (*libcni.NetworkConfigList, error) {
+func defaultConflist(b *bridge.Bridge, dataDir string) (*libcni.NetworkConfigList, error) {
 	doc, err := json.Marshal(object{
 		"cniVersion": "1.0.0",
 		"name":       "ctrsnap",
 		"plugins": []object{{
-			"type": "bridge", "bridge": b.name, "portIsolation": true,
+			"type": "bridge", "bridge": b.Name, "portIsolation": true,
 			"ipam": object{
 				"type": "host-local", "dataDir": dataDir,
-				"ranges": [][]object{{{"subnet": b.subnet.String()}}},
+				"ranges": [][]object{{{"subnet": b.Subnet.String()}}},
 			},
 		}},
 	})
@@ -50,7 +53,7 @@ func parseConflist(doc []byte, dataDir string) (*libcni.NetworkConfigList, error
 }
 
 func badConflist(err error) error {
-	return withHint(
+	return network.WithHint(
 		fmt.Errorf("read CNI configuration: %w: %w", err, errdefs.ErrInvalidArgument),
 		"a conflist is a JSON object with cniVersion, name and a list of plugins, each with a type")
 }
@@ -89,7 +92,7 @@ func pluginTypes(list *libcni.NetworkConfigList) []string {
 func (n *Network) checkPlugins(types []string) error {
 	for _, t := range types {
 		if _, err := invoke.FindInPath(t, n.opts.BinDirs); err != nil {
-			return withHint(
+			return network.WithHint(
 				fmt.Errorf("find CNI plugin %q: %w", t, errdefs.ErrFailedPrecondition), n.pluginHint())
 		}
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/ctrsnap/ctrsnap/network"
 )
 
 // pluginError wraps what libcni says, which names the plugin, and finds its
@@ -14,7 +16,7 @@ import (
 // host-local's and the kernel's (EXFULL, a bridge with 1,023 ports).
 func (n *Network) pluginError(verb, id string, err error) error {
 	wrap := func(class error, hint string) error {
-		return withHint(
+		return network.WithHint(
 			fmt.Errorf("%s %s, network %s: %w: %w", verb, id, n.list.Name, err, class), hint)
 	}
 	var coded *types.Error
@@ -28,24 +30,10 @@ func (n *Network) pluginError(verb, id string, err error) error {
 	case errors.As(err, &coded) && coded.Code == types.ErrTryAgainLater:
 		return wrap(errdefs.ErrUnavailable, "try again")
 	}
-	return withHint(
+	return network.WithHint(
 		fmt.Errorf("%s %s, network %s: %w", verb, id, n.list.Name, err), n.pluginHint())
 }
 
 func (n *Network) pluginHint() string {
 	return "CNI plugins are looked for in " + strings.Join(n.opts.BinDirs, ", ")
 }
-
-// hintError carries advice for people, found by errors.As on
-// interface{ Hint() string }.
-type hintError struct {
-	error
-	hint string
-}
-
-func withHint(err error, hint string) error { return &hintError{err, hint} }
-
-// Hint returns the advice.
-func (e *hintError) Hint() string { return e.hint }
-
-func (e *hintError) Unwrap() error { return e.error }

@@ -1,54 +1,36 @@
 package cni
 
 import (
-	"errors"
-	"fmt"
+	"context"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
-	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/ctrsnap/ctrsnap/network/testsuite"
 )
 
-// TestMain runs the tests in network and mount namespaces of their own, so that
-// the host's network is not touched and nothing of theirs outlives them.
-func TestMain(m *testing.M) {
-	if os.Getenv("CNI_TEST_CHILD") != "" || os.Getuid() != 0 {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "CNI_TEST_CHILD=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Unshareflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, // makes mounts private, too
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+func TestMain(m *testing.M) { testsuite.Main(m) }
+
+// openDefault opens the default network.
+func openDefault(plugins string) testsuite.Open {
+	return func(ctx context.Context, c testsuite.Config) (testsuite.Network, func() error, error) {
+		n, err := Open(ctx, Options{
+			StateDir: c.StateDir, BinDirs: []string{plugins}, Bridge: c.Bridge, Subnet: c.Subnet, Log: c.Log, failpoint: c.Failpoint,
+		})
+		return n, func() error { return nil }, err
 	}
 }
+
+func TestSuite(t *testing.T) { testsuite.Run(t, openDefault(pluginDir(t))) }
+
+func TestCrashChild(t *testing.T) { testsuite.CrashChild(t, openDefault(pluginDir(t))) }
 
 // testOptions returns options with a state of their own and looks for leaks at
 // the end of the test.
 func testOptions(t testing.TB) Options {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	opts := Options{StateDir: t.TempDir(), BinDirs: []string{pluginDir(t)}}
-	t.Cleanup(func() { checkLeaks(t, opts) })
-	return opts
+	return Options{StateDir: testsuite.Setup(t).StateDir, BinDirs: []string{pluginDir(t)}}
 }
 
 func pluginDir(t testing.TB) string {
@@ -77,68 +59,23 @@ func mustOpen(t testing.TB, opts Options) *Network {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		n.opts.failpoint = nil
-		ctx := contextOf(t)
-		ids, _ := n.Namespaces(ctx)
-		for _, id := range ids {
-			if err := n.Remove(ctx, id); err != nil {
-				t.Error(err)
-			}
-		}
+		testsuite.RemoveAll(t, n)
 		checkNothingHeld(t, n)
-		if err := n.Teardown(ctx); err != nil {
+		if err := n.Teardown(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
 	return n
 }
 
-// checkNothingHeld fails if the network holds a namespace, an address, a record
-// or a link.
+// checkNothingHeld fails if the network holds a namespace or a record.
 func checkNothingHeld(t testing.TB, n *Network) {
 	t.Helper()
-	if ids, err := n.Namespaces(contextOf(t)); len(ids) > 0 || err != nil {
+	if ids, err := n.Namespaces(context.WithoutCancel(t.Context())); len(ids) > 0 || err != nil {
 		t.Errorf("namespaces left: %v, %v", ids, err)
 	}
 	if ids, err := n.recorded(); len(ids) > 0 || err != nil {
 		t.Errorf("records left: %v, %v", ids, err)
-	}
-	if n.bridge == nil {
-		return
-	}
-	br, err := netlink.LinkByName(n.bridge.name)
-	if err != nil {
-		return
-	}
-	// The kernel takes a link down with its namespace, a little later.
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); ; <-tick.C {
-		ports, err := portsOf(br)
-		if ports == 0 && err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Errorf("%d links left at %s, %v", ports, n.bridge.name, err)
-			return
-		}
-	}
-}
-
-func checkLeaks(t testing.TB, opts Options) {
-	t.Helper()
-	links, err := whole(netlink.LinkList)
-	if err != nil {
-		t.Error(err)
-	}
-	for _, l := range links {
-		if l.Attrs().Alias == ownerAlias(opts.StateDir) {
-			t.Errorf("bridge left: %s", l.Attrs().Name)
-			_ = netlink.LinkDel(l)
-		}
-	}
-	if left, _ := filepath.Glob(filepath.Join(opts.StateDir, "netns", "*")); len(left) > 0 {
-		t.Errorf("namespaces left: %v", left)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // Reconcile frees the addresses and records of ids that have no namespace any
@@ -87,7 +89,7 @@ func reservedFor(path string) string {
 		return "" // released meanwhile
 	}
 	id, _, _ := strings.Cut(string(b), "\r\n")
-	if checkID(id) != nil {
+	if netns.CheckID(id) != nil {
 		return ""
 	}
 	return id

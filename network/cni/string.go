@@ -7,5 +7,5 @@ func (n *Network) String() string {
 	if n.bridge == nil {
 		return fmt.Sprintf("CNI network %s", n.list.Name)
 	}
-	return fmt.Sprintf("bridge %s, subnet %s", n.bridge.name, n.bridge.subnet)
+	return fmt.Sprintf("bridge %s, subnet %s", n.bridge.Name, n.bridge.Subnet)
 }

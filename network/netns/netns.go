@@ -1,4 +1,5 @@
-package cni
+// Package netns makes and deletes network namespaces that live by a bind mount.
+package netns
 
 import (
 	"errors"
@@ -16,16 +17,18 @@ import (
 // idRE is the grammar of ids: they become file names and links' aliases.
 var idRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-func checkID(id string) error {
+// CheckID says with InvalidArgument that an id is no name.
+func CheckID(id string) error {
 	if !idRE.MatchString(id) {
 		return fmt.Errorf("invalid id %q of a network namespace: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
-// makeNS makes a network namespace that lives by its bind mount at dir/id,
-// with loopback up and IPv6 off. See network_namespaces(7).
-func makeNS(dir, id string) (path string, err error) {
+// Make makes a network namespace that lives by its bind mount at dir/id, with
+// loopback up and IPv6 off. What it fails with leaves nothing behind; an id
+// that exists is AlreadyExists. See network_namespaces(7).
+func Make(dir, id string) (path string, err error) {
 	path = filepath.Join(dir, id)
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
 	if errors.Is(err, os.ErrExist) {
@@ -37,15 +40,15 @@ func makeNS(dir, id string) (path string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("make network namespace: %w", err)
 	}
-	if err := onNewThread(func() error { return bindNewNS(path) }); err != nil {
-		return "", errors.Join(fmt.Errorf("make network namespace %s: %w", id, err), deleteNS(path))
+	if err := OnNewThread(func() error { return bindNew(path) }); err != nil {
+		return "", errors.Join(fmt.Errorf("make network namespace %s: %w", id, err), Delete(path))
 	}
 	return path, nil
 }
 
-// onNewThread runs fn on a thread of its own that ends with it, so that no
+// OnNewThread runs fn on a thread of its own that ends with it, so that no
 // other goroutine ever runs in the namespace that fn moves it to.
-func onNewThread(fn func() error) error {
+func OnNewThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the runtime then ends the thread
@@ -54,9 +57,9 @@ func onNewThread(fn func() error) error {
 	return <-done
 }
 
-// bindNewNS moves back at the end, because the runtime cannot end the first
+// bindNew moves back at the end, because the runtime cannot end the first
 // thread of the process, whose namespace /proc/self shows.
-func bindNewNS(path string) (err error) {
+func bindNew(path string) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	old, err := os.Open(self)
 	if err != nil {
@@ -67,7 +70,7 @@ func bindNewNS(path string) (err error) {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.Setns(int(old.Fd()), unix.CLONE_NEWNET)) }()
-	if err := prepareNS(); err != nil {
+	if err := prepare(); err != nil {
 		return err
 	}
 	if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
@@ -76,17 +79,22 @@ func bindNewNS(path string) (err error) {
 	return nil
 }
 
-// prepareNS sets up the namespace of the calling thread.
-func prepareNS() error {
-	lo, err := linkByName("lo")
+// prepare sets up the namespace of the calling thread.
+func prepare() error {
+	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set loopback up: %w", err)
 	}
-	for _, scope := range []string{"all", "default"} {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/disable_ipv6", []byte("1"), 0)
+	return DisableIPv6("all", "default")
+}
+
+// DisableIPv6 switches IPv6 off for interfaces of the calling thread's namespace.
+func DisableIPv6(names ...string) error {
+	for _, name := range names {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
 		// A kernel without IPv6 needs none of it; a container that may not
 		// write sysctls keeps link-local addresses, which reach nothing.
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EROFS) {
@@ -96,8 +104,9 @@ func prepareNS() error {
 	return nil
 }
 
-// deleteNS deletes the bind mount of a namespace, whole or not.
-func deleteNS(path string) error {
+// Delete deletes the bind mount of a namespace, whole or not. The namespace
+// itself ends a little later, with its last process.
+func Delete(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	// EINVAL: not a mount point.
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
@@ -109,8 +118,8 @@ func deleteNS(path string) error {
 	return nil
 }
 
-// isNS says whether a namespace is mounted at path.
-func isNS(path string) bool {
+// Is says whether a namespace is mounted at path.
+func Is(path string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }

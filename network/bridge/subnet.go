@@ -1,4 +1,4 @@
-package cni
+package bridge
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
+
+	"github.com/ctrsnap/ctrsnap/network"
 )
 
 // candidates are tried for an automatic subnet. A /22 has as many addresses as
@@ -35,7 +37,7 @@ func checkSubnet(p netip.Prefix) error {
 	if !p.IsValid() || (p.Addr().Is4() && p.Bits() >= 8 && p.Bits() <= 29 && p == p.Masked()) {
 		return nil
 	}
-	return withHint(
+	return network.WithHint(
 		fmt.Errorf("invalid subnet %s: %w", p, errdefs.ErrInvalidArgument),
 		"use the first address of an IPv4 range from /8 to /29, as in 10.213.0.0/22")
 }
@@ -45,7 +47,7 @@ func checkSubnet(p netip.Prefix) error {
 func choose(want netip.Prefix, used []taken, skip func(netip.Prefix, taken)) (netip.Prefix, error) {
 	if want.IsValid() {
 		if t, ok := overlap(want, used); ok {
-			return want, withHint(
+			return want, network.WithHint(
 				fmt.Errorf("subnet %s overlaps %s: %w", want, t.what, errdefs.ErrFailedPrecondition),
 				"configure another subnet, or none to have one chosen")
 		}
@@ -58,7 +60,7 @@ func choose(want netip.Prefix, used []taken, skip func(netip.Prefix, taken)) (ne
 		}
 		skip(c, t)
 	}
-	return netip.Prefix{}, withHint(
+	return netip.Prefix{}, network.WithHint(
 		fmt.Errorf("all %d subnets tried overlap routes of this host: %w", len(candidates), errdefs.ErrResourceExhausted),
 		"configure a subnet")
 }

@@ -1,0 +1,271 @@
+package bridge
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	vns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/network"
+)
+
+// ifName is the clone's interface.
+const ifName = "eth0"
+
+// maxTries bounds the addresses tried while links of namespaces that ended a
+// moment ago still have the names of theirs.
+const maxTries = 256
+
+// port is the link of a namespace. The host's end is named by the address: the
+// kernel refuses a second one, so that no address is used twice whatever we
+// remember.
+type port struct {
+	lan    *lan
+	addr   netip.Addr
+	index  int // of the host's end
+	master int // index of the bridge that it was plugged into
+}
+
+func portName(a netip.Addr) string { return "veth" + hex.EncodeToString(a.AsSlice()) }
+
+// portAddr is the reverse of portName.
+func portAddr(name string) (netip.Addr, bool) {
+	b, err := hex.DecodeString(strings.TrimPrefix(name, "veth"))
+	if err != nil || len(b) != 4 {
+		return netip.Addr{}, false
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return a, ok && portName(a) == name
+}
+
+// macOf is the hardware address of a clone's interface.
+func macOf(a netip.Addr) net.HardwareAddr {
+	return append(net.HardwareAddr{0x0a, 0x58}, a.AsSlice()...)
+}
+
+// takeUpPort remembers a port of an earlier process. One of ours without a name
+// is of a process that died while making it.
+func (n *Network) takeUpPort(l *lan, link netlink.Link) error {
+	attrs := link.Attrs()
+	addr, ours := portAddr(attrs.Name)
+	id, named := strings.CutPrefix(attrs.Alias, portAlias(""))
+	ours = ours && l.bridge.Subnet.Contains(addr)
+	if ours && !named {
+		if err := netlink.LinkDel(link); err != nil && !gone(err) {
+			return fmt.Errorf("delete half made link %s: %w", attrs.Name, err)
+		}
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !ours {
+		l.closed = true
+		return nil
+	}
+	l.used[addr] = true
+	l.last = slices.MaxFunc([]netip.Addr{l.last, addr}, netip.Addr.Compare)
+	n.ports[id] = port{l, addr, attrs.Index, attrs.MasterIndex}
+	return nil
+}
+
+// attach gives a namespace a link with an address. What it fails with is undone
+// by unplug.
+func (n *Network) attach(ctx context.Context, id, path string) (netip.Addr, error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer ns.Close()
+	for range maxTries {
+		l, addr, err := n.reserve(ctx)
+		if err != nil {
+			return addr, fmt.Errorf("attach %s: %w", id, err)
+		}
+		p, err := n.plug(l, id, addr, ns)
+		if err != nil {
+			n.release(l, addr)
+		}
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err == nil {
+			err = n.setUp(p, id, ns)
+		}
+		if err != nil {
+			return addr, fmt.Errorf("attach %s to bridge %s: %w", id, l.bridge.Name, err)
+		}
+		return addr, nil
+	}
+	return netip.Addr{}, fmt.Errorf("attach %s: links have the names of all addresses tried: %w", id, errdefs.ErrUnavailable)
+}
+
+// plug makes the link.
+func (n *Network) plug(l *lan, id string, addr netip.Addr, ns *os.File) (port, error) {
+	if err := n.step("link"); err != nil {
+		return port{}, err
+	}
+	master := n.master(l)
+	err := addVeth(portName(addr), master, macOf(addr), ns)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		var now int
+		if now, err = n.refresh(l); err == nil {
+			master = now
+			err = addVeth(portName(addr), master, macOf(addr), ns)
+		}
+	}
+	if err != nil {
+		return port{}, fmt.Errorf("make link %s: %w", portName(addr), err)
+	}
+	p := port{lan: l, addr: addr, master: master}
+	if p.index, err = ifIndex(portName(addr)); err != nil {
+		return port{}, fmt.Errorf("find link %s: %w", portName(addr), err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ports[id] = p
+	return p, nil
+}
+
+func (n *Network) master(l *lan) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return l.index
+}
+
+// setUp isolates the port and tells both sides where the other is.
+//
+// Nothing is learned or asked for: with entries of our own a clone cannot take
+// another's traffic by claiming its address, nothing is flooded to a thousand
+// ports, and permanent entries do not count against the kernel's limit of
+// 1,024 neighbours for all namespaces together (net.ipv4.neigh.default.gc_thresh3).
+func (n *Network) setUp(p port, id string, ns *os.File) error {
+	if err := n.step("port"); err != nil {
+		return err
+	}
+	if err := setPort(p.index, portAlias(id)); err != nil {
+		return fmt.Errorf("isolate link: %w", err)
+	}
+	if err := n.step("neighbour"); err != nil {
+		return err
+	}
+	fdb := &netlink.Neigh{LinkIndex: p.index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP | netlink.NUD_PERMANENT, Flags: netlink.NTF_MASTER, HardwareAddr: macOf(p.addr)}
+	if err := netlink.NeighSet(fdb); err != nil {
+		return fmt.Errorf("give bridge the hardware address: %w", err)
+	}
+	if err := netlink.NeighSet(neighbour(p.master, p.addr, macOf(p.addr))); err != nil {
+		return fmt.Errorf("give host the hardware address: %w", err)
+	}
+	if err := n.step("inside"); err != nil {
+		return err
+	}
+	if err := n.setUpInside(p, ns); err != nil {
+		return err
+	}
+	// The port gives carrier to the bridge if it is the first.
+	for _, name := range []string{portName(p.addr), p.lan.bridge.Name} {
+		if err := awaitCarrier(name); err != nil {
+			return fmt.Errorf("wait for link %s: %w", name, err)
+		}
+	}
+	return n.step("added")
+}
+
+func neighbour(link int, a netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: link, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
+}
+
+// setUpInside gives the clone its address and a route to the gateway only.
+func (n *Network) setUpInside(p port, ns *os.File) error {
+	h, err := netlink.NewHandleAt(vns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("enter namespace: %w", err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(ifName)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", ifName, err)
+	}
+	gateway := p.lan.bridge.Gateway()
+	if err := h.AddrAdd(link, &netlink.Addr{IPNet: host(p.addr), Peer: host(gateway)}); err != nil {
+		return fmt.Errorf("give %s address %s: %w", ifName, p.addr, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", ifName, err)
+	}
+	n.mu.Lock()
+	mac := p.lan.mac
+	n.mu.Unlock()
+	if err := h.NeighSet(neighbour(link.Attrs().Index, gateway, mac)); err != nil {
+		return fmt.Errorf("give %s the gateway: %w", ifName, err)
+	}
+	return nil
+}
+
+func host(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}
+}
+
+// unplug deletes the link of an id and frees its address. It is idempotent.
+func (n *Network) unplug(id string) error {
+	n.mu.Lock()
+	p, ok := n.ports[id]
+	n.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	// The neighbour first: the link says that there is more to do.
+	err := netlink.NeighDel(neighbour(p.master, p.addr, nil))
+	if err != nil && !gone(err) {
+		return fmt.Errorf("delete neighbour %s: %w", p.addr, err)
+	}
+	if err := netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: p.index}}); err != nil && !gone(err) {
+		return fmt.Errorf("delete link %s: %w", portName(p.addr), err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.ports, id)
+	delete(p.lan.used, p.addr)
+	return nil
+}
+
+func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) }
+
+// plugged lists the ids that have a link.
+func (n *Network) plugged() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ids := make([]string, 0, len(n.ports))
+	for id := range n.ports {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Check says in microseconds whether a namespace made earlier can be used: with
+// FailedPrecondition that somebody deleted its link or its bridge, or configured
+// another subnet.
+func (n *Network) Check(_ context.Context, ns network.Namespace) error {
+	n.mu.Lock()
+	p, ok := n.ports[ns.ID]
+	closed := ok && p.lan.closed
+	n.mu.Unlock()
+	if !ok || closed {
+		return fmt.Errorf("namespace %s has no link to a bridge in use: %w", ns.ID, errdefs.ErrFailedPrecondition)
+	}
+	for name, want := range map[string]int{portName(p.addr): p.index, p.lan.bridge.Name: p.master} {
+		if i, err := ifIndex(name); err != nil || i != want {
+			return fmt.Errorf("namespace %s has lost link %s: %w", ns.ID, name, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}

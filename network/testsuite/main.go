@@ -1,0 +1,40 @@
+// Package testsuite holds what every network.Provider of the default network
+// must do, as tests: containerd's way with snapshotters.
+package testsuite
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main runs the tests of a package in network and mount namespaces of their
+// own, so that the host's network is not touched and nothing of theirs outlives
+// them.
+func Main(m *testing.M) {
+	const child = "NETWORK_TEST_CHILD"
+	if os.Getenv(child) != "" || os.Getuid() != 0 {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), child+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Unshareflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, // makes mounts private, too
+		Pdeathsig:    syscall.SIGKILL,
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
