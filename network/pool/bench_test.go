@@ -1,0 +1,61 @@
+package pool
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/cni"
+	"github.com/ctrsnap/ctrsnap/network/testsuite"
+)
+
+// BenchmarkAdd compares, one round after the other so that all see the same
+// load: taking a namespace from the pool, making one by netlink, and making one
+// by CNI plugins. It reports milliseconds.
+func BenchmarkAdd(b *testing.B) {
+	plugins := os.Getenv("CTRSNAP_TEST_BIN")
+	if plugins == "" {
+		plugins = "../../bin"
+	}
+	plugins, err := filepath.Abs(plugins)
+	if err != nil {
+		b.Fatal(err)
+	}
+	state := b.TempDir()
+	pool, _ := mustOpen(b, 4)
+	byPlugins, err := cni.Open(b.Context(), cni.Options{StateDir: state, BinDirs: []string{plugins}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer byPlugins.Teardown(b.Context())
+	ways := []struct {
+		name string
+		network.Provider
+	}{{"pool", pool}, {"netlink", pool.inner}, {"plugins", byPlugins}}
+	took := map[string][]time.Duration{}
+	var i int
+	for b.Loop() {
+		full(b, pool)
+		i++
+		for _, w := range ways {
+			id := fmt.Sprintf("c%s%d", w.name, i)
+			began := time.Now()
+			testsuite.MustAdd(b, w, id)
+			added := time.Now()
+			testsuite.MustRemove(b, w, id)
+			took[w.name] = append(took[w.name], added.Sub(began))
+			took[w.name+"-remove"] = append(took[w.name+"-remove"], time.Since(added))
+		}
+	}
+	for name, d := range took {
+		slices.Sort(d)
+		b.ReportMetric(ms(d[len(d)/2]), name+"-p50-ms")
+		b.ReportMetric(ms(d[len(d)*99/100]), name+"-p99-ms")
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
