@@ -1,0 +1,81 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
+	"github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
+)
+
+// Join describes a process that joins a running container.
+type Join struct {
+	ID      string // of the container
+	Process *specs.Process
+	Filter  *seccomp.Filter // the container's
+	Cgroup  *cgroup.Group
+	Stdio   Stdio // for a terminal it stays empty
+}
+
+// Exec starts a process in the container whose first process is init, and
+// returns when its program runs. The returned file is the caller's end of the
+// terminal, if the process has one. A process that the launcher does not do is of class
+// NotImplemented.
+func (l *Launcher) Exec(init *Process, j Join) (_ *Process, console *os.File, err error) {
+	if err := checkProcess("process", j.Process); err != nil {
+		return nil, nil, err
+	}
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", init.PID))
+	if err != nil {
+		return nil, nil, fmt.Errorf("enter container: %w", err)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", init.PID))
+	if err != nil {
+		root.Close()
+		return nil, nil, fmt.Errorf("enter container: %w", err)
+	}
+	if err := init.Signal(0); err != nil { // then these were not its files
+		closeAll([]*os.File{root, ns})
+		return nil, nil, fmt.Errorf("enter container: %w", err)
+	}
+	b := &builder{id: j.ID, cgroup: j.Cgroup, root: root, files: []*os.File{root, ns}}
+	defer func() { closeAll(b.files) }()
+	stdio := j.Stdio
+	if j.Process.Terminal {
+		if console, err = b.joinTerminal(j.Process.User.UID, &stdio); err != nil {
+			return nil, nil, err
+		}
+	}
+	p, err := l.exec(init, b, j, stdio, ns)
+	if err != nil && console != nil {
+		console.Close()
+		console = nil
+	}
+	return p, console, err
+}
+
+func (l *Launcher) exec(init *Process, b *builder, j Join, stdio Stdio, ns *os.File) (*Process, error) {
+	b.begin()
+	if err := b.enterCgroup(); err != nil {
+		return nil, err
+	}
+	b.add("join namespaces", unix.SYS_SETNS, fd(init.pidfd),
+		unix.CLONE_NEWNS|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET|unix.CLONE_NEWCGROUP)
+	b.keyring()
+	home := func() string { return b.home(j.Process.User.UID) }
+	if err := b.process(j.Process, stdio, j.Filter, home, false); err != nil {
+		return nil, err
+	}
+	p, err := l.fork(&b.program, 0, false, ns)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.await(false); err != nil {
+		_ = p.discard() // it has ended by itself
+		return nil, err
+	}
+	return p, nil
+}

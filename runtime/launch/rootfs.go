@@ -1,0 +1,137 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
+)
+
+// openRoot returns the root filesystem of a container as a mount that is attached
+// nowhere: it goes with the last process and file that has it, whatever happens to the
+// launcher, and the mount table of the host stays short. Without mounts the root
+// is what lies at path already.
+func openRoot(mounts []mount.Mount, path string) (*os.File, error) {
+	if len(mounts) == 0 {
+		return openTree(path, mountOptions{flags: unix.MS_BIND | unix.MS_REC})
+	}
+	f, err := openDirectly(mounts, path)
+	if err == nil {
+		return f, nil
+	}
+	// The kernel is older than the calls, or the mount is of another kind.
+	f, lerr := openByPath(mounts, path)
+	if lerr != nil {
+		return nil, fmt.Errorf("mount root filesystem: %w (%w)", err, lerr)
+	}
+	return f, nil
+}
+
+func openDirectly(mounts []mount.Mount, path string) (*os.File, error) {
+	m := mounts[0]
+	o, err := parseOptions(m.Options)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(mounts) > 1 || m.Target != "":
+		return nil, refuse("root filesystem of several mounts")
+	case m.Type == "bind" || o.has(unix.MS_BIND):
+		return openTree(m.Source, o)
+	case m.Type == "overlay":
+		return openOverlay(o)
+	default:
+		return nil, refuse("root filesystem of type " + m.Type)
+	}
+}
+
+// openByPath mounts at path, clones the mount and unmounts path.
+func openByPath(mounts []mount.Mount, path string) (*os.File, error) {
+	if err := mount.All(mounts, path); err != nil {
+		return nil, err
+	}
+	f, err := openTree(path, mountOptions{flags: unix.MS_BIND | unix.MS_REC})
+	if uerr := mount.UnmountRecursive(path, unix.MNT_DETACH); err == nil && uerr != nil {
+		f.Close()
+		return nil, uerr
+	}
+	return f, err
+}
+
+// openTree clones what is mounted at path, and below it with MS_REC.
+func openTree(path string, o mountOptions) (*os.File, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if o.has(unix.MS_REC) {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	attr := o.attributes()
+	if o.has(unix.MS_REC) { // nothing of it may spread to the host, or from there
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+		attr.Propagation = 0
+	}
+	if err == nil && *attr != (unix.MountAttr{}) {
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr)
+	}
+	if err != nil {
+		f.Close()
+		return nil, &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	return f, nil
+}
+
+// openOverlay mounts an overlay. Layers are given one by one: the kernel takes at
+// most 256 bytes at once.
+func openOverlay(o mountOptions) (*os.File, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsopen overlay", err)
+	}
+	defer unix.Close(fs)
+	if err := configureOverlay(fs, o); err != nil {
+		return nil, err
+	}
+	attrs := 0
+	if o.has(unix.MS_RDONLY) {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return nil, os.NewSyscallError("fsmount overlay", err)
+	}
+	return os.NewFile(uintptr(fd), "overlay"), nil
+}
+
+func configureOverlay(fs int, o mountOptions) error {
+	if o.flags&^unix.MS_RDONLY != 0 {
+		return refuse("root filesystem: flags of an overlay")
+	}
+	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
+		return os.NewSyscallError("fsconfig source", err)
+	}
+	for _, s := range o.data {
+		key, value, ok := strings.Cut(s, "=")
+		var err error
+		switch {
+		case !ok:
+			err = unix.FsconfigSetFlag(fs, key)
+		case key == "lowerdir":
+			for layer := range strings.SplitSeq(value, ":") {
+				if err = unix.FsconfigSetString(fs, "lowerdir+", layer); err != nil {
+					break
+				}
+			}
+		default:
+			err = unix.FsconfigSetString(fs, key, value)
+		}
+		if err != nil {
+			return fmt.Errorf("overlay option %s: %w", s, err)
+		}
+	}
+	return os.NewSyscallError("mount overlay", unix.FsconfigCreate(fs))
+}
