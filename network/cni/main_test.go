@@ -61,9 +61,7 @@ func mustOpen(t testing.TB, opts Options) *Network {
 	t.Cleanup(func() {
 		testsuite.RemoveAll(t, n)
 		checkNothingHeld(t, n)
-		if err := n.Teardown(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
+		testsuite.Teardown(t, n)
 	})
 	return n
 }

@@ -75,9 +75,7 @@ func testRestart(t *testing.T, open Open) {
 	}
 	testSubnetInUse(t, open, cfg)
 	RemoveAll(t, second)
-	if err := second.Teardown(t.Context()); err != nil {
-		t.Error(err)
-	}
+	Teardown(t, second)
 }
 
 // testSubnetInUse configures another subnet while there is a clone: it is
@@ -226,9 +224,7 @@ func testStartTogether(t *testing.T, open Open) {
 		if err := closers[i](); err != nil {
 			t.Error(err)
 		}
-		if err := n.Teardown(t.Context()); err != nil {
-			t.Error(err)
-		}
+		Teardown(t, n)
 	}
 }
 

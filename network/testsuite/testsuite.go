@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
 
@@ -93,16 +94,31 @@ func MustOpen(t testing.TB, open Open, cfg Config) Network {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx := context.WithoutCancel(t.Context())
 		RemoveAll(t, n)
 		if err := closeIt(); err != nil {
 			t.Error(err)
 		}
-		if err := n.Teardown(ctx); err != nil {
-			t.Error(err)
-		}
+		Teardown(t, n)
 	})
 	return n
+}
+
+// Teardown tears a network down that has no namespaces. It waits for links of
+// half made ones: the kernel takes them down with the namespace, a little later.
+func Teardown(t testing.TB, n Network) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); ; <-tick.C {
+		err := n.Teardown(context.WithoutCancel(t.Context()))
+		if err == nil {
+			return
+		}
+		if !errdefs.IsFailedPrecondition(err) || time.Now().After(deadline) {
+			t.Error(err)
+			return
+		}
+	}
 }
 
 // RemoveAll removes all namespaces.
@@ -121,8 +137,7 @@ func RemoveAll(t testing.TB, n Network) {
 }
 
 // CheckLeaks fails if a state directory has namespaces, mounts, links or
-// neighbours left. It waits, since the kernel takes a link down with its
-// namespace, a little later.
+// neighbours left. It waits as [Teardown] does.
 func CheckLeaks(t testing.TB, cfg Config) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
