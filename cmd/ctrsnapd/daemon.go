@@ -15,7 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/bridge"
 	"github.com/ctrsnap/ctrsnap/network/cni"
+	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
@@ -41,7 +44,7 @@ type daemon struct {
 	containerd *containerd.Server
 	store      *golden.Store
 	bases      *base.Maker
-	network    *cni.Network
+	network    *pool.Pool
 	runner     *runner.Runner
 	manager    *manager.Manager
 	builder    *build.Builder
@@ -139,27 +142,46 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	return d.bases.Reconcile(ctx)
 }
 
+// openNetwork attaches clones to the network of the configuration: the user's
+// CNI network, or a bridge of our own. Either way namespaces are made ahead.
 func (d *daemon) openNetwork(ctx context.Context) error {
 	n := d.cfg.Network
-	opts := cni.Options{
-		StateDir: d.cfg.State,
-		BinDirs:  slices.Concat(n.BinDirs, d.programs(), cni.DefaultBinDirs),
-		Bridge:   n.Bridge,
-		Log:      d.log,
-	}
+	var inner network.Provider
 	var err error
-	if n.Subnet != "" {
-		if opts.Subnet, err = netip.ParsePrefix(n.Subnet); err != nil {
-			return fmt.Errorf("network.subnet: %w", err)
-		}
-	}
 	if n.Conflist != "" {
-		if opts.Conflist, err = os.ReadFile(n.Conflist); err != nil {
-			return fmt.Errorf("network.conflist: %w", err)
+		inner, err = d.openCNI(ctx)
+	} else {
+		inner, err = d.openBridge(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	d.network, err = pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log})
+	return err
+}
+
+func (d *daemon) openCNI(ctx context.Context) (network.Provider, error) {
+	conflist, err := os.ReadFile(d.cfg.Network.Conflist)
+	if err != nil {
+		return nil, fmt.Errorf("network.conflist: %w", err)
+	}
+	return cni.Open(ctx, cni.Options{
+		StateDir: d.cfg.State,
+		BinDirs:  slices.Concat(d.cfg.Network.BinDirs, d.programs(), cni.DefaultBinDirs),
+		Conflist: conflist,
+		Log:      d.log,
+	})
+}
+
+func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
+	opts := bridge.Options{StateDir: d.cfg.State, Bridge: d.cfg.Network.Bridge, Log: d.log}
+	if s := d.cfg.Network.Subnet; s != "" {
+		var err error
+		if opts.Subnet, err = netip.ParsePrefix(s); err != nil {
+			return nil, fmt.Errorf("network.subnet: %w", err)
 		}
 	}
-	d.network, err = cni.Open(ctx, opts)
-	return err
+	return bridge.Open(ctx, opts)
 }
 
 func (d *daemon) openRuntime(context.Context) error {
@@ -217,6 +239,9 @@ func (d *daemon) close(ctx context.Context) error {
 	var err error
 	if d.manager != nil {
 		err = d.manager.Close(ctx)
+	}
+	if d.network != nil {
+		err = errors.Join(err, d.network.Close())
 	}
 	if d.containerd != nil {
 		err = errors.Join(err, d.containerd.Stop(ctx))

@@ -43,14 +43,14 @@ func command() *cli.Command {
 			if c.Args().Present() {
 				return fmt.Errorf("unknown command %q: see ctrsnapd --help", c.Args().First())
 			}
-			return withConfig(c, func(cfg config.Config) error { return serve(ctx, cfg) })
+			return withConfig(c, asRoot(func(cfg config.Config) error { return serve(ctx, cfg) }))
 		},
 		Commands: []*cli.Command{
 			{
 				Name:  "teardown",
 				Usage: "remove all clones, the network and the mounts of a daemon that is stopped; goldens stay",
 				Action: func(ctx context.Context, c *cli.Command) error {
-					return withConfig(c, func(cfg config.Config) error { return tearDown(ctx, cfg) })
+					return withConfig(c, asRoot(func(cfg config.Config) error { return tearDown(ctx, cfg) }))
 				},
 			},
 			{
@@ -70,11 +70,18 @@ func command() *cli.Command {
 	}
 }
 
+// asRoot does what only root can.
+func asRoot(do func(config.Config) error) func(config.Config) error {
+	return func(cfg config.Config) error {
+		if os.Getuid() != 0 {
+			return errors.New("needs root: it mounts filesystems and makes network namespaces")
+		}
+		return do(cfg)
+	}
+}
+
 // withConfig loads the configuration that the flags name and sets up logging.
 func withConfig(c *cli.Command, do func(config.Config) error) error {
-	if os.Getuid() != 0 {
-		return errors.New("needs root: it mounts filesystems and makes network namespaces")
-	}
 	cfg, err := config.Load(c.String("config"))
 	if err != nil {
 		return err

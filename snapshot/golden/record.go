@@ -48,8 +48,8 @@ func recordName(ref snapshot.Ref) string {
 // not found.
 func (s *Store) image(ctx context.Context, name string) (images.Image, error) {
 	img, err := s.images.Get(ctx, name)
-	if err == nil && img.Labels[labelGolden] == "" {
-		err = fmt.Errorf("image %q is no golden: %w", name, errdefs.ErrNotFound)
+	if errdefs.IsNotFound(err) || err == nil && img.Labels[labelGolden] == "" {
+		return images.Image{}, errdefs.ErrNotFound // the caller says of what, in words of ours
 	}
 	return img, err
 }

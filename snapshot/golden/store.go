@@ -84,7 +84,7 @@ func (s *Store) Golden(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, 
 	ctx = namespaced(ctx)
 	img, err := s.image(ctx, recordName(ref))
 	if err != nil {
-		return snapshot.Golden{}, fmt.Errorf("get golden %s: %w", ref, s.notFound(err))
+		return snapshot.Golden{}, fmt.Errorf("golden %s: %w", ref, s.notFound(err))
 	}
 	g, err := s.load(ctx, img)
 	if err != nil {

@@ -59,6 +59,7 @@ type Storage struct {
 type Network struct {
 	Bridge   string   `toml:"bridge" comment:"name of the bridge; \"\" takes the first free of ctrsnap0, ctrsnap1 …"`
 	Subnet   string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
+	Ahead    int      `toml:"ahead" comment:"how many network namespaces wait for clones"`
 	BinDirs  []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
 	Conflist string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
 }
@@ -88,7 +89,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap"},
 		Containerd: Containerd{Cgroup: "/ctrsnap", BinDirs: []string{}},
-		Network:    Network{BinDirs: []string{}},
+		Network:    Network{Ahead: 16, BinDirs: []string{}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Build:      Build{Parallel: 2},
 		Log:        Log{Format: "text"},
@@ -154,6 +155,10 @@ func (c *Config) validate() error {
 		return errors.New("configuration: clone.ttl: must be positive and at most clone.max_ttl")
 	case c.Clone.StartTimeout <= 0:
 		return errors.New("configuration: clone.start_timeout: must be positive")
+	case c.Network.Ahead < 0:
+		return errors.New("configuration: network.ahead: must not be negative")
+	case c.Network.Conflist != "" && (c.Network.Bridge != "" || c.Network.Subnet != ""):
+		return errors.New("configuration: network.conflist: replaces the bridge: leave network.bridge and network.subnet away")
 	case c.Build.Parallel < 1:
 		return errors.New("configuration: build.parallel: must be at least 1")
 	}
