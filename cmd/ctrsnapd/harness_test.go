@@ -69,6 +69,9 @@ func newDaemon(t testing.TB, configuration string, args ...string) *daemon {
 	d := &daemon{t: t, work: work, state: "/run/cst-" + id, bridge: "cst" + id[:min(len(id), 10)], args: args}
 	text := fmt.Sprintf("root = %q\nstate = %q\n[containerd]\ncgroup = %q\n[network]\nbridge = %q\n",
 		filepath.Join(work, "root"), d.state, d.cgroup(), d.bridge)
+	if strings.Contains(configuration, "conflist") { // it replaces the bridge
+		text = strings.TrimSuffix(text, fmt.Sprintf("bridge = %q\n", d.bridge))
+	}
 	if err := os.WriteFile(d.config(), []byte(text+configuration), 0o600); err != nil {
 		t.Fatal(err)
 	}
