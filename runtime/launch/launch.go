@@ -29,7 +29,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
 )
 
-// Stdio are the standard streams of a process. The launcher does not close them.
+// Stdio are the standard streams of a process; nil is the container's /dev/null.
+// The launcher does not close them.
 type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
 	slave                 string // path of the terminal in the container

@@ -2,14 +2,18 @@ package launch
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 	compiler "github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
@@ -42,6 +46,7 @@ func testSpec(args ...string) *specs.Spec {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	s.Linux.CgroupsPath = "/ctrsnap-test"
 	s.Linux.Seccomp = seccomp.DefaultProfile(s)
 	return s
 }
@@ -136,6 +141,67 @@ func (w *world) output(t *testing.T, s *specs.Spec) (string, Exit) {
 
 func TestLaunch(t *testing.T) {
 	w := newWorld(t)
-	out, e := w.output(t, testSpec("sh", "-c", "id; cat /proc/self/status /proc/self/mountinfo /proc/self/cgroup; ls -la /dev /proc/self/fd; cat /proc/kcore; ls /sys/firmware; hostname; ulimit -n; pwd; env; ip link; exit 7"))
-	t.Log(out, e)
+	out, e := w.output(t, testSpec("sh", "-c", "hostname; ulimit -n; echo $$; exit 7"))
+	if e.Code != 7 || out != "inside\n4096\n1\n" {
+		t.Errorf("got %d, %q", e.Code, out)
+	}
+}
+
+func TestProgramIsMissing(t *testing.T) {
+	w := newWorld(t)
+	for _, args := range [][]string{{"/nothing"}, {"nothing"}} {
+		p, _, err := w.launcher.Create(w.config(t, testSpec(args...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(); !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), args[0]) {
+			t.Errorf("%v: %v", args, err)
+		}
+		if e, err := p.Wait(); err != nil || e.Code != 127 {
+			t.Errorf("%v: %+v, %v", args, e, err)
+		}
+		p.Close()
+	}
+}
+
+// TestRefuse changes one thing of a specification that is done.
+func TestRefuse(t *testing.T) {
+	if err := Check(testSpec("true")); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*specs.Spec){
+		"hooks":                      func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
+		"linux.sysctl":               func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a": "b"} },
+		"linux.devices":              func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x"}} },
+		"linux.resources.devices":    func(s *specs.Spec) { s.Linux.Resources.Devices[0].Allow = true },
+		"linux.namespaces: user":     func(s *specs.Spec) { s.Linux.Namespaces[0].Type = specs.UserNamespace },
+		"path of pid":                func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/x" },
+		"no mount":                   func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:3] },
+		"process.apparmorProfile":    func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"process.selinuxLabel":       func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"CAP_SYS_PTRACE":             func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_SYS_PTRACE"} },
+		"capabilities is missing":    func(s *specs.Spec) { s.Process.Capabilities = nil },
+		"mounts: option idmap":       func(s *specs.Spec) { s.Mounts[0].Options = []string{"idmap"} },
+		"mounts: uidMappings":        func(s *specs.Spec) { s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{}} },
+		"mounts: type nfs":           func(s *specs.Spec) { s.Mounts[3].Type = "nfs" },
+		"mounts: bind to /proc/x":    func(s *specs.Spec) { s.Mounts[3] = specs.Mount{Type: "bind", Destination: "/sys/../proc/x"} },
+		"mounts: no proc at /proc":   func(s *specs.Spec) { s.Mounts = s.Mounts[1:] },
+		"mounts: no tmpfs at /dev":   func(s *specs.Spec) { s.Mounts = s.Mounts[:1] },
+		"linux.cgroupsPath":          func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/../.." },
+		"linux.rootfsPropagation":    func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" },
+		"linux.seccomp.listenerPath": func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
+		"action SCMP_ACT_TRACE":      func(s *specs.Spec) { s.Linux.Seccomp.DefaultAction = specs.ActTrace },
+	} {
+		s := testSpec("true")
+		change(s)
+		if err := Check(s); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
+		}
+	}
+}
+
+func TestParseSpecUnknownField(t *testing.T) {
+	if _, err := ParseSpec([]byte(`{"linux":{"novelty":1}}`)); !errdefs.IsNotImplemented(err) {
+		t.Errorf("got %v", err)
+	}
 }

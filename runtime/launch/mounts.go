@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 )
 
 // filesystems are the types of mounts that are made by the child, in its own
@@ -169,6 +171,9 @@ func (b *builder) cgroups(dest string, o mountOptions) error {
 	}
 	b.program.mount("tmpfs", dest, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
 	for name, dir := range b.cgroup.Dirs() {
+		if name == cgroup.Unified {
+			continue
+		}
 		f, err := openTree(dir, o)
 		if err != nil {
 			return err
@@ -182,9 +187,6 @@ func (b *builder) cgroups(dest string, o mountOptions) error {
 				b.symlink(name, filepath.Join(dest, part))
 			}
 		}
-	}
-	if o.has(unix.MS_RDONLY) {
-		b.readonly(dest, 0)
 	}
 	return nil
 }

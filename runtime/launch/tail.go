@@ -89,6 +89,12 @@ func (p *program) connect(status, gate int) {
 // stdio appends the standard streams, which are a terminal's if there is one.
 func (p *program) stdio(proc *specs.Process, s Stdio) {
 	for i, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
+		if f == nil { // not the host's
+			const name = "open /dev/null"
+			p.add(name, unix.SYS_OPENAT, atCwd, p.text(os.DevNull), unix.O_RDWR|unix.O_CLOEXEC).saving()
+			p.add(name, unix.SYS_DUP3, 0, uintptr(i), 0).using(0)
+			continue
+		}
 		p.add("set standard streams", unix.SYS_DUP3, fd(f), uintptr(i), 0)
 	}
 	if proc.Terminal {

@@ -21,6 +21,10 @@ const (
 	stateNotReady = "SANDBOX_NOTREADY"
 )
 
+// answerPeriod is how long a shim that is told to end lives on, so that its answer
+// gets out.
+const answerPeriod = 20 * time.Millisecond
+
 // sandboxService is the sandbox API: its sandbox is the shim, which is there for as long as
 // the sandbox is, with or without containers.
 type sandboxService struct {
@@ -107,7 +111,7 @@ func (s *sandboxService) PingSandbox(context.Context, *sandboxapi.PingRequest) (
 func (s *sandboxService) ShutdownSandbox(context.Context, *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
 	s.hold(false)
 	s.stop.Do(func() { close(s.stopped) })
-	s.service.sd.Shutdown()
+	time.AfterFunc(answerPeriod, s.service.sd.Shutdown)
 	return &sandboxapi.ShutdownSandboxResponse{}, nil
 }
 

@@ -21,6 +21,9 @@ import (
 // drainPeriod is how long output is copied that a process left when it ended.
 const drainPeriod = 2 * time.Second
 
+// readerPeriod is how long the reader of an output is waited for.
+const readerPeriod = 5 * time.Second
+
 // streams are the shim's part of a process's standard streams. Fifos are the
 // process's own, so nothing is copied and nobody wakes up; the shim holds their other ends
 // open, for the containerd that reads them may be restarted. Log files are written by
@@ -39,7 +42,7 @@ type streams struct {
 	closed bool
 }
 
-// openStreams opens the streams at the given URIs; "" is /dev/null.
+// openStreams opens the streams at the given URIs; "" is the container's /dev/null.
 func openStreams(stdin, stdout, stderr string, terminal bool, user specs.User) (s *streams, err error) {
 	s = &streams{}
 	defer func() {
@@ -79,15 +82,6 @@ func locate(uri string) (path string, fifo bool, err error) {
 	return u.Path, err == nil && st.Mode()&os.ModeNamedPipe != 0, nil
 }
 
-// open opens a file that is closed once the process is started.
-func (s *streams) open(path string, flags int) (*os.File, error) {
-	f, err := os.OpenFile(path, flags, 0)
-	if err == nil {
-		s.mine = append(s.mine, f)
-	}
-	return f, err
-}
-
 // hold opens a file that is closed in the end.
 func (s *streams) hold(path string, flags int) (*os.File, error) {
 	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
@@ -99,7 +93,7 @@ func (s *streams) hold(path string, flags int) (*os.File, error) {
 
 func (s *streams) openInput(uri string, user specs.User) (*os.File, error) {
 	if uri == "" {
-		return s.open(os.DevNull, os.O_RDONLY)
+		return nil, nil
 	}
 	path, _, err := locate(uri)
 	if err != nil {
@@ -114,7 +108,7 @@ func (s *streams) openInput(uri string, user specs.User) (*os.File, error) {
 
 func (s *streams) openOutput(uri string, user specs.User) (*os.File, error) {
 	if uri == "" {
-		return s.open(os.DevNull, os.O_WRONLY)
+		return nil, nil
 	}
 	path, fifo, err := locate(uri)
 	if err != nil {
@@ -123,10 +117,34 @@ func (s *streams) openOutput(uri string, user specs.User) (*os.File, error) {
 	if !fifo {
 		return s.openLog(path, user)
 	}
+	w, err := openWriter(path)
+	if err != nil {
+		return nil, err
+	}
+	s.mine = append(s.mine, w)
 	if _, err := s.hold(path, os.O_RDONLY); err != nil {
 		return nil, err
 	}
-	return s.openEnd(path, os.O_WRONLY, user)
+	return w, w.Chown(int(user.UID), int(user.GID))
+}
+
+// openWriter opens a fifo for writing once somebody reads it, or has begun to open
+// it: what is written before that is lost if the process ends soon. The kernel tells
+// nobody of a reader, so this tries again. One that does not come is not waited for.
+func openWriter(path string) (*os.File, error) {
+	for deadline := time.Now().Add(readerPeriod); ; <-time.After(100 * time.Microsecond) {
+		flags := unix.O_WRONLY | unix.O_NONBLOCK
+		if time.Now().After(deadline) {
+			flags = unix.O_RDWR
+		}
+		n, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(n), path), unix.SetNonblock(n, false) // for the process's sake
+		case !errors.Is(err, unix.ENXIO):
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
 }
 
 // openEnd opens the end of a fifo that the process gets. It is the process's own,
@@ -188,6 +206,12 @@ func (s *streams) openTerminal(stdin, stdout string) error {
 	flags := os.O_RDWR // it holds the reading end as well
 	if !fifo {
 		flags = os.O_APPEND | os.O_WRONLY | os.O_CREATE
+	} else {
+		w, err := openWriter(path)
+		if err != nil {
+			return err
+		}
+		s.mine = append(s.mine, w)
 	}
 	s.output, err = s.hold(path, flags)
 	return err

@@ -24,6 +24,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Unified is the name of the hierarchy of version 2 on a hybrid host. It has no
+// controllers.
+const Unified = "unified"
+
 // Host is the cgroup filesystem of a host. It is safe for concurrent use.
 type Host struct {
 	root        string
@@ -50,7 +54,7 @@ func NewHost(root string) (*Host, error) {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(root, e.Name())
-		if err := unix.Statfs(dir, &st); err == nil && e.IsDir() && st.Type == unix.CGROUP_SUPER_MAGIC {
+		if err := unix.Statfs(dir, &st); err == nil && e.IsDir() && (st.Type == unix.CGROUP_SUPER_MAGIC || e.Name() == Unified) {
 			h.hierarchies = append(h.hierarchies, hierarchy{e.Name(), dir})
 		}
 	}

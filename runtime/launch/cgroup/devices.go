@@ -12,10 +12,9 @@ import (
 // allowed are the devices that every container has, those of runc: any node may
 // be made, and a few may be used.
 var allowed = []string{
-	"c *:* m", "b *:* m",
-	"c 1:3 rwm", "c 1:8 rwm", "c 1:7 rwm", "c 5:0 rwm", "c 1:5 rwm", "c 1:9 rwm", // null, random, full, tty, zero, urandom
-	"c 136:* rwm", "c 5:2 rwm", // terminals
-	"c 10:200 rwm", // net/tun
+	"b *:* m", "c *:* m",
+	"c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", // null, zero, full, random, urandom, tty
+	"c 5:2 rwm", "c 10:200 rwm", "c 136:* rwm", // ptmx, net/tun, terminals
 }
 
 // allowDevices denies all devices but those.
