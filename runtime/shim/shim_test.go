@@ -54,6 +54,26 @@ type host struct {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
+	h := prepare(t)
+	c, err := client.New(containerdtest.Serve(t, h.dir), client.WithDefaultNamespace(snapshot.Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	h.client = c
+	h.pool = sandboxes.New(c.SandboxStore(), c.SandboxController("shim"), sandboxes.Options{Most: 8})
+	t.Cleanup(func() {
+		if err := h.pool.Drain(h.ctx); err != nil {
+			t.Error(err)
+		}
+		h.pool.Close()
+	})
+	return h
+}
+
+// prepare is newHost without a containerd.
+func prepare(t testing.TB) *host {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -62,7 +82,6 @@ func newHost(t testing.TB) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &host{dir: dir, rootfs: filepath.Join(dir, "rootfs")}
 	if os.Getenv("CTRSNAP_TEST_BIN") == "" {
 		bin, err := filepath.Abs("../../bin")
 		if err != nil {
@@ -70,27 +89,15 @@ func newHost(t testing.TB) *host {
 		}
 		t.Setenv("CTRSNAP_TEST_BIN", bin)
 	}
-	makeRootfs(t, h.rootfs)
-	c, err := client.New(containerdtest.Serve(t, dir), client.WithDefaultNamespace(snapshot.Namespace))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	h.client = c
+	h := &host{dir: dir, rootfs: filepath.Join(dir, "rootfs")}
 	h.ctx = namespaces.WithNamespace(context.WithoutCancel(t.Context()), snapshot.Namespace)
+	makeRootfs(t, h.rootfs)
 	t.Cleanup(func() { // the containers' cgroups are gone by then
 		for _, dir := range h.cgroups() {
 			if err := os.Remove(dir); err != nil {
 				t.Errorf("cgroup left: %v", err)
 			}
 		}
-	})
-	h.pool = sandboxes.New(c.SandboxStore(), c.SandboxController("shim"), sandboxes.Options{Most: 8})
-	t.Cleanup(func() {
-		if err := h.pool.Drain(h.ctx); err != nil {
-			t.Error(err)
-		}
-		h.pool.Close()
 	})
 	return h
 }
