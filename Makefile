@@ -8,6 +8,8 @@ LDFLAGS := -s -w -X github.com/ctrsnap/ctrsnap/cmd/internal/version.Version=$(VE
 	-X github.com/ctrsnap/ctrsnap/cmd/internal/version.Commit=$(COMMIT)
 PREFIX  ?= /usr/local
 export CGO_ENABLED ?= 1
+# sudo and su bring a PATH without the place where https://go.dev/doc/install puts Go, or without sbin.
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
 .PHONY: help
 help: ## list the targets
@@ -19,7 +21,7 @@ setup: ## install what build and demo need (system packages, CNI plugins, runc)
 
 .PHONY: build
 build: ## build ctrsnap and ctrsnapd into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd
 
 .PHONY: demo
 demo: setup build ## show the whole thing: a golden with 1 GB of rows, five clones, nothing left
