@@ -21,18 +21,19 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// live is a private server on loopback, run as the host's user postgres.
+// live is a private server on loopback, run as a user of the host.
 type liveServer struct {
 	t         *testing.T
-	dir, bin  string
+	in        installation
+	dir       string
 	host, url string
 	cmd       *exec.Cmd
 }
 
 func (l *liveServer) start() {
-	l.cmd = exec.Command(l.bin+"/postgres", "-D", l.dir+"/data", "-c", "listen_addresses="+l.host,
+	l.cmd = l.in.command("postgres", "-D", l.dir+"/data", "-c", "listen_addresses="+l.host,
 		"-c", "unix_socket_directories=", "-c", "fsync=off")
-	l.cmd.SysProcAttr = postgresUser(l.t)
+	l.cmd.SysProcAttr = serverCredential(l.t)
 	must(l.t, l.cmd.Start())
 	deadline := time.Now().Add(30 * time.Second)
 	for {
@@ -47,8 +48,12 @@ func (l *liveServer) start() {
 	}
 }
 
-func postgresUser(t *testing.T) *unix.SysProcAttr {
+// serverCredential is the user postgres, or one that every host has: initdb asks for its name.
+func serverCredential(t *testing.T) *unix.SysProcAttr {
 	u, err := user.Lookup("postgres")
+	if err != nil {
+		u, err = user.Lookup("nobody")
+	}
 	must(t, err)
 	uid, _ := strconv.Atoi(u.Uid)
 	gid, _ := strconv.Atoi(u.Gid)
@@ -65,16 +70,15 @@ const livePassword = "p@ss:w/rd?"
 func newLive(t *testing.T) *liveServer {
 	t.Helper()
 	base(t)
-	in, err := findSystem()
-	must(t, err)
-	l := &liveServer{t: t, dir: t.TempDir(), bin: in.bin, host: fmt.Sprintf("127.9.%d.%d", os.Getpid()%250+1, time.Now().UnixNano()%250+1)}
+	l := &liveServer{t: t, dir: t.TempDir(), host: fmt.Sprintf("127.9.%d.%d", os.Getpid()%250+1, time.Now().UnixNano()%250+1)}
 	for d := l.dir; d != os.TempDir(); d = filepath.Dir(d) {
 		must(t, os.Chmod(d, 0o755))
 	}
 	must(t, os.Chmod(l.dir, 0o777))
+	l.in = reachable(t, l.dir+"/postgresql")
 	must(t, os.WriteFile(l.dir+"/pw", []byte(livePassword), 0o644))
-	cmd := exec.Command(in.bin+"/initdb", "-N", "-D", l.dir+"/data", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", l.dir+"/pw", "--locale=C.UTF-8")
-	cmd.SysProcAttr = postgresUser(t)
+	cmd := l.in.command("initdb", "-N", "-D", l.dir+"/data", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", l.dir+"/pw", "--locale=C.UTF-8")
+	cmd.SysProcAttr = serverCredential(t)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -93,10 +97,25 @@ func newLive(t *testing.T) *liveServer {
 	return l
 }
 
+// reachable is the installation at a place that the server's user can reach: a
+// prefix may lie in somebody's home.
+func reachable(t *testing.T, dir string) installation {
+	t.Helper()
+	if testPrefix() == "" {
+		return installed(t)
+	}
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, unix.Mount(testPrefix(), dir, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	in, err := findInstallation(dir)
+	must(t, err)
+	return in
+}
+
 func (l *liveServer) dump(program string, args ...string) {
 	l.t.Helper()
-	cmd := exec.Command(l.bin+"/"+program, append(args, "-d", l.url)...)
-	cmd.Env = append(os.Environ(), "PGPASSWORD="+livePassword) // pg_dumpall's for the other databases
+	cmd := l.in.command(program, append(args, "-d", l.url)...)
+	cmd.Env = append(cmd.Env, "PGPASSWORD="+livePassword) // pg_dumpall's for the other databases
 	if out, err := cmd.CombinedOutput(); err != nil {
 		l.t.Fatalf("%s %v: %v: %s", program, args, err, out)
 	}
@@ -282,7 +301,7 @@ exec postgres "$@"
 func TestOfficialImage(t *testing.T) {
 	base(t)
 	lower := t.TempDir()
-	must(t, writeTree(lower, "", snapshot.HostFile{Source: "/usr/bin/setpriv", Target: "/usr/bin/setpriv"}))
+	must(t, writeTree(lower, snapshot.HostFile{Source: "/usr/bin/setpriv", Target: "/usr/bin/setpriv"}))
 	w := newBenchOn(t, lower)
 	// A root's links may be absolute: nothing is written by its plain path.
 	r, err := rootfs.Open(w.root)
@@ -290,12 +309,11 @@ func TestOfficialImage(t *testing.T) {
 	defer r.Close()
 	must(t, writeFile(r, "/usr/bin/docker-entrypoint.sh", entrypoint, 0o755))
 	must(t, writeFile(r, "/docker-entrypoint-initdb.d/1.sql", "CREATE TABLE of_image ()", 0o644))
-	in, err := findSystem()
-	must(t, err)
+	in := installed(t)
 	g, err := w.build(runtime.Sources{
 		Base: snapshot.Base{Config: snapshot.ImageConfig{
 			Entrypoint: []string{"docker-entrypoint.sh"}, Cmd: []string{"postgres"},
-			Env: []string{"PATH=/bin:/usr/bin:" + in.bin, "PGDATA=/var/lib/postgresql/data", "LANG=C.UTF-8"},
+			Env: []string{"PATH=/bin:/usr/bin:" + in.to(in.bin), "PGDATA=/var/lib/postgresql/data", "LANG=C.UTF-8"},
 		}},
 		User: "boss", Password: "secret", Env: map[string]string{"POSTGRES_DB": "own"},
 		Init: []string{w.put("init", "1.sql", "CREATE TABLE of_ours ()")},

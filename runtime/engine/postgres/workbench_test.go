@@ -31,7 +31,28 @@ var (
 	baseErr  error
 )
 
-// base makes the root filesystem of this host's PostgreSQL, once.
+// installed is the PostgreSQL that tests run: this host's, or one unpacked at
+// the prefix that the environment names.
+func installed(t *testing.T) installation {
+	t.Helper()
+	in, err := findInstallation(testPrefix())
+	must(t, err)
+	return in
+}
+
+func testPrefix() string { return os.Getenv("CTRSNAP_TEST_POSTGRES") }
+
+// command runs a program of the installation on the host.
+func (in installation) command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(in.bin+"/"+program, args...)
+	cmd.Env = os.Environ()
+	if len(in.libraryPath) > 0 {
+		cmd.Env = append(cmd.Env, "LD_LIBRARY_PATH="+strings.Join(in.libraryPath, ":"))
+	}
+	return cmd
+}
+
+// base makes the root filesystem of that PostgreSQL, once.
 func base(t *testing.T) string {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -40,7 +61,7 @@ func base(t *testing.T) string {
 	baseOnce.Do(func() {
 		//nolint:usetesting // it outlives the test: TestMain removes it
 		if baseDir, baseErr = os.MkdirTemp("", "ctrsnap-postgres-base-"); baseErr == nil {
-			baseErr = writeTree(baseDir, "")
+			baseErr = writeTree(baseDir)
 		}
 	})
 	if baseErr != nil {
@@ -49,8 +70,8 @@ func base(t *testing.T) string {
 	return baseDir
 }
 
-func writeTree(dir, prefix string, more ...snapshot.HostFile) error {
-	tree, err := New().Host(context.Background(), prefix)
+func writeTree(dir string, more ...snapshot.HostFile) error {
+	tree, err := New().Host(context.Background(), testPrefix())
 	if err != nil {
 		return err
 	}
@@ -288,10 +309,10 @@ func (w *bench) clone(g snapshot.Golden, settings map[string]string) (runtime.Co
 	return c, func(sql string) string { return psqlURL(w.t, c.URLs["tcp"], sql) }
 }
 
-// psqlURL asks by the host's psql.
+// psqlURL asks by psql on the host.
 func psqlURL(t *testing.T, url, sql string) string {
 	t.Helper()
-	cmd := exec.Command("psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql)
+	cmd := installed(t).command("psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v: %s", sql, err, out)
