@@ -14,21 +14,29 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot/base/host"
 )
 
-// postgresTree is what a PostgreSQL of Debian or Ubuntu consists of.
+// postgresTree is what a PostgreSQL of Debian or Ubuntu consists of: this
+// host's, or one whose packages were unpacked at the prefix that the
+// environment names.
 func postgresTree(t testing.TB) snapshot.HostTree {
 	t.Helper()
-	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	prefix := os.Getenv("CTRSNAP_TEST_POSTGRES")
+	bins, _ := filepath.Glob(prefix + "/usr/lib/postgresql/*/bin/postgres")
 	if len(bins) == 0 {
-		t.Skip("needs a PostgreSQL server in /usr/lib/postgresql")
+		t.Skip("needs a PostgreSQL server in " + prefix + "/usr/lib/postgresql")
 	}
-	home := filepath.Dir(filepath.Dir(bins[len(bins)-1]))
-	version := filepath.Base(home)
+	version := filepath.Base(filepath.Dir(filepath.Dir(bins[len(bins)-1])))
+	home, share := "/usr/lib/postgresql/"+version, "/usr/share/postgresql/"+version
+	var libraries []string
+	if prefix != "" {
+		libraries, _ = filepath.Glob(prefix + "/usr/lib/*-linux-gnu")
+	}
 	return snapshot.HostTree{
-		Name: "postgresql " + version,
+		Name:        "postgresql " + version,
+		LibraryPath: libraries,
 		Files: []snapshot.HostFile{
-			{Source: home + "/bin"},
-			{Source: home + "/lib"},
-			{Source: "/usr/share/postgresql/" + version},
+			{Source: prefix + home + "/bin", Target: home + "/bin"},
+			{Source: prefix + home + "/lib", Target: home + "/lib"},
+			{Source: prefix + share, Target: share},
 			{Source: "/usr/share/zoneinfo"},
 			{Source: "/bin/sh"},
 			{Source: "/nonexistent", Optional: true},
@@ -64,7 +72,7 @@ func TestPostgresRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	bin := tree.Files[0].Source
+	bin := tree.Files[0].Target
 	version := filepath.Base(filepath.Dir(bin))
 	for _, tt := range []struct{ want, command string }{
 		{"postgres (PostgreSQL) " + version, bin + "/postgres --version"},
