@@ -146,7 +146,7 @@ func start(prog *program, flags uint64, gate bool) (*Process, error) {
 	defer func() {
 		for _, n := range pipes {
 			if n > 0 {
-				unix.Close(n)
+				_ = unix.Close(n) // a pipe's
 			}
 		}
 	}()

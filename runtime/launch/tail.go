@@ -2,7 +2,6 @@ package launch
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"math"
 	"os"
@@ -162,12 +161,4 @@ func homeOf(passwd io.Reader, uid uint32) string {
 		}
 	}
 	return "/"
-}
-
-// describe names a container in errors.
-func describe(id string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("container %s: %w", id, err)
 }

@@ -54,7 +54,7 @@ func (m Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ 
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", address, err)
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // the shim has a copy
 	l.SetUnlinkOnClose(false)
 	socket, err := l.File()
 	if err != nil {

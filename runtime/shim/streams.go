@@ -224,7 +224,7 @@ func (s *streams) attach(console *os.File) {
 	}
 	s.console = console
 	s.held = append(s.held, console)
-	var out io.Writer = io.Discard
+	out := io.Discard
 	if s.output != nil {
 		out = s.output
 	}

@@ -23,12 +23,12 @@ func (h *Host) FavorMoves() error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	defer unix.Close(fd)
+	defer unix.Close(fd) //nolint:errcheck // of what was only looked at
 	fs, err := unix.Fspick(fd, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
 	if err != nil {
 		return os.NewSyscallError("fspick", err)
 	}
-	defer unix.Close(fs)
+	defer unix.Close(fs) //nolint:errcheck // of what was only looked at
 	if err := unix.FsconfigSetFlag(fs, "favordynmods"); err != nil {
 		return fmt.Errorf("favor moves between cgroups: %w", err)
 	}
