@@ -46,3 +46,8 @@ install: build ## install below PREFIX (/usr/local), with the systemd unit
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin .cache bench/out
+
+.PHONY: bench-clone
+bench-clone: setup build ## measure clones beside what one would use instead (BENCH_FLAGS=--quick for a smoke run)
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/ ./cmd/ctrsnap-bench ./bench/noop
+	bin/ctrsnap-bench clone $(addprefix --postgres=,$(wildcard $(CURDIR)/.cache/postgres)) $(BENCH_FLAGS)

@@ -1,0 +1,163 @@
+package peer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// Original is the server of a clone as it was started, and where its golden's
+// data lie: what a bare server needs to be the same.
+type Original struct {
+	Args    []string
+	Env     []string
+	UID     uint32
+	GID     uint32
+	DataDir string // in the clone
+	Golden  string // the golden's data directory on the host
+	HBA     []byte // content of the file of access rules
+}
+
+// Study learns from a running clone, by its server's process.
+func Study(pid int) (Original, error) {
+	o, err := study(fmt.Sprintf("/proc/%d", pid))
+	if err != nil {
+		return o, fmt.Errorf("study server %d: %w", pid, err)
+	}
+	return o, nil
+}
+
+func study(proc string) (o Original, err error) {
+	if o.Args, err = list(proc + "/cmdline"); err != nil {
+		return o, err
+	}
+	if o.Env, err = list(proc + "/environ"); err != nil {
+		return o, err
+	}
+	if o.UID, o.GID, err = owner(proc + "/status"); err != nil {
+		return o, err
+	}
+	if o.DataDir = o.dataDir(); o.DataDir == "" || len(o.Args) == 0 {
+		return o, fmt.Errorf("no data directory in %q", o.Args)
+	}
+	if hba := o.setting("hba_file"); hba != "" {
+		if o.HBA, err = os.ReadFile(proc + "/root" + hba); err != nil {
+			return o, err
+		}
+	}
+	o.Golden, err = lower(proc+"/mountinfo", o.DataDir)
+	return o, err
+}
+
+// Locate finds the server's program on this host: where the clone has it, or
+// below the prefix that its golden has it from.
+func (o *Original) Locate(prefix string) error {
+	program := o.Args[0]
+	candidates := []string{program}
+	if prefix != "" {
+		candidates = []string{filepath.Join(prefix, "bin", filepath.Base(program)), filepath.Join(prefix, program)}
+	}
+	for _, path := range candidates {
+		if _, err := os.Stat(path); err == nil {
+			o.Args[0] = path
+			return nil
+		}
+	}
+	return fmt.Errorf("find %s on this host: none of %q", program, candidates)
+}
+
+// list reads a file of strings that each end with a zero byte.
+func list(path string) ([]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for s := range bytes.SplitSeq(bytes.TrimRight(b, "\x00"), []byte{0}) {
+		out = append(out, string(s))
+	}
+	return out, nil
+}
+
+// owner returns the effective user and group: see proc_pid_status(5).
+func owner(path string) (uid, gid uint32, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	ids := map[string]uint32{}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] != "Uid:" && f[0] != "Gid:" {
+			continue
+		}
+		n, err := strconv.ParseUint(f[2], 10, 32)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", path, err)
+		}
+		ids[f[0]] = uint32(n)
+	}
+	return ids["Uid:"], ids["Gid:"], nil
+}
+
+// setting returns the value of "-c name=value".
+func (o Original) setting(name string) string {
+	for _, a := range o.Args {
+		if v, ok := strings.CutPrefix(a, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+func (o Original) dataDir() string {
+	for i, a := range o.Args {
+		if a == "-D" && i+1 < len(o.Args) {
+			return o.Args[i+1]
+		}
+	}
+	return o.setting("data_directory")
+}
+
+// lower returns the directory of the topmost layer below a clone's own that
+// has its data directory: the golden's.
+func lower(mounts, dataDir string) (string, error) {
+	f, err := os.Open(mounts)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	infos, err := mountinfo.GetMountsFromReader(f, mountinfo.SingleEntryFilter("/"))
+	if err != nil {
+		return "", err
+	}
+	for _, info := range infos {
+		for _, layer := range layers(info.VFSOptions) {
+			dir := filepath.Join(layer, dataDir)
+			if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
+				return dir, nil
+			}
+		}
+	}
+	return "", errors.New("no layer of its root filesystem holds its data directory")
+}
+
+// layers returns the lower directories among the options of an overlay mount,
+// topmost first.
+func layers(options string) []string {
+	var dirs []string
+	for o := range strings.SplitSeq(options, ",") {
+		if v, ok := strings.CutPrefix(o, "lowerdir="); ok {
+			dirs = append(dirs, strings.Split(v, ":")...)
+		} else if v, ok := strings.CutPrefix(o, "lowerdir+="); ok {
+			dirs = append(dirs, v)
+		}
+	}
+	return dirs
+}

@@ -1,0 +1,88 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/bench/recorder"
+)
+
+func TestReadyReadsThePool(t *testing.T) {
+	const list = `{"schema":1,"pools":[{"golden":"shop","version":2,"ready":3,"making":1},{"golden":"small","ready":9}]}`
+	for golden, want := range map[string]int{"shop": 3, "small": 9, "other": 0} {
+		if got := ready(list, golden); got != want {
+			t.Errorf("%s: got %d, want %d", golden, got, want)
+		}
+	}
+	if got := ready("no json", "shop"); got != -1 {
+		t.Errorf("got %d", got)
+	}
+}
+
+func TestPerWindow(t *testing.T) {
+	begun := time.Now()
+	at := func(s float64) time.Time { return begun.Add(time.Duration(s * float64(time.Second))) }
+	got := perWindow([]time.Time{at(0.1), at(4.9), at(5.1), at(14), at(15.5), at(99)}, begun, 15*time.Second)
+	if !slices.Equal(got, []int{2, 1, 1}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestProgressOfPgbench(t *testing.T) {
+	const out = "pgbench (15.1)\nprogress: 1.0 s, 1500.7 tps, lat 2.6 ms stddev 1.2, 0 failed\nprogress: 2.0 s, 99.5 tps, lat 2 ms stddev 1, 3 failed\n"
+	got := progressRE.FindAllStringSubmatch(out, -1)
+	if len(got) != 2 || got[0][1] != "1500.7" || got[0][2] != "0" || got[1][2] != "3" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestContents(t *testing.T) {
+	const page = 8192
+	if size := contents["big"].rows * page; size < 5<<30 {
+		t.Errorf("big has %d bytes", size)
+	}
+	if size := contents["shop18"].rows * page; size < 1_500_000_000 {
+		t.Errorf("shop18 has %d bytes", size)
+	}
+	if sql := contents["pgbench"].sql(true); !strings.Contains(sql, `\set scale 1`+"\n") || strings.Contains(sql, "%!") {
+		t.Errorf("got %s", sql)
+	}
+}
+
+// An arm's mistakes are counted and named, its warm-up is forgotten, and too
+// many mistakes end the scenario.
+func TestInterleaveCountsErrors(t *testing.T) {
+	tk := &take{}
+	a, b := recorder.New("a", "", "ms"), recorder.New("b", "", "ms")
+	err := interleave(t.Context(), tk, 2, 5, []*recorder.Recorder{a, b},
+		func(context.Context, int) error { a.Add(1); return nil },
+		func(_ context.Context, round int) error {
+			if round == 4 {
+				return errors.New("wrong rows")
+			}
+			b.Add(2)
+			return nil
+		})
+	if err != nil || a.Series().N != 5 || b.Series().N != 4 || b.Series().Errors != 1 || !slices.Equal(tk.res.Errors, []string{"wrong rows"}) {
+		t.Errorf("error %v, a %+v, b %+v, errors %q", err, a.Series(), b.Series(), tk.res.Errors)
+	}
+	err = interleave(t.Context(), tk, 0, 1000, []*recorder.Recorder{a}, func(context.Context, int) error { return errors.New("down") })
+	if err == nil || len(tk.res.Errors) != maxErrors {
+		t.Errorf("error %v, errors %q", err, tk.res.Errors)
+	}
+}
+
+func TestProcessMemory(t *testing.T) {
+	m, err := processMemory(os.Getpid())
+	if err != nil || m.private < 1<<20 || m.own < 1<<20 {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	if m, err := processMemory(1 << 30); err == nil {
+		t.Errorf("got %+v of no process", m)
+	}
+}
