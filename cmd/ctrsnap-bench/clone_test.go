@@ -1,0 +1,65 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ctrsnap/ctrsnap/bench"
+	"github.com/ctrsnap/ctrsnap/bench/rig"
+)
+
+func TestConfiguration(t *testing.T) {
+	got, err := configuration([]string{"pool.max=0", `containerd.runc="/a=b"`, "pool.auto=false"})
+	want := rig.Config{"pool": "max = 0\nauto = false\n", "containerd": "runc = \"/a=b\"\n"}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	for _, bad := range []string{"", "max=0", ".max=0", "pool.=0", "pool.max"} {
+		if c, err := configuration([]string{bad}); err == nil {
+			t.Errorf("%q: got %v", bad, c)
+		}
+	}
+}
+
+func TestUnknownScenarioIsRefused(t *testing.T) {
+	o := &options{bin: "/", only: []string{"cold", "nonsense"}}
+	if s, err := o.prepare(); err == nil {
+		t.Errorf("chose %d", len(s))
+	}
+	o.only = []string{"size", "cold"}
+	if s, err := o.prepare(); err != nil || len(s) != 2 || s[0].Name() != "cold" {
+		t.Errorf("chose %v, %v", s, err)
+	}
+}
+
+func TestResultsAreAnArray(t *testing.T) {
+	o := &options{out: filepath.Join(t.TempDir(), "out", "clone.json")}
+	for range 2 { // a second run replaces the first
+		if err := o.write([]bench.Result{{Scenario: "cold"}, {Scenario: "size"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(o.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []bench.Result
+	if err := json.Unmarshal(b, &got); err != nil || len(got) != 2 || got[1].Scenario != "size" {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// Only what is incorrect fails a run: not a time, not what is not there.
+func TestOnlyErrorsFail(t *testing.T) {
+	slow := bench.Result{Ratios: []bench.Ratio{{Name: "cold_vs_bare", P50: 9, Must: 1.4}}, Skipped: []string{"no pool"}, Noisy: true}
+	if err := incorrect([]bench.Result{slow}); err != nil {
+		t.Error(err)
+	}
+	if err := incorrect([]bench.Result{slow, {Errors: []string{"clone c1: 3 rows"}}}); err == nil {
+		t.Error("a wrong row count did not fail the run")
+	}
+}
