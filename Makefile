@@ -21,7 +21,8 @@ setup: ## install what build and demo need (system packages, CNI plugins, runc)
 
 .PHONY: build
 build: ## build ctrsnap and ctrsnapd into bin/
-	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd \
+		./cmd/ctrsnap-shim ./cmd/containerd-shim-ctrsnap-v1
 
 .PHONY: demo
 demo: setup build ## show the whole thing: a golden with 1 GB of rows, five clones, nothing left
@@ -40,7 +41,7 @@ lint: ## run the linters
 .PHONY: install
 install: build ## install below PREFIX (/usr/local), with the systemd unit
 	install -D -t $(DESTDIR)$(PREFIX)/bin bin/ctrsnap bin/ctrsnapd
-	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-runc-v2 runc bridge host-local loopback)
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-ctrsnap-v1 ctrsnap-shim containerd-shim-runc-v2 runc bridge host-local loopback)
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system cmd/ctrsnapd/ctrsnapd.service
 
 .PHONY: clean

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -25,6 +26,7 @@ import (
 	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
 	"github.com/ctrsnap/ctrsnap/snapshot/base"
 	"github.com/ctrsnap/ctrsnap/snapshot/checkpoint"
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
@@ -45,6 +47,7 @@ type daemon struct {
 	store      *golden.Store
 	bases      *base.Maker
 	network    *pool.Pool
+	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	manager    *manager.Manager
 	builder    *build.Builder
@@ -54,7 +57,7 @@ type daemon struct {
 // must close the daemon, also after an error.
 func (d *daemon) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openStorage, d.openContainerd, d.openNetwork, d.openRuntime, d.recover,
+		d.openState, d.openStorage, d.openContainerd, d.openNetwork, d.openShims, d.openRuntime, d.recover,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -123,7 +126,7 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	} else {
 		d.containerd, err = containerd.Start(ctx, containerd.Options{
 			Root: saved.Root, State: d.state("containerd"), Address: d.state("containerd.sock"),
-			ShimDir: d.programs()[0], Recover: restored.Restarted, Logger: d.log,
+			ShimDir: strings.Join(d.programs(), string(filepath.ListSeparator)), Recover: restored.Restarted, Logger: d.log,
 		})
 	}
 	if err != nil {
@@ -189,13 +192,18 @@ func (d *daemon) openRuntime(context.Context) error {
 	for _, e := range []runtime.Engine{postgres.New()} {
 		engines[e.Name()] = e
 	}
-	d.runner = runner.New(d.containerd.Client(), runner.Options{
+	opts := runner.Options{
 		ShimBinary: d.program("containerd-shim-runc-v2"),
 		RuncBinary: d.runc(),
 		RuncRoot:   d.state("runc"),
 		FIFODir:    d.state("fifo"),
 		CgroupPath: d.cfg.Containerd.Cgroup,
-	})
+		Logger:     d.log,
+	}
+	if d.shims != nil {
+		opts.Shims = d.shims
+	}
+	d.runner = runner.New(d.containerd.Client(), opts)
 	d.manager = manager.New(manager.Options{
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
@@ -239,6 +247,9 @@ func (d *daemon) close(ctx context.Context) error {
 	var err error
 	if d.manager != nil {
 		err = d.manager.Close(ctx)
+	}
+	if d.shims != nil {
+		d.shims.Close()
 	}
 	if d.network != nil {
 		err = errors.Join(err, d.network.Close())

@@ -8,7 +8,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // tearDown ends everything that outlives a daemon: clones, the network, mounts
@@ -53,5 +56,9 @@ func (d *daemon) removeClones(ctx context.Context) error {
 	for _, c := range clones {
 		err = errors.Join(err, d.manager.Remove(ctx, c.ID))
 	}
-	return errors.Join(err, d.manager.Drain(ctx))
+	err = errors.Join(err, d.manager.Drain(ctx))
+	if d.shims != nil {
+		err = errors.Join(err, d.shims.Drain(namespaces.WithNamespace(ctx, snapshot.Namespace)))
+	}
+	return err
 }

@@ -30,12 +30,20 @@ func (r *Runner) Delete(ctx context.Context, id string) error {
 		return fmt.Errorf("load container %s: %w", id, err)
 	}
 	defer r.forget(ctx, id)
+	info, err := container.Info(ctx, client.WithoutRefreshedMetadata)
+	if err != nil {
+		return fmt.Errorf("load container %s: %w", id, err)
+	}
+	sandbox := info.SandboxID
 	if err := r.deleteTask(ctx, container); err != nil {
 		return fmt.Errorf("delete task %s: %w", id, err)
 	}
 	err = r.client.ContainerService().Delete(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete record of container %s: %w", id, err)
+	}
+	if err == nil {
+		r.release(ctx, sandbox)
 	}
 	return nil
 }

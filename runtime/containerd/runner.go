@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,18 +40,32 @@ const (
 
 // Options refine a Runner. The zero value of each field is a good default.
 type Options struct {
-	Runtime     string        // containerd's name of the runtime; default io.containerd.runc.v2
-	ShimBinary  string        // path of the shim; default: looked up by containerd in PATH and beside itself
-	RuncBinary  string        // name or path of runc; default "runc", looked up in the shim's PATH
-	RuncRoot    string        // where runc keeps its state; default /run/ctrsnap/runc
-	FIFODir     string        // where fifos of Stdio are made; default /run/ctrsnap/fifo
-	CgroupRoot  string        // mount point of the cgroup filesystem; default /sys/fs/cgroup
-	CgroupPath  string        // below which containers get theirs; default /ctrsnap
-	Timeout     time.Duration // of one operation on a container, default 30 s
+	Runtime    string        // containerd's name of the runtime; default io.containerd.runc.v2
+	ShimBinary string        // path of the shim; default: looked up by containerd in PATH and beside itself
+	RuncBinary string        // name or path of runc; default "runc", looked up in the shim's PATH
+	RuncRoot   string        // where runc keeps its state; default /run/ctrsnap/runc
+	FIFODir    string        // where fifos of Stdio are made; default /run/ctrsnap/fifo
+	CgroupRoot string        // mount point of the cgroup filesystem; default /sys/fs/cgroup
+	CgroupPath string        // below which containers get theirs; default /ctrsnap
+	Timeout    time.Duration // of one operation on a container, default 30 s
+	// Shims run containers in shims that serve many. nil, or a container that
+	// asks for what they do not do, means the runtime above.
+	Shims       Shims
+	Logger      *slog.Logger  // default discards
 	drainPeriod time.Duration // see streams.drain
 }
 
+// Shims are the sandboxes of our own runtime. A context given to it carries
+// containerd's namespace.
+type Shims interface {
+	// Acquire returns a sandbox with room for one container.
+	Acquire(ctx context.Context) (id string, err error)
+	// Release gives the place back.
+	Release(ctx context.Context, id string) error
+}
+
 func (o *Options) setDefaults() {
+	setDefault(&o.Logger, slog.New(slog.DiscardHandler))
 	setDefault(&o.Runtime, "io.containerd.runc.v2")
 	setDefault(&o.RuncBinary, "runc")
 	setDefault(&o.RuncRoot, "/run/ctrsnap/runc")
@@ -102,14 +117,22 @@ func withNamespace(ctx context.Context) context.Context {
 
 // Create makes the record of the container, then its task. It is not cut short
 // when ctx ends, but undone: nobody could tell how far a call came that was left.
-func (r *Runner) Create(ctx context.Context, c runtime.Container) (_ runtime.Task, err error) {
-	octx, cancel := r.begin(context.WithoutCancel(ctx))
-	defer cancel()
-	record, err := r.record(c)
+func (r *Runner) Create(ctx context.Context, c runtime.Container) (runtime.Task, error) {
+	record, err := r.record(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("describe container %s: %w", c.ID, err)
 	}
+	if record.SandboxID != "" {
+		return r.createIn(ctx, c, record)
+	}
+	return r.create(ctx, c, record)
+}
+
+func (r *Runner) create(ctx context.Context, c runtime.Container, record containers.Container) (_ runtime.Task, err error) {
+	octx, cancel := r.begin(context.WithoutCancel(ctx))
+	defer cancel()
 	if _, err := r.client.ContainerService().Create(octx, record); err != nil {
+		r.release(octx, record.SandboxID)
 		return nil, fmt.Errorf("record container %s: %w", c.ID, err)
 	}
 	defer func() {
@@ -122,7 +145,7 @@ func (r *Runner) Create(ctx context.Context, c runtime.Container) (_ runtime.Tas
 		return nil, fmt.Errorf("load container %s: %w", c.ID, err)
 	}
 	s := r.newStreams(c)
-	t, err := container.NewTask(octx, s.create, r.taskOpts(c)...)
+	t, err := container.NewTask(octx, s.create, r.taskOpts(c, record)...)
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
@@ -135,20 +158,21 @@ func (r *Runner) Create(ctx context.Context, c runtime.Container) (_ runtime.Tas
 	return &task{runner: r, task: t, streams: s}, nil
 }
 
-func (r *Runner) taskOpts(c runtime.Container) []client.NewTaskOpts {
+func (r *Runner) taskOpts(c runtime.Container, record containers.Container) []client.NewTaskOpts {
 	opts := []client.NewTaskOpts{client.WithRootFS(c.Rootfs)}
-	if r.opts.ShimBinary != "" {
+	if r.opts.ShimBinary != "" && record.SandboxID == "" {
 		opts = append(opts, client.WithRuntimePath(r.opts.ShimBinary))
 	}
 	return opts
 }
 
-func (r *Runner) record(c runtime.Container) (containers.Container, error) {
-	spec, err := typeurl.MarshalAny(r.spec(c))
+func (r *Runner) record(ctx context.Context, c runtime.Container) (containers.Container, error) {
+	oci := r.spec(c)
+	spec, err := typeurl.MarshalAny(oci)
 	if err != nil {
 		return containers.Container{}, err
 	}
-	opts, err := typeurl.MarshalAny(&options.Options{BinaryName: r.opts.RuncBinary, Root: r.opts.RuncRoot})
+	info, err := r.stock()
 	if err != nil {
 		return containers.Container{}, err
 	}
@@ -159,13 +183,21 @@ func (r *Runner) record(c runtime.Container) (containers.Container, error) {
 	if c.Snapshot != "" {
 		labels[snapshotRef] = c.Snapshot
 	}
-	return containers.Container{
+	record := containers.Container{
 		ID:         c.ID,
 		Labels:     labels,
 		Spec:       spec,
-		Runtime:    containers.RuntimeInfo{Name: r.opts.Runtime, Options: opts},
+		Runtime:    info,
 		Extensions: extensions(c.Record),
-	}, nil
+	}
+	r.join(ctx, c, oci, &record)
+	return record, nil
+}
+
+// stock is the runtime that can run everything.
+func (r *Runner) stock() (containers.RuntimeInfo, error) {
+	opts, err := typeurl.MarshalAny(&options.Options{BinaryName: r.opts.RuncBinary, Root: r.opts.RuncRoot})
+	return containers.RuntimeInfo{Name: r.opts.Runtime, Options: opts}, err
 }
 
 func extensions(record []byte) map[string]typeurl.Any {

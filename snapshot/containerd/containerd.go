@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
@@ -44,6 +45,14 @@ func (s *Server) Version() string { return s.version }
 
 // Address returns the path of containerd's gRPC socket.
 func (s *Server) Address() string { return s.address }
+
+// Sandboxes returns containerd's controller of sandboxes that are shims.
+func (s *Server) Sandboxes() sandbox.Controller {
+	if s.embedded == nil {
+		return s.client.SandboxController(sandboxer)
+	}
+	return s.embedded.sandboxes
+}
 
 // Databases returns the metadata of an embedded containerd, for checkpoints; nil
 // for one that the host runs. They are closed by Stop.

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	"github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/errdefs"
@@ -26,8 +27,8 @@ type Options struct {
 	Root    string // directory for what stays
 	State   string // directory for what is void after a reboot
 	Address string // path of the gRPC socket; ttrpc is at Address + ".ttrpc"
-	// ShimDir is searched for shims, and by shims for runc, before PATH. ""
-	// means the directory of this executable.
+	// ShimDir is searched for shims, and by shims for runc, before PATH; it may
+	// be a list as in PATH. "" means the directory of this executable.
 	ShimDir string
 	// Recover removes layers without a record before anything is served. It is
 	// needed when the metadata is older than the layers: after a restart of
@@ -43,6 +44,7 @@ type embedded struct {
 	sockets     []string
 	client      *client.Client
 	metadata    *metadata.DB
+	sandboxes   sandbox.Controller
 	snapshotter *overlay.Snapshotter
 	once        sync.Once
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
@@ -22,6 +23,9 @@ import (
 const (
 	pluginType plugin.Type = "io.ctrsnap.client.v1"
 	pluginID   string      = "client"
+
+	// sandboxer is containerd's controller of sandboxes that are shims.
+	sandboxer = "shim"
 )
 
 // uri is how containerd's configuration names a plugin.
@@ -49,7 +53,7 @@ func (e *embedded) register(o Options) (err error) {
 		// What client.WithInMemoryServices takes, and the metadata.
 		Requires: []plugin.Type{
 			plugins.EventPlugin, plugins.LeasePlugin, plugins.SandboxStorePlugin, plugins.TransferPlugin,
-			plugins.MountManagerPlugin, plugins.ServicePlugin, plugins.MetadataPlugin,
+			plugins.MountManagerPlugin, plugins.ServicePlugin, plugins.MetadataPlugin, plugins.SandboxControllerPlugin,
 		},
 		InitFn: e.initClient,
 	})
@@ -86,6 +90,12 @@ func (e *embedded) initClient(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	e.metadata = db.(*metadata.DB)
+	// The client for in-memory services lacks it.
+	controller, err := ic.GetByID(plugins.SandboxControllerPlugin, sandboxer)
+	if err != nil {
+		return nil, err
+	}
+	e.sandboxes = controller.(sandbox.Controller)
 	e.client, err = client.New("",
 		client.WithDefaultNamespace(snapshot.Namespace),
 		client.WithDefaultPlatform(platforms.Default()),

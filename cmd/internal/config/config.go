@@ -47,6 +47,7 @@ type Containerd struct {
 	Address string   `toml:"address" comment:"socket of a containerd that runs already; \"\" runs one in process"`
 	Runc    string   `toml:"runc" comment:"runc binary; \"\" looks beside ctrsnapd, in ../libexec/ctrsnap, then on PATH"`
 	BinDirs []string `toml:"bin_dirs" comment:"where the shim and runc are looked for first"`
+	Runtime string   `toml:"runtime" comment:"ctrsnap starts clones in shims that serve many, and leaves to runc what they do not do; runc leaves all to it"`
 	Cgroup  string   `toml:"cgroup" comment:"parent cgroup of all clones"`
 }
 
@@ -88,7 +89,7 @@ func Default() Config {
 		Root:       "/var/lib/ctrsnap",
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap"},
-		Containerd: Containerd{Cgroup: "/ctrsnap", BinDirs: []string{}},
+		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Network:    Network{Ahead: 16, BinDirs: []string{}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Build:      Build{Parallel: 2},
@@ -155,6 +156,8 @@ func (c *Config) validate() error {
 		return errors.New("configuration: clone.ttl: must be positive and at most clone.max_ttl")
 	case c.Clone.StartTimeout <= 0:
 		return errors.New("configuration: clone.start_timeout: must be positive")
+	case c.Containerd.Runtime != "ctrsnap" && c.Containerd.Runtime != "runc":
+		return fmt.Errorf("configuration: containerd.runtime: %q is neither ctrsnap nor runc", c.Containerd.Runtime)
 	case c.Network.Ahead < 0:
 		return errors.New("configuration: network.ahead: must not be negative")
 	case c.Network.Conflist != "" && (c.Network.Bridge != "" || c.Network.Subnet != ""):

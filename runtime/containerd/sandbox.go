@@ -1,0 +1,66 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/launch"
+)
+
+// ownRuntime is containerd's name of the runtime whose shims serve many
+// containers.
+const ownRuntime = "io.containerd.ctrsnap.v1"
+
+// join has a container run in one of our shims: a server, which is to be there
+// soon. What talks to this process by Stdio is a step of a build.
+func (r *Runner) join(ctx context.Context, c runtime.Container, spec *specs.Spec, record *containers.Container) {
+	if r.opts.Shims == nil || c.Stdio != nil {
+		return
+	}
+	if err := launch.Check(spec); err != nil {
+		r.opts.Logger.InfoContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
+		return
+	}
+	sctx, cancel := r.begin(context.WithoutCancel(ctx))
+	defer cancel()
+	id, err := r.opts.Shims.Acquire(sctx)
+	if err != nil {
+		r.opts.Logger.WarnContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
+		return
+	}
+	record.SandboxID, record.Runtime = id, containers.RuntimeInfo{Name: ownRuntime}
+}
+
+// createIn creates a container in one of our shims. What only the root filesystem shows, a
+// link at /proc and the like, the shim refuses with FailedPrecondition; then
+// runc gets it.
+func (r *Runner) createIn(ctx context.Context, c runtime.Container, record containers.Container) (runtime.Task, error) {
+	t, err := r.create(ctx, c, record)
+	if err == nil || !errdefs.IsFailedPrecondition(err) || ctx.Err() != nil {
+		return t, err
+	}
+	r.opts.Logger.WarnContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
+	info, ierr := r.stock()
+	if ierr != nil {
+		return nil, fmt.Errorf("describe container %s: %w", c.ID, errors.Join(err, ierr))
+	}
+	record.SandboxID, record.Runtime = "", info
+	return r.create(ctx, c, record)
+}
+
+// release gives the place of a container in its shim back.
+func (r *Runner) release(ctx context.Context, sandbox string) {
+	if sandbox == "" || r.opts.Shims == nil {
+		return
+	}
+	if err := r.opts.Shims.Release(ctx, sandbox); err != nil {
+		// The container is gone all the same; the next start removes the shim.
+		r.opts.Logger.WarnContext(ctx, "release shim", "sandbox", sandbox, "error", err)
+	}
+}
