@@ -26,9 +26,6 @@ func claims(ctx context.Context, t *take) error {
 		return err
 	}
 	run := &claimRun{take: t, golden: golden, wanted: int64(t.Claims), seen: map[string]bool{}, latency: recorder.New("claim", golden, "ms")}
-	if t.Quick {
-		run.wanted = min(run.wanted, 24)
-	}
 	err := run.all(ctx)
 	t.note("%d claims of %d by %d callers, %d restarts of the daemon, %d requests repeated because it was away",
 		run.done.Load(), run.wanted, parallel, run.restarts, run.retries.Load())

@@ -32,9 +32,6 @@ func density(ctx context.Context, t *take) (err error) {
 		return err
 	}
 	wanted := t.Clones
-	if t.Quick {
-		wanted = min(wanted, 10)
-	}
 	before := machine.Memory("MemAvailable")
 	live := recorder.New("clones", golden, "clones")
 	clones, err := t.fill(ctx, golden, wanted, live)

@@ -27,6 +27,9 @@ type options struct {
 	budget           time.Duration
 }
 
+// quickCounts are those of a smoke run, unless others are asked for.
+var quickCounts = map[string]int{"clones": 10, "claims": 24}
+
 func cloneCommand() *cli.Command {
 	o := &options{}
 	return &cli.Command{
@@ -47,12 +50,19 @@ func cloneCommand() *cli.Command {
 			&cli.StringFlag{Name: "pg18", Usage: "`PREFIX` of PostgreSQL 18, for its templates", Sources: cli.EnvVars("CTRSNAP_PG18"), Destination: &o.env.PG18},
 			&cli.StringSliceFlag{Name: "daemon", Usage: "`TABLE.KEY=VALUE` for the configuration under test (repeatable)", Destination: &o.daemon},
 			&cli.StringSliceFlag{Name: "baseline", Usage: "`TABLE.KEY=VALUE` that makes the stock runtime without a pool (repeatable)", Destination: &o.baseline},
-			&cli.IntFlag{Name: "clones", Value: 500, Usage: "how many live at once in scenario density", Destination: &o.env.Clones},
-			&cli.IntFlag{Name: "claims", Value: 2000, Usage: "how many in scenario claims", Destination: &o.env.Claims},
+			&cli.IntFlag{Name: "clones", Value: 500, Usage: "how many live at once in scenario density; 10 with --quick", Destination: &o.env.Clones},
+			&cli.IntFlag{Name: "claims", Value: 2000, Usage: "how many in scenario claims; 24 with --quick", Destination: &o.env.Claims},
 			&cli.IntFlag{Name: "restarts", Value: 4, Usage: "of the daemon in scenario claims", Destination: &o.env.Restarts},
 			&cli.DurationFlag{Name: "budget", Value: 13 * time.Minute, Usage: "no scenario begins later, and claims end there", Destination: &o.budget},
 		},
-		Action: func(ctx context.Context, _ *cli.Command) error { return o.run(ctx) },
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			for name, n := range map[string]*int{"clones": &o.env.Clones, "claims": &o.env.Claims} {
+				if o.env.Quick && !cmd.IsSet(name) {
+					*n = quickCounts[name]
+				}
+			}
+			return o.run(ctx)
+		},
 	}
 }
 
@@ -80,7 +90,7 @@ func (o *options) run(ctx context.Context) (err error) {
 		return err
 	}
 	results, err := o.measure(ctx, scenarios)
-	return errors.Join(err, o.write(results), report.Table(os.Stdout, results), incorrect(results))
+	return errors.Join(err, report.Table(os.Stdout, results), incorrect(results))
 }
 
 // prepare completes the options and chooses the scenarios.
@@ -138,6 +148,7 @@ func (o *options) measure(ctx context.Context, scenarios []bench.Scenario) (resu
 		fmt.Fprintf(os.Stderr, "scenario %s\n", s.Name())
 		r, runErr := s.Run(ctx)
 		results = append(results, r)
+		err = errors.Join(err, o.write(results)) // a run that is ended early leaves what it has
 		if runErr != nil {
 			err = errors.Join(err, runErr)
 			fmt.Fprintf(os.Stderr, "%v\n%s\n", runErr, o.env.Rig.LogTail())
