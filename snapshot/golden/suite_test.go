@@ -70,6 +70,7 @@ func suite(t *testing.T, srv *containerd.Server) {
 		"Race":         testRace,
 		"Exclusive":    testExclusive,
 		"Closed":       testClosed,
+		"PoolSizes":    testPoolSizes,
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t, srv, Options{})
