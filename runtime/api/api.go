@@ -23,6 +23,8 @@
 //	POST   /v1/clones/{id}/exec             Upgrade: ctrsnap-exec, then frames
 //	GET    /v1/clones/{id}/client           ClientRequest: the command that `connect` execs in the clone
 //	GET    /v1/leases/{id}                  held open: the lease lives as long as the connection
+//	GET    /v1/pools                        []Pool
+//	POST   /v1/pools/{golden}               PoolRequest → Pool
 //	GET    /v1/doctor                       Doctor
 //	GET    /openapi.json
 package api
@@ -48,6 +50,11 @@ const (
 	TrailerError = "Ctrsnap-Error"
 	// ExecProtocol is the value of the Upgrade header of an exec.
 	ExecProtocol = "ctrsnap-exec"
+	// HeaderQueue in a request for clones asks to be told of its place in the
+	// queue: by answers 102 (RFC 2518) ahead of the real one, whose header of
+	// that name has the place, from 1, and the time that it may take, as in
+	// "3 250ms".
+	HeaderQueue = "Ctrsnap-Queue"
 )
 
 // DefaultHost is where the daemon listens unless told otherwise.
@@ -124,7 +131,8 @@ func (c Code) ExitCode() int {
 // benchmarks use these names alike.
 type Stage string
 
-// The stages, in order. A clone from the pool has StageClaim only.
+// The stages, in order. A clone from the pool has StageClaim and
+// StagePersonalise only.
 const (
 	StageClaim       Stage = "claim"
 	StagePrepare     Stage = "prepare"
@@ -159,6 +167,9 @@ type CloneRequest struct {
 	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
 	// LeaseID adds the clones to a lease that exists.
 	LeaseID string `json:"lease_id,omitempty"`
+	// WaitTimeout bounds how long the request may queue while others have
+	// their clones made. What begins in time is finished.
+	WaitTimeout Duration `json:"wait_timeout,omitempty" doc:"how long to queue when many ask at once; default without end"`
 }
 
 // IfExists says what happens when a clone of the wanted name exists.

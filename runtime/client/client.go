@@ -122,6 +122,9 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 		req.Header[k] = v
 	}
 	req.Header.Set(api.HeaderProtocol, strconv.Itoa(c.protocol))
+	if ctx.Value(queueKey{}) != nil {
+		req.Header.Set(api.HeaderQueue, "1")
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.explain(ctx, err)

@@ -28,6 +28,11 @@ type record struct {
 	// Ready says that the clone may have been handed out. One that is not
 	// belongs to nobody.
 	Ready bool `json:"ready"`
+	// Member says that it waits in the pool: nobody has heard of it.
+	Member bool `json:"member,omitempty"`
+	// Process is the digest of what a member runs: a daemon that would start
+	// it otherwise does not hand it out.
+	Process string `json:"process,omitempty"`
 }
 
 // clone is a clone that this process watches over.
@@ -115,6 +120,7 @@ func (m *Manager) watch(c *clone, exits <-chan runtime.Exit) {
 		c.exit = exit
 		m.mu.Unlock()
 		close(c.died)
+		m.pool.Poke() // it may be a member
 		return
 	}
 }

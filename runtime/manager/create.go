@@ -107,13 +107,7 @@ func (m *Manager) startAll(ctx context.Context, want *plan, old []*clone) ([]*cl
 			continue
 		}
 		g.Go(func() (err error) {
-			select {
-			case m.creating <- struct{}{}:
-				defer func() { <-m.creating }()
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-			clones[i], err = m.start(gctx, want, want.name(i))
+			clones[i], err = m.obtain(gctx, want, want.name(i))
 			return err
 		})
 	}
@@ -126,6 +120,40 @@ func (m *Manager) startAll(ctx context.Context, want *plan, old []*clone) ([]*cl
 		return nil, err
 	}
 	return clones, nil
+}
+
+// obtain takes a clone from the pool, or makes one when it is the caller's turn.
+func (m *Manager) obtain(ctx context.Context, want *plan, name string) (*clone, error) {
+	c, err := m.claim(ctx, want, name)
+	if c != nil || err != nil {
+		return c, err
+	}
+	leave, err := m.enqueue(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	defer m.pool.Poke() // it held back for this one
+	defer leave()
+	return m.start(ctx, want, name)
+}
+
+// enqueue waits for the caller's turn to have a clone made.
+func (m *Manager) enqueue(ctx context.Context, want *plan) (leave func(), err error) {
+	wctx, cancel := ctx, context.CancelFunc(func() {})
+	if want.wait > 0 {
+		wctx, cancel = context.WithTimeout(ctx, want.wait)
+	}
+	defer cancel()
+	leave, place, err := m.creating.Enter(wctx, server.Progress(ctx))
+	if err == nil {
+		return leave, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, snapshot.WithHint(
+		fmt.Errorf("no turn within %s, place %d in the queue: %w", want.wait, place, context.DeadlineExceeded),
+		"wait longer, or have clones made ahead: 'ctrsnap pool set "+want.golden.Name+" --size N'")
 }
 
 // discard removes clones that were not handed out, and waits for it.

@@ -26,7 +26,8 @@ import (
 
 // world is everything that a Manager works with, in memory. It survives Managers.
 type world struct {
-	dir string
+	dir  string
+	pool Pool
 
 	mu         sync.Mutex
 	goldens    map[string][]snapshot.Golden // by name, the last one is current
@@ -55,6 +56,7 @@ func (w *world) options() Options {
 		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w),
 		Engines: map[string]runtime.Engine{"fake": &fakeEngine{w: w}},
 		RunDir:  filepath.Join(w.dir, "run"), LogDir: filepath.Join(w.dir, "logs"),
+		Pool: w.pool,
 	}
 }
 
@@ -121,10 +123,22 @@ type fakeStore world
 func (s *fakeStore) Begin(context.Context, string, string) (snapshot.Build, error) {
 	return nil, errdefs.ErrNotImplemented
 }
-func (s *fakeStore) Goldens(context.Context) ([]snapshot.Golden, error) { return nil, nil }
-func (s *fakeStore) Promote(context.Context, snapshot.Ref) error        { return nil }
-func (s *fakeStore) VerifyDigest(context.Context, snapshot.Ref) error   { return nil }
-func (s *fakeStore) RemoveGolden(context.Context, snapshot.Ref) error   { return nil }
+func (s *fakeStore) Promote(context.Context, snapshot.Ref) error      { return nil }
+func (s *fakeStore) VerifyDigest(context.Context, snapshot.Ref) error { return nil }
+func (s *fakeStore) RemoveGolden(context.Context, snapshot.Ref) error { return nil }
+
+func (s *fakeStore) Goldens(context.Context) ([]snapshot.Golden, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []snapshot.Golden
+	for _, versions := range s.goldens {
+		for i, g := range versions {
+			g.Current = i == len(versions)-1
+			all = append(all, g)
+		}
+	}
+	return all, nil
+}
 
 func (s *fakeStore) Golden(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, error) {
 	if err := (*world)(s).at(ctx, "store.Golden"); err != nil {

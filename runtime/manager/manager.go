@@ -18,6 +18,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -53,6 +54,7 @@ type Options struct {
 	LeaseGrace        time.Duration // a new lease must be held within it, default 10 s
 	LeaseRestartGrace time.Duration // the same after a restart of the daemon, default 30 s
 	Parallel          int           // clones that are made, or torn down, at a time; default twice the cores
+	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
 }
 
@@ -63,6 +65,8 @@ func (o *Options) setDefaults() {
 	setDefault(&o.LeaseGrace, 10*time.Second)
 	setDefault(&o.LeaseRestartGrace, 30*time.Second)
 	setDefault(&o.Parallel, 2*goruntime.NumCPU())
+	setDefault(&o.Pool.Max, 4*goruntime.NumCPU())
+	setDefault(&o.Pool.Parallel, max(1, goruntime.NumCPU()/2))
 	setDefault(&o.Logger, slog.New(slog.DiscardHandler))
 	o.DefaultTTL = min(o.DefaultTTL, o.MaxTTL)
 }
@@ -80,7 +84,8 @@ func setDefault[T comparable](v *T, def T) {
 type Manager struct {
 	opts     Options
 	log      *slog.Logger
-	creating chan struct{} // a token per clone that is being made
+	creating *pool.Queue // of clones that callers wait for
+	pool     *pool.Pool[*clone]
 	removing chan struct{} // a token per clone that is being torn down
 	naming   keyedLock     // taken before mu, in the order of the names
 	wake     chan struct{} // something about deadlines has changed
@@ -92,6 +97,8 @@ type Manager struct {
 	ctx    context.Context // ends when Close has done its work
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // goroutines
+
+	refreshing sync.Mutex // held while the pool is told of goldens; taken before all others
 
 	mu        sync.Mutex
 	closing   bool
@@ -109,7 +116,7 @@ func New(opts Options) *Manager {
 	m := &Manager{
 		opts:      opts,
 		log:       opts.Logger,
-		creating:  make(chan struct{}, opts.Parallel),
+		creating:  pool.NewQueue(opts.Parallel),
 		removing:  make(chan struct{}, opts.Parallel),
 		wake:      make(chan struct{}, 1),
 		clones:    map[string]*clone{},
@@ -119,6 +126,7 @@ func New(opts Options) *Manager {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)
+	m.pool = m.newPool()
 	m.wg.Go(m.expire)
 	return m
 }
@@ -132,6 +140,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.closing = true
 	m.mu.Unlock()
 	m.stop()
+	m.pool.Close()
 	m.requests.Wait()
 	err := m.Drain(ctx)
 	m.mu.Lock()

@@ -36,6 +36,8 @@ type plan struct {
 	settings map[string]string
 	leaseID  string // "" without a lease
 	newLease bool
+	wait     time.Duration // for one's turn; 0 without end
+	member   bool          // of the pool: nobody's yet
 }
 
 func (p *plan) name(i int) string {
@@ -47,9 +49,12 @@ func (p *plan) name(i int) string {
 
 // plan checks a request; whatever is wrong with it is an error before anything is made.
 func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneRequest) (*plan, error) {
-	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings}
+	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings, wait: time.Duration(req.WaitTimeout)}
 	if req.Count < 0 || req.Count > maxCount {
 		return nil, fmt.Errorf("count %d is not within 1 and %d: %w", req.Count, maxCount, errdefs.ErrInvalidArgument)
+	}
+	if p.wait < 0 {
+		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
 	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, m.lifetime(p)} {
 		if err := check(req); err != nil {

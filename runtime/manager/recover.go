@@ -21,6 +21,7 @@ import (
 // Report says what Recover found.
 type Report struct {
 	Adopted int // clones that run on
+	Members int // clones that wait in the pool
 	Removed int // clones that were expired, dead or unfinished
 	Orphans int // snapshots, networks and files without a container
 }
@@ -47,13 +48,15 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 	for _, info := range infos {
 		known[info.ID] = true
 		g.Go(func() error {
-			adopted, err := m.adopt(ctx, info)
+			c, err := m.adopt(ctx, info)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err != nil:
 				errs = append(errs, err)
-			case adopted:
+			case c != nil && c.rec.Member:
+				report.Members++
+			case c != nil:
 				report.Adopted++
 			default:
 				report.Removed++
@@ -85,30 +88,36 @@ func (m *Manager) makeDirs() error {
 	return nil
 }
 
-// adopt takes up one clone. False means that it is to be torn down.
-func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (bool, error) {
+// adopt takes up one clone. None means that it is to be torn down.
+func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone, error) {
 	var rec record
 	if json.Unmarshal(info.Record, &rec) != nil || !rec.Ready || rec.ID != info.ID {
-		return false, nil
+		return nil, nil
 	}
 	if rec.ExpiresAt != nil && !rec.ExpiresAt.After(time.Now()) {
-		return false, nil
+		return nil, nil
 	}
 	golden, err := m.opts.Store.Golden(ctx, snapshot.Ref{Name: rec.Golden, Version: rec.Version})
 	if err != nil {
-		return false, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
 	}
 	engine, ok := m.opts.Engines[rec.Engine]
 	if !ok {
-		return false, fmt.Errorf("adopt clone %s: no engine %q: %w", info.ID, rec.Engine, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("adopt clone %s: no engine %q: %w", info.ID, rec.Engine, errdefs.ErrFailedPrecondition)
+	}
+	if rec.Member {
+		process, err := engine.Server(golden, nil)
+		if err != nil || fingerprint(process) != rec.Process {
+			return nil, nil // it was started by another version of us
+		}
 	}
 	task, err := m.opts.Runner.Load(ctx, info.ID)
 	if err != nil {
-		return false, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
 	}
 	exits, err := task.Wait(m.ctx)
 	if err != nil {
-		return false, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
 	}
 	rec.PID = task.PID()
 	c := &clone{
@@ -116,8 +125,12 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (bool, 
 		died: make(chan struct{}), gone: make(chan struct{}),
 	}
 	m.wg.Go(func() { m.watch(c, exits) })
-	m.readmit(c)
-	return true, nil
+	if rec.Member {
+		m.pool.Adopt(golden, c)
+	} else {
+		m.readmit(c)
+	}
+	return c, nil
 }
 
 func (m *Manager) readmit(c *clone) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -55,7 +54,7 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 	if err := s.run(ctx); err != nil {
 		return nil, s.fail(ctx, err)
 	}
-	m.log.Info("clone ready", "clone", s.clone.id, "golden", want.golden.Ref().String(), "ms", s.timings[api.StageTotal])
+	m.log.Info("clone ready", "clone", s.clone.id, "golden", want.golden.Ref().String(), "ms", s.timings[api.StageTotal], "pool", want.member)
 	return s.clone, nil
 }
 
@@ -280,26 +279,40 @@ func (s *starter) keep(ctx context.Context) error {
 	s.timings[api.StageTotal] = milliseconds(time.Since(s.begun))
 	return s.update(ctx, s.clone, func(r *record) {
 		r.Ready, r.Timings = true, s.timings
-		if s.want.ttl > 0 {
-			at := time.Now().Add(s.want.ttl).Round(0)
-			r.ExpiresAt = &at
-		}
+		r.live(s.want.ttl)
 	})
 }
 
 func (s *starter) record(name string) record {
 	g := s.want.golden
-	return record{
+	rec := record{
 		Clone: api.Clone{
-			Schema: api.Schema, ID: s.clone.id, Name: name,
+			Schema: api.Schema, ID: s.clone.id,
 			Golden: g.Name, Version: g.Version, Engine: g.Engine,
-			State: api.StateRunning, Created: true, CreatedAt: s.begun.Round(0),
-			Labels: s.want.labels, Settings: s.want.settings,
-			LeaseID: s.want.leaseID, Owner: s.want.caller.Name,
+			State: api.StateRunning,
 		},
-		OwnerUID: s.want.caller.UID,
-		Addr:     netip.Addr{},
+		Member: s.want.member,
 	}
+	if s.want.member {
+		rec.Process = fingerprint(s.want.process)
+	}
+	rec.personalise(s.want, name, s.begun)
+	return rec
+}
+
+// live has the clone end after ttl, if there is one.
+func (r *record) live(ttl time.Duration) {
+	if ttl > 0 {
+		at := time.Now().Add(ttl).Round(0)
+		r.ExpiresAt = &at
+	}
+}
+
+// personalise says whose clone it is.
+func (r *record) personalise(want *plan, name string, at time.Time) {
+	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
+	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID
+	r.Created, r.CreatedAt = true, at.Round(0)
 }
 
 // logError is an error with the last lines that the server wrote.

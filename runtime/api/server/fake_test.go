@@ -151,6 +151,17 @@ func (f fakeClones) Client(ctx context.Context, id string, args []string) (api.C
 	return api.ClientRequest{Args: append([]string{"psql"}, args...)}, err
 }
 
+type fakePools struct{ *fake }
+
+func (f fakePools) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
+
+func (f fakePools) SetPool(_ context.Context, golden string, req api.PoolRequest) (api.Pool, error) {
+	if golden != "shop" {
+		return api.Pool{}, notFound("golden", golden)
+	}
+	return api.Pool{Golden: golden, Version: 1, Size: req.Size, Auto: req.Auto}, nil
+}
+
 type fakeGoldens struct{ *fake }
 
 func (f fakeGoldens) golden(ref string) (api.Golden, error) {
@@ -220,7 +231,7 @@ func (f *fake) start(t testing.TB, socket string) *daemon {
 	t.Helper()
 	d := &daemon{fake: f, socket: socket, log: &syncBuffer{}}
 	d.Server = New(Options{
-		Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Host: fakeHost{},
+		Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{},
 		Logger: slog.New(slog.NewTextHandler(d.log, nil)),
 	})
 	d.watch = 10 * time.Millisecond

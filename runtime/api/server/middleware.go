@@ -74,7 +74,7 @@ func (s *Server) negotiate(next http.Handler) http.Handler {
 			s.refuse(r.Context(), w, f)
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, withProgress(w, r))
 	})
 }
 
@@ -136,7 +136,7 @@ type recorder struct {
 }
 
 func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
+	if r.status == 0 && status >= http.StatusOK { // what is below comes ahead of the answer
 		r.status = status
 	}
 	r.ResponseWriter.WriteHeader(status)

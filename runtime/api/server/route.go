@@ -40,6 +40,7 @@ func (s *Server) routes() {
 	s.hostRoutes()
 	s.goldenRoutes()
 	s.cloneRoutes()
+	s.poolRoutes()
 	s.streamRoutes()
 	tidy(s.huma.OpenAPI())
 	document := sync.OnceValues(func() ([]byte, error) { return json.Marshal(s.huma.OpenAPI()) })

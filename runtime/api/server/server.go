@@ -60,6 +60,12 @@ type Part struct {
 	io.Reader
 }
 
+// Pools is the part of the daemon that keeps clones ahead. golden is a name.
+type Pools interface {
+	Pools(ctx context.Context) ([]api.Pool, error)
+	SetPool(ctx context.Context, golden string, req api.PoolRequest) (api.Pool, error)
+}
+
 // Host is the part of the daemon that knows about the machine and itself.
 type Host interface {
 	Version() api.Version

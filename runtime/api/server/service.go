@@ -20,6 +20,7 @@ var ErrStopping = errors.New("daemon is stopping")
 type Options struct {
 	Clones  Clones
 	Goldens Goldens
+	Pools   Pools
 	Host    Host
 	// Logger takes the access log and internal errors; nil means slog.Default().
 	Logger *slog.Logger
@@ -32,6 +33,7 @@ type Options struct {
 type Server struct {
 	clones  Clones
 	goldens Goldens
+	pools   Pools
 	host    Host
 	log     *slog.Logger
 	grace   time.Duration
@@ -52,7 +54,7 @@ type Server struct {
 // New returns a server that does not listen yet.
 func New(o Options) *Server {
 	s := &Server{
-		clones: o.Clones, goldens: o.Goldens, host: o.Host, log: o.Logger, grace: o.Grace,
+		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, log: o.Logger, grace: o.Grace,
 		keepAlive: 15 * time.Second, watch: time.Second,
 		mux: http.NewServeMux(),
 	}

@@ -1,0 +1,268 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/pool"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Pool says how many clones are made ahead.
+type Pool struct {
+	Size     int   // of each golden, whatever the demand
+	Auto     bool  // follow the demand beyond Size
+	Max      int   // of one golden at most, by demand; default four times the cores
+	Parallel int   // made at a time; default half the cores
+	Memory   int64 // bytes for all; 0 means no bound
+	// Sizes keeps what Size was set to for a golden; nil forgets it with the process.
+	Sizes Sizes
+}
+
+// Sizes keeps sizes of pools, durably.
+type Sizes interface {
+	// PoolSizes returns the sizes that are set, by golden name.
+	PoolSizes(ctx context.Context) (map[string]int, error)
+	// SetPoolSize sets the size for a golden's name; below 0 takes it back.
+	SetPoolSize(ctx context.Context, name string, size int) error
+}
+
+var _ server.Pools = (*Manager)(nil)
+
+// pressureLimit is the share of time, in percent, in which something on this
+// host waited for a CPU, above which members are made one by one.
+const pressureLimit = 50
+
+func (m *Manager) newPool() *pool.Pool[*clone] {
+	o := m.opts.Pool
+	return pool.New(pool.Options[*clone]{
+		Make:    m.makeMember,
+		Discard: func(c *clone) { m.end(m.ctx, c) },
+		Dead:    (*clone).isDead,
+		Cost: func(ctx context.Context, c *clone) int64 {
+			n, _ := c.task.Memory(ctx) // 0: unknown
+			return n
+		},
+		Limit: m.refillLimit,
+		Size:  o.Size, Auto: o.Auto, Max: o.Max, Memory: o.Memory, Logger: m.log,
+	})
+}
+
+// makeMember makes a clone that is nobody's yet.
+func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, error) {
+	engine, ok := m.opts.Engines[g.Engine]
+	if !ok {
+		return nil, fmt.Errorf("no engine %q: %w", g.Engine, errdefs.ErrFailedPrecondition)
+	}
+	process, err := engine.Server(g, nil)
+	if err != nil {
+		return nil, fmt.Errorf("set up server: %w", err)
+	}
+	return m.start(ctx, &plan{golden: g, engine: engine, process: process, member: true}, "")
+}
+
+// fingerprint returns a digest of what runs.
+func fingerprint(p runtime.Process) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%#v", p))
+	return hex.EncodeToString(sum[:8])
+}
+
+// refillLimit says how many members may be made at a time: none while callers
+// queue for a core, one while clones are made that callers wait for or the host is loaded.
+func (m *Manager) refillLimit() int {
+	in, waiting := m.creating.Busy()
+	switch {
+	case waiting > 0:
+		return 0
+	case in > 0 || cpuPressure() > pressureLimit:
+		return 1
+	}
+	return m.opts.Pool.Parallel
+}
+
+// cpuPressure returns the share of the last ten seconds in which something waited for a
+// CPU, in percent; 0 where the kernel does not say. See
+// https://docs.kernel.org/accounting/psi.html.
+func cpuPressure() float64 {
+	b, err := os.ReadFile("/proc/pressure/cpu")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(b, []byte("avg10="))
+	value, _, _ := bytes.Cut(rest, []byte(" "))
+	f, _ := strconv.ParseFloat(string(value), 64)
+	return f
+}
+
+// claim hands out a member of the pool, or nil if there is none that is what is
+// wanted. One that cannot be personalised is removed: whether its record says
+// that it is somebody's is not known.
+func (m *Manager) claim(ctx context.Context, want *plan, name string) (*clone, error) {
+	if len(want.settings) > 0 {
+		return nil, nil
+	}
+	for {
+		begun := time.Now()
+		c, ok := m.pool.Claim(want.golden)
+		if !ok {
+			return nil, nil
+		}
+		err := m.personalise(ctx, c, want, name, begun)
+		if err == nil && !c.isDead() {
+			return c, nil
+		}
+		m.end(ctx, c)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			m.log.Warn("pool member not handed out", "clone", c.id, "error", err)
+		}
+	}
+}
+
+// personalise makes a member its caller's. The record is written before anybody
+// hears of it: from then on it is in no pool, whatever happens to this process.
+func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name string, begun time.Time) error {
+	timings := api.Timings{api.StageClaim: milliseconds(time.Since(begun))}
+	claimed := time.Now()
+	if want.caller.GID != 0 {
+		if err := os.Chown(m.socketDir(c.id), -1, want.caller.GID); err != nil {
+			return fmt.Errorf("give socket directory away: %w", err)
+		}
+	}
+	err := m.update(ctx, c, func(r *record) {
+		r.Member, r.Process, r.Timings = false, "", timings
+		r.personalise(want, name, begun)
+		r.live(want.ttl)
+	})
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.rec.Timings = api.Timings{
+		api.StageClaim:       timings[api.StageClaim],
+		api.StagePersonalise: milliseconds(time.Since(claimed)),
+		api.StageTotal:       milliseconds(time.Since(begun)),
+	}
+	return nil
+}
+
+// RefreshPool tells the pool which goldens there are, and starts it. Call it
+// after Recover, and whenever goldens have changed.
+func (m *Manager) RefreshPool(ctx context.Context) error {
+	m.refreshing.Lock() // what was read first must not be told last
+	defer m.refreshing.Unlock()
+	goldens, err := m.opts.Store.Goldens(ctx)
+	if err != nil {
+		return fmt.Errorf("refresh pool: %w", err)
+	}
+	sizes := map[string]int{}
+	if m.opts.Pool.Sizes != nil {
+		if sizes, err = m.opts.Pool.Sizes.PoolSizes(ctx); err != nil {
+			return fmt.Errorf("refresh pool: %w", err)
+		}
+	}
+	m.pool.Update(goldens, sizes)
+	return nil
+}
+
+// SuspendPool removes the members of a golden, or with version 0 of all
+// versions of its name, waits until they are gone and keeps new ones from being
+// made until resume is called.
+func (m *Manager) SuspendPool(ctx context.Context, ref snapshot.Ref) (resume func(), err error) {
+	resume, err = m.pool.Suspend(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Drain(ctx); err != nil {
+		resume()
+		return nil, err
+	}
+	return resume, nil
+}
+
+// EmptyPool removes all members of a pool that was not started. Drain waits for it.
+func (m *Manager) EmptyPool() { m.pool.Empty() }
+
+// Pools tells of the pools, by golden.
+func (m *Manager) Pools(context.Context) ([]api.Pool, error) {
+	list := []api.Pool{}
+	for _, s := range m.pool.Stats() {
+		list = append(list, describePool(s))
+	}
+	return list, nil
+}
+
+func describePool(s pool.Stat) api.Pool {
+	p := api.Pool{
+		Schema: api.Schema, Golden: s.Golden.Name, Version: s.Golden.Version, Auto: s.Size < 0,
+		Wanted: s.Wanted, Ready: s.Ready, Making: s.Making, Hits: s.Hits, Misses: s.Misses,
+	}
+	if s.Size >= 0 {
+		p.Size = &s.Size
+	}
+	return p
+}
+
+// SetPool sets the size of a golden's pool, or has it follow the demand again.
+func (m *Manager) SetPool(ctx context.Context, name string, req api.PoolRequest) (api.Pool, error) {
+	size, err := poolSize(req)
+	if err != nil {
+		return api.Pool{}, err
+	}
+	ref, err := snapshot.ParseRef(name)
+	if err == nil && ref.Version != 0 {
+		err = snapshot.WithHint(
+			fmt.Errorf("pool of golden %s: a pool is of the current version: %w", ref, errdefs.ErrInvalidArgument),
+			"leave the version out: "+ref.Name)
+	}
+	if err != nil {
+		return api.Pool{}, err
+	}
+	g, err := m.opts.Store.Golden(ctx, ref)
+	if err != nil {
+		return api.Pool{}, hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
+	}
+	if m.opts.Pool.Sizes == nil {
+		return api.Pool{}, fmt.Errorf("set pool of golden %s: this daemon keeps no sizes: %w", ref, errdefs.ErrNotImplemented)
+	}
+	if err := m.opts.Pool.Sizes.SetPoolSize(ctx, ref.Name, size); err != nil {
+		return api.Pool{}, fmt.Errorf("set pool of golden %s: %w", ref, err)
+	}
+	if err := m.RefreshPool(ctx); err != nil {
+		return api.Pool{}, err
+	}
+	m.log.Info("pool set", "golden", ref.Name, "size", size)
+	for _, s := range m.pool.Stats() {
+		if s.Golden == g.Ref() {
+			return describePool(s), nil
+		}
+	}
+	return api.Pool{}, fmt.Errorf("golden %s was removed meanwhile: %w", ref, errdefs.ErrNotFound)
+}
+
+// poolSize returns the size that is asked for, or -1 for automatic.
+func poolSize(req api.PoolRequest) (int, error) {
+	switch {
+	case (req.Size == nil) == !req.Auto:
+		return 0, fmt.Errorf("want either a size or auto: %w", errdefs.ErrInvalidArgument)
+	case req.Auto:
+		return -1, nil
+	case *req.Size < 0 || *req.Size > maxCount:
+		return 0, fmt.Errorf("size %d is not within 0 and %d: %w", *req.Size, maxCount, errdefs.ErrInvalidArgument)
+	}
+	return *req.Size, nil
+}
