@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // undoTimeout is how long removing what is not wanted any more may take.
@@ -47,6 +48,7 @@ URL is printed, and ends after --ttl.
 			durationFlag("ttl", "lifetime `D` (90s, 30m, 2h); default CTRSNAP_TTL, else the daemon's", &o.req.TTL),
 			pairsFlag("label", "`K=V` to find the clone by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of this clone (repeatable)", &o.settings),
+			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
 		}, o.names.flags(), o.out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
@@ -98,7 +100,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
 	defer cancel()
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
-	resp, err := d.Clone(ctx, o.req)
+	resp, err := d.Clone(client.OnQueue(ctx, a.queued), o.req)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ type daemon interface {
 	execer
 	goldens
 	builder
+	pools
 	host
 }
 
@@ -59,6 +60,11 @@ type goldens interface {
 type builder interface {
 	Build(ctx context.Context, req api.BuildRequest, parts []client.Part, onEvent func(api.BuildEvent) error) (api.Golden, bool, error)
 	AnswerBuild(ctx context.Context, id string, r api.HostResult) error
+}
+
+type pools interface {
+	Pools(ctx context.Context) ([]api.Pool, error)
+	SetPool(ctx context.Context, golden string, req api.PoolRequest) (api.Pool, error)
 }
 
 type host interface {

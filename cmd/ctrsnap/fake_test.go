@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type fakeDaemon struct {
 	next    int
 	clones  map[string]*api.Clone
 	goldens []api.Golden
+	sizes   map[string]int // of pools
 	answers map[string]chan api.HostResult
 	last    api.BuildRequest
 	drop    []func() // ends held leases
@@ -40,7 +42,7 @@ type fakeDaemon struct {
 }
 
 func newFakeDaemon(t testing.TB, dir string) *fakeDaemon {
-	f := &fakeDaemon{dir: dir, clones: map[string]*api.Clone{}, answers: map[string]chan api.HostResult{}}
+	f := &fakeDaemon{dir: dir, clones: map[string]*api.Clone{}, sizes: map[string]int{}, answers: map[string]chan api.HostResult{}}
 	f.changed = sync.NewCond(&f.mu)
 	for _, name := range []string{"shop", "orders", "hostile"} {
 		f.goldens = append(f.goldens, api.Golden{
@@ -107,7 +109,25 @@ func (f *fakeDaemon) routes() http.Handler {
 		}
 		return nil, err
 	})
-	json("POST /v1/clones", f.create)
+	json("GET /v1/pools", func(*http.Request) (any, error) {
+		list := []api.Pool{}
+		for _, g := range f.goldens {
+			list = append(list, f.pool(g))
+		}
+		return list, nil
+	})
+	json("POST /v1/pools/{golden}", f.setPool)
+	mux.HandleFunc("POST /v1/clones", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(api.HeaderQueue) != "" && f.busy(r) {
+			w.Header().Set(api.HeaderQueue, "3 250ms")
+			w.WriteHeader(http.StatusProcessing)
+		}
+		f.mu.Lock()
+		v, err := f.create(r)
+		f.changed.Broadcast()
+		f.mu.Unlock()
+		answer(w, v, err)
+	})
 	json("GET /v1/clones", func(r *http.Request) (any, error) {
 		list := []api.Clone{}
 		for _, c := range f.clones {
@@ -144,6 +164,37 @@ func (f *fakeDaemon) routes() http.Handler {
 		return nil, nil
 	})
 	return mux
+}
+
+func (f *fakeDaemon) pool(g api.Golden) api.Pool {
+	p := api.Pool{Schema: 1, Golden: g.Name, Version: g.Version, Auto: true, Hits: 7, Misses: 1}
+	if size, ok := f.sizes[g.Name]; ok {
+		p.Auto, p.Size, p.Wanted, p.Ready = false, &size, size, size
+	}
+	return p
+}
+
+// busy says that a clone of this golden has to queue.
+func (f *fakeDaemon) busy(r *http.Request) bool {
+	b, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return bytes.Contains(b, []byte(`"busy"`))
+}
+
+func (f *fakeDaemon) setPool(r *http.Request) (any, error) {
+	var req api.PoolRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	g, err := f.golden(r.PathValue("golden"))
+	if err != nil {
+		return nil, err
+	}
+	delete(f.sizes, g.Name)
+	if req.Size != nil {
+		f.sizes[g.Name] = *req.Size
+	}
+	return f.pool(g), nil
 }
 
 func decode(r *http.Request, v any) error {
@@ -192,6 +243,12 @@ func (f *fakeDaemon) create(r *http.Request) (any, error) {
 	}
 	if req.Golden == "full" {
 		return nil, &api.Error{Code: api.CodeCapacity, Message: "no memory for another clone", Retryable: true}
+	}
+	if req.Golden == "busy" {
+		if req.WaitTimeout != 0 {
+			return nil, &api.Error{Code: api.CodeTimeout, Message: "no turn within " + time.Duration(req.WaitTimeout).String(), Retryable: true}
+		}
+		req.Golden = "shop"
 	}
 	if req.Golden == "slow" {
 		f.mu.Unlock()

@@ -208,7 +208,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Logger: d.log,
+		StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
@@ -236,7 +236,7 @@ func (d *daemon) recover(ctx context.Context) error {
 	if err := d.network.Reconcile(ctx, ids); err != nil {
 		d.log.Error("reconcile addresses", "error", err)
 	}
-	d.log.Info("recovered", "adopted", clones.Adopted, "removed", clones.Removed, "orphans", clones.Orphans, "builds", built)
+	d.log.Info("recovered", "adopted", clones.Adopted, "pool", clones.Members, "removed", clones.Removed, "orphans", clones.Orphans, "builds", built)
 	return nil
 }
 
@@ -271,6 +271,9 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.open(ctx); err != nil {
 		return err
 	}
+	if err := d.manager.RefreshPool(ctx); err != nil {
+		return err
+	}
 	listener, err := server.Listen(cfg.API.Socket, cfg.API.Group)
 	if err != nil {
 		return err
@@ -292,5 +295,5 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 		stop()
 	})
-	return server.New(server.Options{Clones: d.manager, Goldens: d.builder, Host: d, Logger: d.log}).Serve(serving, listener)
+	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, Logger: d.log}).Serve(serving, listener)
 }

@@ -53,6 +53,7 @@ func (d *daemon) removeClones(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.manager.EmptyPool()
 	for _, c := range clones {
 		err = errors.Join(err, d.manager.Remove(ctx, c.ID))
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Storage    Storage    `toml:"storage"`
 	Network    Network    `toml:"network"`
 	Clone      Clone      `toml:"clone"`
+	Pool       Pool       `toml:"pool"`
 	Build      Build      `toml:"build"`
 	Log        Log        `toml:"log"`
 }
@@ -72,6 +73,15 @@ type Clone struct {
 	StartTimeout Duration `toml:"start_timeout" comment:"a server that has not answered by then has failed"`
 }
 
+// Pool is how many clones are made ahead of those who ask for them.
+type Pool struct {
+	Size     int  `toml:"size" comment:"of each golden, unless 'ctrsnap pool set' says otherwise"`
+	Auto     bool `toml:"auto" comment:"more where the recent demand is worth it"`
+	Max      int  `toml:"max" comment:"of one golden at most, by demand; 0 is four times the cores"`
+	Parallel int  `toml:"parallel" comment:"how many are made at once; 0 is half the cores"`
+	Memory   Size `toml:"memory" comment:"what all of them may use, as in \"4GiB\"; 0 is a quarter of this host's"`
+}
+
 // Build limits golden builds.
 type Build struct {
 	Parallel int `toml:"parallel" comment:"how many golden builds run at once; others wait"`
@@ -92,6 +102,7 @@ func Default() Config {
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Network:    Network{Ahead: 16, BinDirs: []string{}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
+		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2},
 		Log:        Log{Format: "text"},
 	}
@@ -162,6 +173,8 @@ func (c *Config) validate() error {
 		return errors.New("configuration: network.ahead: must not be negative")
 	case c.Network.Conflist != "" && (c.Network.Bridge != "" || c.Network.Subnet != ""):
 		return errors.New("configuration: network.conflist: replaces the bridge: leave network.bridge and network.subnet away")
+	case min(c.Pool.Size, c.Pool.Max, c.Pool.Parallel) < 0:
+		return errors.New("configuration: pool: size, max and parallel must not be negative")
 	case c.Build.Parallel < 1:
 		return errors.New("configuration: build.parallel: must be at least 1")
 	}

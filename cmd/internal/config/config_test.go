@@ -64,6 +64,7 @@ func TestWrongFilesAreRefusedByName(t *testing.T) {
 		"ttl above max":   {"[clone]\nttl = '48h'\n", "clone.ttl"},
 		"log format":      {"[log]\nformat = 'xml'\n", "log.format"},
 		"no builds":       {"[build]\nparallel = 0\n", "build.parallel"},
+		"negative makers": {"[pool]\nparallel = -1\n", "pool: size, max and parallel"},
 		"no start":        {"[clone]\nstart_timeout = '0s'\n", "clone.start_timeout"},
 		"IPv6 as subnet":  {"[network]\nsubnet = 'fd00::/64'\n", "network.subnet"},
 		"size overflow":   {"[storage]\nsize = '9999999999TiB'\n", "storage.size"},
