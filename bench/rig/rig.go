@@ -197,6 +197,12 @@ func (r *Rig) Close(ctx context.Context) error {
 
 func (r *Rig) log() string { return filepath.Join(r.work, "daemon.log") }
 
+// Logged counts the lines of the daemon's log that hold the text.
+func (r *Rig) Logged(text string) int {
+	b, _ := os.ReadFile(r.log()) // no log, no lines
+	return bytes.Count(b, []byte(text))
+}
+
 // LogTail returns the last lines of the daemon's log.
 func (r *Rig) LogTail() string {
 	b, _ := os.ReadFile(r.log()) // it says what went wrong, or nothing

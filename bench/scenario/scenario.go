@@ -21,6 +21,9 @@ const (
 	tooMany   = 20
 )
 
+// fallback is what the daemon logs of a container that it leaves to runc.
+const fallback = `msg="container goes to runc"`
+
 // Clone returns the scenarios that measure the life of clones, in the order in
 // which they should run: what disturbs most comes last.
 func Clone(e *Env) []bench.Scenario {
@@ -58,6 +61,7 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	if t.res.Machine, err = machine.Before(ctx, m.env.Rig.Storage(), m.env.reflink, m.env.versions); err != nil {
 		return t.res, err
 	}
+	fallbacks := m.env.Rig.Logged(fallback)
 	if time.Now().After(m.env.Deadline) {
 		t.skip("not run: the time was over")
 	} else {
@@ -66,6 +70,9 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	if err != nil {
 		t.res.Errors = append(t.res.Errors, err.Error())
 		err = fmt.Errorf("scenario %s: %w", m.name, err)
+	}
+	if n := m.env.Rig.Logged(fallback) - fallbacks; n > 0 {
+		t.note("%d containers went to runc in place of the shim under test: the daemon's log says why", n)
 	}
 	machine.After(ctx, &t.res.Machine)
 	t.res.Noisy = t.res.Machine.Noisy()
