@@ -92,7 +92,7 @@ func openOverlay(o mountOptions) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen overlay", err)
 	}
-	defer unix.Close(fs)
+	defer unix.Close(fs) //nolint:errcheck // of what was only configured
 	if err := configureOverlay(fs, o); err != nil {
 		return nil, err
 	}

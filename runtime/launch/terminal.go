@@ -40,7 +40,7 @@ func openDevpts(o mountOptions) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen devpts", err)
 	}
-	defer unix.Close(fs)
+	defer unix.Close(fs) //nolint:errcheck // of what was only configured
 	for _, s := range append([]string{"source=devpts"}, o.data...) {
 		if key, value, ok := strings.Cut(s, "="); ok {
 			err = unix.FsconfigSetString(fs, key, value)

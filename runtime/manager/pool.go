@@ -48,7 +48,7 @@ func (m *Manager) newPool() *pool.Pool[*clone] {
 	o := m.opts.Pool
 	return pool.New(pool.Options[*clone]{
 		Make:    m.makeMember,
-		Discard: func(c *clone) { m.end(m.ctx, c) },
+		Discard: func(c *clone) { m.teardown(c.id) },
 		Dead:    (*clone).isDead,
 		Cost: func(ctx context.Context, c *clone) int64 {
 			n, _ := c.task.Memory(ctx) // 0: unknown

@@ -24,7 +24,8 @@ type Options[M comparable] struct {
 	// Make makes a member that is ready to be given out. An error leaves
 	// nothing behind.
 	Make func(ctx context.Context, g snapshot.Golden) (M, error)
-	// Discard removes a member, in the background.
+	// Discard has a member removed, in the background: what waits for removals
+	// knows of this one when it returns. It does not block.
 	Discard func(M)
 	// Dead says that a member cannot be given out any more. It does not block.
 	// Whoever makes it true calls Poke.
@@ -42,8 +43,9 @@ type Options[M comparable] struct {
 	Logger *slog.Logger
 }
 
-// Pool is members of any number of goldens. It is safe for concurrent use. No
-// callback is called with its lock held but Dead.
+// Pool is members of any number of goldens. It is safe for concurrent use. Dead
+// and Discard are called with its lock held: a member is on a shelf, being made,
+// claimed, or on its way out, and never in between.
 type Pool[M comparable] struct {
 	opts Options[M]
 	wake chan struct{}
@@ -186,8 +188,8 @@ func (p *Pool[M]) Update(goldens []snapshot.Golden, sizes map[string]int) {
 		p.started = true
 		p.wg.Go(p.run)
 	}
-	p.mu.Unlock()
 	p.discard(gone)
+	p.mu.Unlock()
 	p.Poke()
 }
 
@@ -218,8 +220,8 @@ func (p *Pool[M]) Suspend(ctx context.Context, ref snapshot.Ref) (resume func(),
 			gone, s.members = append(gone, s.members...), nil
 		}
 	}
-	p.mu.Unlock()
 	p.discard(gone)
+	p.mu.Unlock()
 	resume = sync.OnceFunc(func() {
 		p.mu.Lock()
 		p.paused[ref.Name]--
@@ -270,10 +272,11 @@ func (p *Pool[M]) Empty() {
 	for _, s := range p.shelves {
 		gone, s.members = append(gone, s.members...), nil
 	}
-	p.mu.Unlock()
 	p.discard(gone)
+	p.mu.Unlock()
 }
 
+// discard removes members. The caller holds mu.
 func (p *Pool[M]) discard(members []M) {
 	for _, m := range members {
 		p.opts.Discard(m)

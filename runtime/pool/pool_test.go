@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -73,6 +74,9 @@ func (w *world) make(ctx context.Context, g snapshot.Golden) (*member, error) {
 }
 
 func (w *world) discard(m *member) {
+	for range 1000 {
+		runtime.Gosched() // whoever does not wait for it is ahead
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m.gone = true

@@ -53,8 +53,8 @@ func (p *Pool[M]) balance(now time.Time) time.Duration {
 		p.making++
 		p.wg.Go(func() { p.add(s) })
 	}
-	p.mu.Unlock()
 	p.discard(gone)
+	p.mu.Unlock()
 	return next
 }
 
@@ -180,14 +180,13 @@ func (p *Pool[M]) add(s *shelf[M]) {
 		kept = p.shelves[s.golden.Ref()] == s && p.paused[s.golden.Name] == 0
 		if kept {
 			s.members = append(s.members, m)
+		} else {
+			p.opts.Discard(m)
 		}
 	}
 	p.mu.Unlock()
-	switch {
-	case err != nil && p.ctx.Err() == nil:
+	if err != nil && p.ctx.Err() == nil {
 		p.opts.Logger.Warn("pool member not made", "golden", s.golden.Ref().String(), "error", err)
-	case err == nil && !kept:
-		p.opts.Discard(m)
 	}
 	p.Poke()
 }
