@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/base"
 	"github.com/ctrsnap/ctrsnap/snapshot/checkpoint"
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
@@ -270,6 +272,9 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	began := time.Now()
 	if err := d.open(ctx); err != nil {
 		return err
+	}
+	if d.shims != nil {
+		d.shims.Warm(namespaces.WithNamespace(ctx, snapshot.Namespace))
 	}
 	if err := d.manager.RefreshPool(ctx); err != nil {
 		return err

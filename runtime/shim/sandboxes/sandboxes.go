@@ -43,6 +43,8 @@ type Pool struct {
 	opts       Options
 	wg         sync.WaitGroup
 
+	making sync.Mutex // held while a sandbox is made; taken before mu
+
 	mu     sync.Mutex
 	used   map[string]int // containers by sandbox; a sandbox that died is not in it
 	spare  bool           // one is being made ahead
@@ -87,6 +89,9 @@ func (p *Pool) adopt(ctx context.Context, id string, used int) {
 	defer p.mu.Unlock()
 	p.used[id] = used
 	p.stop = append(p.stop, cancel)
+	if p.closed { // it was being made
+		cancel()
+	}
 	p.wg.Go(func() {
 		_, _ = p.controller.Wait(ctx, id) // an error says that the shim is gone, too
 		if ctx.Err() != nil {
@@ -106,12 +111,22 @@ func (p *Pool) Acquire(ctx context.Context) (string, error) {
 		p.ahead(ctx)
 		return id, nil
 	}
+	// A sandbox has room for many: whoever comes meanwhile waits for this one.
+	p.making.Lock()
+	defer p.making.Unlock()
+	if id := p.take(); id != "" {
+		return id, nil
+	}
 	id, err := p.make(ctx, 1)
 	if err != nil {
 		return "", fmt.Errorf("make sandbox: %w", err)
 	}
 	return id, nil
 }
+
+// Warm makes a sandbox in the background if none has room, so that the first
+// container does not wait for it.
+func (p *Pool) Warm(ctx context.Context) { p.ahead(ctx) }
 
 // take takes a place in the fullest sandbox that has one, so that others empty.
 func (p *Pool) take() string {
@@ -143,6 +158,8 @@ func (p *Pool) ahead(ctx context.Context) {
 	}
 	p.spare = true
 	p.wg.Go(func() {
+		p.making.Lock()
+		defer p.making.Unlock()
 		_, _ = p.make(context.WithoutCancel(ctx), 0) // Acquire tries again, and says so
 		p.mu.Lock()
 		p.spare = false
