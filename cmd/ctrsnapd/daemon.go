@@ -231,6 +231,12 @@ func (d *daemon) recover(ctx context.Context) error {
 		// One clone that cannot be recovered is no reason to serve none.
 		d.log.Error("recover clones", "error", err)
 	}
+	orphans := 0
+	if d.containerd.Embedded() { // the host's containerd did not die with us
+		if orphans, err = d.runner.RemoveOrphans(ctx, d.containerd.Address()); err != nil {
+			d.log.Error("remove shims that nobody knows", "error", err)
+		}
+	}
 	ids, err := d.network.Namespaces(ctx)
 	if err != nil {
 		return err
@@ -238,7 +244,7 @@ func (d *daemon) recover(ctx context.Context) error {
 	if err := d.network.Reconcile(ctx, ids); err != nil {
 		d.log.Error("reconcile addresses", "error", err)
 	}
-	d.log.Info("recovered", "adopted", clones.Adopted, "pool", clones.Members, "removed", clones.Removed, "orphans", clones.Orphans, "builds", built)
+	d.log.Info("recovered", "adopted", clones.Adopted, "pool", clones.Members, "removed", clones.Removed, "orphans", clones.Orphans, "shims", orphans, "builds", built)
 	return nil
 }
 
