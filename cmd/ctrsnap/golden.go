@@ -133,35 +133,11 @@ func (a *app) printGoldens(out *output, list []api.Golden) error {
 }
 
 func (a *app) goldenInspectCommand() *cli.Command {
-	out := newOutput("json")
-	return &cli.Command{
+	return inspectCommand(a, "GOLDEN", "golden inspect", daemon.Golden, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of a golden",
-		ArgsUsage:   "GOLDEN",
 		Description: "   ctrsnap golden inspect shop:3\n   ctrsnap golden inspect shop --format '{{.version}}'",
-		Flags:       out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "GOLDEN")
-			if err != nil {
-				return err
-			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
-			if err != nil {
-				return err
-			}
-			g, err := d.Golden(ctx, args[0])
-			if err != nil {
-				return about(err, "golden inspect %s", args[0])
-			}
-			if out.format == "template" {
-				return out.execute(a.stdout, g)
-			}
-			return printJSON(a.stdout, g)
-		},
-	}
+	})
 }
 
 func (a *app) goldenHistoryCommand() *cli.Command {
