@@ -90,7 +90,8 @@ func mountXFS(dev, dir string) error {
 
 // Unmount unmounts the image and detaches its loop device. The image stays. It
 // does nothing to a filesystem that is not ours, and is idempotent. While
-// something below Dir is in use it fails with FailedPrecondition.
+// something below Dir is in use it waits, for a process that was killed or a
+// collection that ends may hold it still; then it fails with FailedPrecondition.
 func (s *Storage) Unmount(ctx context.Context) error {
 	if s.image == "" {
 		return nil
@@ -99,7 +100,7 @@ func (s *Storage) Unmount(ctx context.Context) error {
 	if err != nil || m == nil || !backs(m.Source, s.image) {
 		return err
 	}
-	err = unix.Unmount(s.dir, 0)
+	err = s.unmountFree(ctx)
 	if errors.Is(err, unix.EBUSY) {
 		return snapshot.WithHint(
 			fmt.Errorf("unmount storage %s: in use: %w", s.dir, errdefs.ErrFailedPrecondition),
@@ -109,6 +110,24 @@ func (s *Storage) Unmount(ctx context.Context) error {
 		return fmt.Errorf("unmount storage %s: %w", s.dir, err)
 	}
 	return s.waitDetached(ctx, m.Source)
+}
+
+// unmountFree unmounts as soon as nobody uses the filesystem. It gives up with
+// EBUSY.
+func (s *Storage) unmountFree(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		err := unix.Unmount(s.dir, 0)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // waitDetached waits for autoclear, which a passing reader of the device (udev's
