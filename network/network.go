@@ -12,14 +12,36 @@ import (
 // use and keeps what it made across restarts of the process.
 type Provider interface {
 	// Add makes the network namespace of id and attaches it to the network.
-	// What an error leaves behind is nothing. An id that exists already is
-	// AlreadyExists (containerd/errdefs).
-	Add(ctx context.Context, id string) (Namespace, error)
+	// What an error leaves behind is nothing.
+	//
+	// Errors (containerd/errdefs): AlreadyExists for an id that exists or a
+	// wanted address that is taken, InvalidArgument for a wanted address that
+	// is not of this network, NotImplemented for what this network cannot do.
+	Add(ctx context.Context, id string, opts Options) (Namespace, error)
+	// Assign gives a namespace that was made ahead to those who will use it:
+	// from when it returns, Lease and Egress of opts hold in place of those that
+	// it was added with; Addr is not looked at. It takes well below a
+	// millisecond and changes nothing inside the namespace, which may be in use.
+	// After an error the old options hold. An id that has no namespace is
+	// NotFound.
+	Assign(ctx context.Context, id string, opts Options) error
 	// Remove detaches and deletes the namespace of id. It is idempotent, also
 	// for an id that is half made or half removed.
 	Remove(ctx context.Context, id string) error
 	// Namespaces returns the ids of all namespaces that exist, whole or not.
 	Namespaces(ctx context.Context) ([]string, error)
+}
+
+// Options say who may reach a namespace and what it may reach. The zero value
+// is reached by the host alone and reaches nothing.
+type Options struct {
+	// Lease names who holds the namespace, in at most 200 bytes: those of one
+	// lease reach each other. "" is a lease of its own.
+	Lease string
+	// Egress lets it reach what is beyond the host.
+	Egress bool
+	// Addr is the wanted IPv4 address; zero takes any.
+	Addr netip.Addr
 }
 
 // Namespace is a network namespace that a container can join.

@@ -22,7 +22,7 @@ func addAll(t *testing.T, n *Network, count int) []network.Namespace {
 	g.SetLimit(8)
 	for i := range count {
 		g.Go(func() (err error) {
-			all[i], err = n.Add(t.Context(), fmt.Sprintf("c%d", i))
+			all[i], err = n.Add(t.Context(), fmt.Sprintf("c%d", i), network.Options{})
 			return err
 		})
 	}
@@ -98,7 +98,7 @@ func TestClonesOfTwoBridges(t *testing.T) {
 		return nil
 	})
 	n.lans[1].closed = true
-	if _, err := n.Add(t.Context(), "cc"); !errdefs.IsResourceExhausted(err) || testsuite.Hint(err) == "" {
+	if _, err := n.Add(t.Context(), "cc", network.Options{}); !errdefs.IsResourceExhausted(err) || testsuite.Hint(err) == "" {
 		t.Errorf("add to full subnet: %v", err)
 	}
 }

@@ -99,7 +99,7 @@ func (n *Network) dir(elem ...string) string {
 //
 // Errors beside the contract's: InvalidArgument for an id that is no name,
 // ResourceExhausted when no address is left.
-func (n *Network) Add(ctx context.Context, id string) (_ network.Namespace, err error) {
+func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ network.Namespace, err error) {
 	if err := netns.CheckID(id); err != nil {
 		return network.Namespace{}, err
 	}
@@ -122,6 +122,19 @@ func (n *Network) Add(ctx context.Context, id string) (_ network.Namespace, err 
 		return network.Namespace{}, err
 	}
 	return network.Namespace{ID: id, Path: path, Addrs: []netip.Addr{addr}}, nil
+}
+
+// Assign implements network.Provider.
+func (n *Network) Assign(_ context.Context, id string, _ network.Options) error {
+	if err := netns.CheckID(id); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.ports[id]; !ok {
+		return fmt.Errorf("assign network namespace %s: %w", id, errdefs.ErrNotFound)
+	}
+	return nil
 }
 
 // unlock gives the lock of an id back; the error is for locks not taken.

@@ -158,8 +158,8 @@ func (n *Network) dir(elem ...string) string {
 //
 // Errors beside the contract's: InvalidArgument for an id that is no name,
 // ResourceExhausted when the subnet or the bridge is full.
-func (n *Network) Add(ctx context.Context, id string) (_ network.Namespace, err error) {
-	if err := netns.CheckID(id); err != nil {
+func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ network.Namespace, err error) {
+	if err := errors.Join(netns.CheckID(id), check(opts)); err != nil {
 		return network.Namespace{}, err
 	}
 	n.ids.Lock(id)

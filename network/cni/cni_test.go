@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/netns"
 	"github.com/ctrsnap/ctrsnap/network/testsuite"
 )
@@ -39,7 +40,7 @@ func TestMissingPlugin(t *testing.T) {
 	if err := os.Remove(filepath.Join(opts.BinDirs[0], "bridge")); err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.Add(t.Context(), "ca")
+	_, err = n.Add(t.Context(), "ca", network.Options{})
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(testsuite.Hint(err), opts.BinDirs[0]) {
 		t.Errorf("add: %v, hint %q", err, testsuite.Hint(err))
 	}
@@ -127,7 +128,7 @@ func TestBadConflist(t *testing.T) {
 	// What only the plugin can find.
 	opts.Bridge, opts.Conflist = "", bytes.Replace(bridgeConflist("mybr1", "10.98.1.0/24"), []byte(`"ipam"`), []byte(`"vlan": 9999, "ipam"`), 1)
 	n := mustOpen(t, opts)
-	if _, err := n.Add(t.Context(), "ca"); err == nil || !strings.Contains(err.Error(), "network mine") || !strings.Contains(err.Error(), "9999") {
+	if _, err := n.Add(t.Context(), "ca", network.Options{}); err == nil || !strings.Contains(err.Error(), "network mine") || !strings.Contains(err.Error(), "9999") {
 		t.Errorf("add: %v", err)
 	}
 }

@@ -104,7 +104,7 @@ func (p *Pool) Close() error {
 
 // Add implements network.Provider. It takes a spare namespace, or makes one if
 // there is none.
-func (p *Pool) Add(ctx context.Context, id string) (network.Namespace, error) {
+func (p *Pool) Add(ctx context.Context, id string, opts network.Options) (network.Namespace, error) {
 	if err := checkID(id); err != nil {
 		return network.Namespace{}, err
 	}
@@ -113,9 +113,9 @@ func (p *Pool) Add(ctx context.Context, id string) (network.Namespace, error) {
 	if err := errors.Join(ctx.Err(), p.free(id)); err != nil {
 		return network.Namespace{}, err
 	}
-	ns, err := p.get(ctx)
+	ns, err := p.get(ctx, opts)
 	if err == nil {
-		err = p.take(ctx, ns, id)
+		err = p.take(ctx, ns, id, opts)
 	}
 	if err != nil {
 		return network.Namespace{}, fmt.Errorf("take network namespace for %s: %w", id, err)
@@ -123,9 +123,11 @@ func (p *Pool) Add(ctx context.Context, id string) (network.Namespace, error) {
 	return network.Namespace{ID: id, Path: ns.Path, Addrs: ns.Addrs}, nil
 }
 
-// take makes a spare namespace that of id. Given back would be one that nobody
-// has seen, but to do so is another path to test: it is removed.
-func (p *Pool) take(ctx context.Context, ns network.Namespace, id string) error {
+// take makes a spare namespace that of id, and then its options hold: before,
+// the next process would take it for a spare one with somebody's rights. Given
+// back would be one that nobody has seen, but to do so is another path to test:
+// it is removed.
+func (p *Pool) take(ctx context.Context, ns network.Namespace, id string, opts network.Options) error {
 	err := p.step("take")
 	if err == nil {
 		err = p.records.take(ns.ID, id)
@@ -133,7 +135,10 @@ func (p *Pool) take(ctx context.Context, ns network.Namespace, id string) error 
 	if err != nil {
 		return errors.Join(err, p.discard(ns.ID))
 	}
-	if err := errors.Join(p.step("taken"), ctx.Err()); err != nil {
+	if err = errors.Join(p.step("taken"), ctx.Err()); err == nil && opts != (network.Options{}) {
+		err = p.inner.Assign(ctx, ns.ID, opts)
+	}
+	if err != nil {
 		return errors.Join(err, p.remove(context.WithoutCancel(ctx), id, ns.ID))
 	}
 	return nil
@@ -153,15 +158,21 @@ func (p *Pool) free(id string) error {
 	return nil
 }
 
-// get returns a spare namespace that nobody else will get, or makes one.
-func (p *Pool) get(ctx context.Context) (network.Namespace, error) {
+// get returns a spare namespace that nobody else will get, or makes one: in any
+// case if it wants an address of its own choice.
+func (p *Pool) get(ctx context.Context, opts network.Options) (network.Namespace, error) {
 	defer p.signal()
+	if opts.Addr.IsValid() {
+		p.ask(1)
+		defer p.ask(-1)
+		return p.make(ctx, network.Options{Addr: opts.Addr})
+	}
 	if ns, ok := p.spared(ctx); ok {
 		return ns, nil
 	}
 	p.ask(1)
 	defer p.ask(-1)
-	ns, err := p.make(ctx)
+	ns, err := p.make(ctx, network.Options{})
 	if !errdefs.IsResourceExhausted(err) {
 		return ns, err
 	}
@@ -198,8 +209,8 @@ func (p *Pool) check(ctx context.Context, ns network.Namespace) bool {
 }
 
 // make makes a namespace and its record.
-func (p *Pool) make(ctx context.Context) (network.Namespace, error) {
-	ns, err := p.inner.Add(ctx, newID())
+func (p *Pool) make(ctx context.Context, opts network.Options) (network.Namespace, error) {
+	ns, err := p.inner.Add(ctx, newID(), opts)
 	if err != nil {
 		return ns, err
 	}
@@ -227,6 +238,23 @@ func (p *Pool) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("remove network namespace of %s: %w", id, err)
 	}
 	return p.remove(ctx, id, ns.ID)
+}
+
+// Assign implements network.Provider.
+func (p *Pool) Assign(ctx context.Context, id string, opts network.Options) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	p.ids.Lock(id)
+	defer p.unlock(id)
+	ns, err := p.records.get(id)
+	if errors.Is(err, os.ErrNotExist) {
+		return p.inner.Assign(ctx, id, opts) // one from before there was a pool, or none
+	}
+	if err != nil {
+		return fmt.Errorf("assign network namespace of %s: %w", id, err)
+	}
+	return p.inner.Assign(ctx, ns.ID, opts)
 }
 
 // removeOlder removes a namespace from before there was a pool.

@@ -98,7 +98,7 @@ func TestRestartTakesUpSpareOnes(t *testing.T) {
 	before, _ := first.(*Pool).inner.Namespaces(t.Context())
 	// What a crash leaves: a namespace without a record, a record without a
 	// namespace, a record being written.
-	orphan, err := first.(*Pool).inner.Add(t.Context(), newID())
+	orphan, err := first.(*Pool).inner.Add(t.Context(), newID(), network.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestNamespacesFromBefore(t *testing.T) {
 	if ids, err := p.Namespaces(t.Context()); err != nil || !slices.Equal(ids, []string{"ca"}) {
 		t.Errorf("namespaces %v, %v", ids, err)
 	}
-	if _, err := p.Add(t.Context(), "ca"); !errdefs.IsAlreadyExists(err) {
+	if _, err := p.Add(t.Context(), "ca", network.Options{}); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("add: %v", err)
 	}
 	testsuite.MustRemove(t, p, "ca")
@@ -175,7 +175,7 @@ func TestOwnIDsAreRefused(t *testing.T) {
 	if err := p.Remove(t.Context(), made[0]); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("remove of a spare one: %v", err)
 	}
-	if _, err := p.Add(t.Context(), newID()); !errdefs.IsInvalidArgument(err) {
+	if _, err := p.Add(t.Context(), newID(), network.Options{}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("add: %v", err)
 	}
 }
@@ -186,7 +186,7 @@ type broken struct {
 	mended chan struct{}
 }
 
-func (b broken) Add(ctx context.Context, id string) (network.Namespace, error) {
+func (b broken) Add(ctx context.Context, id string, _ network.Options) (network.Namespace, error) {
 	select {
 	case <-b.mended:
 		return network.Namespace{ID: id}, nil
@@ -195,8 +195,9 @@ func (b broken) Add(ctx context.Context, id string) (network.Namespace, error) {
 	}
 }
 
-func (b broken) Namespaces(context.Context) ([]string, error) { return nil, nil }
-func (b broken) Remove(context.Context, string) error         { return nil }
+func (b broken) Namespaces(context.Context) ([]string, error)          { return nil, nil }
+func (b broken) Assign(context.Context, string, network.Options) error { return nil }
+func (b broken) Remove(context.Context, string) error                  { return nil }
 
 // TestFailureIsReportedAndTriedAgain needs no root: all that it makes is files.
 func TestFailureIsReportedAndTriedAgain(t *testing.T) {
@@ -206,11 +207,11 @@ func TestFailureIsReportedAndTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if _, err := p.Add(t.Context(), "ca"); !errdefs.IsUnavailable(err) {
+	if _, err := p.Add(t.Context(), "ca", network.Options{}); !errdefs.IsUnavailable(err) {
 		t.Errorf("add: %v", err)
 	}
 	close(inner.mended)
-	if _, err := p.Add(t.Context(), "ca"); err != nil {
+	if _, err := p.Add(t.Context(), "ca", network.Options{}); err != nil {
 		t.Errorf("add: %v", err)
 	}
 	await(t, func() bool { return p.Spare() == 2 })

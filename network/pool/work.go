@@ -65,7 +65,7 @@ func (p *Pool) next() func(context.Context) error {
 }
 
 func (p *Pool) fill(ctx context.Context) error {
-	ns, err := p.make(ctx)
+	ns, err := p.make(ctx, network.Options{})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.making--

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/ctrsnap/ctrsnap/network"
 )
 
 // AddLink makes a link with an address, as a host's network would have it.
@@ -60,7 +62,7 @@ func testRestart(t *testing.T, open Open) {
 	if ids, err := second.Namespaces(t.Context()); err != nil || len(ids) != 1 || ids[0] != "ca" {
 		t.Errorf("namespaces %v, %v", ids, err)
 	}
-	if _, err := second.Add(t.Context(), "ca"); !errdefs.IsAlreadyExists(err) {
+	if _, err := second.Add(t.Context(), "ca", network.Options{}); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("add of one that exists: %v", err)
 	}
 	if other := MustAdd(t, second, "cb"); other.Addrs[0] == ns.Addrs[0] {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/ctrsnap/ctrsnap/network"
 )
 
 // steps lists what an add and a removal go through.
@@ -57,7 +59,7 @@ func testUndo(t *testing.T, open Open) {
 				return nil
 			}
 			n := MustOpen(t, open, cfg)
-			if _, err := n.Add(t.Context(), "ca"); !errors.Is(err, boom) {
+			if _, err := n.Add(t.Context(), "ca", network.Options{}); !errors.Is(err, boom) {
 				t.Fatalf("add: %v", err)
 			}
 			if ids, err := n.Namespaces(t.Context()); len(ids) > 0 || err != nil {
@@ -115,6 +117,6 @@ func CrashChild(t *testing.T, open Open) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.Add(t.Context(), "ca")
+	_, err = n.Add(t.Context(), "ca", network.Options{})
 	t.Fatalf("survived: %v, %v", err, n.Remove(t.Context(), "ca"))
 }

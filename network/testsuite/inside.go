@@ -17,7 +17,7 @@ import (
 // MustAdd adds a namespace.
 func MustAdd(t testing.TB, n network.Provider, id string) network.Namespace {
 	t.Helper()
-	ns, err := n.Add(t.Context(), id)
+	ns, err := n.Add(t.Context(), id, network.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

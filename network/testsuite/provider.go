@@ -125,7 +125,7 @@ func testNames(t *testing.T, open Open) {
 	if ids, err := n.Namespaces(t.Context()); err != nil || !slices.Equal(ids, []string{"c0123456789a"}) {
 		t.Errorf("namespaces %v, %v", ids, err)
 	}
-	if _, err := n.Add(t.Context(), "c0123456789a"); !errdefs.IsAlreadyExists(err) {
+	if _, err := n.Add(t.Context(), "c0123456789a", network.Options{}); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("second add: %v", err)
 	}
 	if err := Dial(Serve(t, ns)); err != nil {
@@ -167,7 +167,7 @@ func testRemove(t *testing.T, open Open) {
 func testIDs(t *testing.T, open Open) {
 	n := MustOpen(t, open, Setup(t))
 	for _, id := range []string{"", ".", "..", "../x", "a/b", "a\x00b", "A", strings.Repeat("a", 64)} {
-		if _, err := n.Add(t.Context(), id); !errdefs.IsInvalidArgument(err) {
+		if _, err := n.Add(t.Context(), id, network.Options{}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("add %q: %v", id, err)
 		}
 		if err := n.Remove(t.Context(), id); !errdefs.IsInvalidArgument(err) {
@@ -208,7 +208,7 @@ func AddMany(t testing.TB, n network.Provider, prefix string, count int, beside 
 	)
 	for i := range count {
 		g.Go(func() error {
-			ns, err := n.Add(t.Context(), fmt.Sprintf("%s%d", prefix, i))
+			ns, err := n.Add(t.Context(), fmt.Sprintf("%s%d", prefix, i), network.Options{})
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, ns)
@@ -230,7 +230,7 @@ func testRace(t *testing.T, open Open) {
 	var g errgroup.Group
 	for range 4 {
 		g.Go(func() error {
-			_, err := n.Add(t.Context(), "ca")
+			_, err := n.Add(t.Context(), "ca", network.Options{})
 			if errdefs.IsAlreadyExists(err) {
 				return nil
 			}
@@ -251,7 +251,7 @@ func testCanceled(t *testing.T, open Open) {
 	cfg.Failpoint = func(string) error { cancel(); return nil }
 	n := MustOpen(t, open, cfg)
 	for range 2 { // while it runs, and before
-		if _, err := n.Add(ctx, "ca"); !errors.Is(err, context.Canceled) {
+		if _, err := n.Add(ctx, "ca", network.Options{}); !errors.Is(err, context.Canceled) {
 			t.Fatalf("add: %v", err)
 		}
 		if ids, err := n.Namespaces(t.Context()); len(ids) > 0 || err != nil {
@@ -267,7 +267,7 @@ func testExhausted(t *testing.T, open Open) {
 	for i := range 5 {
 		MustAdd(t, n, fmt.Sprintf("c%d", i))
 	}
-	_, err := n.Add(t.Context(), "c5")
+	_, err := n.Add(t.Context(), "c5", network.Options{})
 	if !errdefs.IsResourceExhausted(err) || Hint(err) == "" || !strings.Contains(err.Error(), "c5") {
 		t.Errorf("add: %v, hint %q", err, Hint(err))
 	}

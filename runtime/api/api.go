@@ -162,6 +162,8 @@ type CloneRequest struct {
 	TTL      Duration          `json:"ttl,omitempty" doc:"lifetime, as in 90s, 30m, 2h; default the daemon's"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Settings map[string]string `json:"settings,omitempty" doc:"server settings of this clone, beside the engine's own"`
+	Egress   *bool             `json:"egress,omitempty" doc:"whether the clones reach what is beyond the host; default the daemon's"`
+	IP       string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
 	// Lease "connection" ties the clones to GET /v1/leases/{id}: they end when
 	// that connection does. It must be opened within ten seconds.
 	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
@@ -218,6 +220,7 @@ type Clone struct {
 	User        string                       `json:"user"`
 	Password    string                       `json:"password,omitempty"`
 	Database    string                       `json:"database"`
+	Egress      bool                         `json:"egress,omitempty"` // it reaches what is beyond the host
 	PID         int                          `json:"pid,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that differ from the golden's

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 )
 
@@ -204,7 +205,7 @@ func (w *bench) addNetwork(ctx context.Context) error {
 	if w.netns != nil {
 		return nil
 	}
-	ns, err := w.Network.Add(ctx, w.id)
+	ns, err := w.Network.Add(ctx, w.id, network.Options{})
 	if err != nil {
 		return fmt.Errorf("add network namespace: %w", err)
 	}

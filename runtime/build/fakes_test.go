@@ -145,7 +145,7 @@ func (b fakeBases) Import(ctx context.Context, r io.Reader, name string, _ func(
 
 type fakeNetwork struct{ w *world }
 
-func (n fakeNetwork) Add(ctx context.Context, id string) (network.Namespace, error) {
+func (n fakeNetwork) Add(ctx context.Context, id string, _ network.Options) (network.Namespace, error) {
 	if err := errors.Join(n.w.at("network.Add"), ctx.Err()); err != nil {
 		return network.Namespace{}, err
 	}
@@ -157,6 +157,8 @@ func (n fakeNetwork) Add(ctx context.Context, id string) (network.Namespace, err
 	n.w.netns[id] = true
 	return network.Namespace{ID: id, Path: "/netns/" + id, Addrs: []netip.Addr{netip.MustParseAddr("10.1.2.3")}}, nil
 }
+
+func (n fakeNetwork) Assign(context.Context, string, network.Options) error { return nil }
 
 func (n fakeNetwork) Remove(ctx context.Context, id string) error {
 	if err := errors.Join(n.w.at("network.Remove"), ctx.Err()); err != nil {

@@ -187,7 +187,7 @@ func (s *fakeStore) Usage(context.Context, string) (int64, error) { return 4096,
 
 type fakeNetwork world
 
-func (n *fakeNetwork) Add(ctx context.Context, id string) (network.Namespace, error) {
+func (n *fakeNetwork) Add(ctx context.Context, id string, _ network.Options) (network.Namespace, error) {
 	if err := (*world)(n).at(ctx, "network.Add"); err != nil {
 		return network.Namespace{}, err
 	}
@@ -195,6 +195,10 @@ func (n *fakeNetwork) Add(ctx context.Context, id string) (network.Namespace, er
 	defer n.mu.Unlock()
 	n.networks[id] = true
 	return network.Namespace{ID: id, Path: "/netns/" + id, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.7")}}, nil
+}
+
+func (n *fakeNetwork) Assign(ctx context.Context, _ string, _ network.Options) error {
+	return (*world)(n).at(ctx, "network.Assign")
 }
 
 func (n *fakeNetwork) Remove(ctx context.Context, id string) error {

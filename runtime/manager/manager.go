@@ -54,6 +54,7 @@ type Options struct {
 	LeaseGrace        time.Duration // a new lease must be held within it, default 10 s
 	LeaseRestartGrace time.Duration // the same after a restart of the daemon, default 30 s
 	Parallel          int           // clones that are made, or torn down, at a time; default twice the cores
+	Egress            bool          // clones reach what is beyond the host unless asked otherwise
 	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -38,6 +39,9 @@ type plan struct {
 	newLease bool
 	wait     time.Duration // for one's turn; 0 without end
 	member   bool          // of the pool: nobody's yet
+	peers    string        // names those that reach each other: the lease, or the clones of the request; "" is each by itself
+	egress   bool
+	addr     netip.Addr // wanted; zero is any
 }
 
 func (p *plan) name(i int) string {
@@ -56,7 +60,7 @@ func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneR
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
-	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, m.lifetime(p)} {
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, m.lifetime(p), m.reach(p)} {
 		if err := check(req); err != nil {
 			return nil, err
 		}

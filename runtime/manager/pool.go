@@ -109,7 +109,7 @@ func cpuPressure() float64 {
 // wanted. One that cannot be personalised is removed: whether its record says
 // that it is somebody's is not known.
 func (m *Manager) claim(ctx context.Context, want *plan, name string) (*clone, error) {
-	if len(want.settings) > 0 {
+	if len(want.settings) > 0 || want.addr.IsValid() {
 		return nil, nil
 	}
 	for {
@@ -141,6 +141,9 @@ func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name st
 		if err := os.Chown(m.socketDir(c.id), -1, want.caller.GID); err != nil {
 			return fmt.Errorf("give socket directory away: %w", err)
 		}
+	}
+	if err := m.opts.Network.Assign(ctx, c.id, want.network()); err != nil {
+		return fmt.Errorf("assign network: %w", err)
 	}
 	err := m.update(ctx, c, func(r *record) {
 		r.Member, r.Process, r.Timings = false, "", timings

@@ -115,7 +115,7 @@ func (s *starter) prepare(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		return s.stage(ctx, api.StageNetwork, func(ctx context.Context) (err error) {
-			s.netns, err = s.opts.Network.Add(ctx, id)
+			s.netns, err = s.opts.Network.Add(ctx, id, s.want.network())
 			if err != nil {
 				return fmt.Errorf("add network: %w", err)
 			}
@@ -312,6 +312,7 @@ func (r *record) live(ttl time.Duration) {
 func (r *record) personalise(want *plan, name string, at time.Time) {
 	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
 	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID
+	r.Egress = want.egress
 	r.Created, r.CreatedAt = true, at.Round(0)
 }
 
