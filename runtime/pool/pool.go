@@ -76,6 +76,8 @@ type shelf[M comparable] struct {
 	hits    uint64
 	misses  uint64
 
+	waiting []*Await[M] // those who take the next member that is made, first come first
+
 	failures int       // in a row
 	retryAt  time.Time // not before
 }
@@ -124,6 +126,26 @@ func (p *Pool[M]) Poke() {
 func (p *Pool[M]) Claim(g snapshot.Golden) (member M, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.claim(g)
+}
+
+// ClaimOrAwait is Claim, but where there is none, the caller is given the next
+// one that nobody has waited longer for, should one be made meanwhile. He must
+// Stop waiting.
+func (p *Pool[M]) ClaimOrAwait(g snapshot.Golden) (member M, ok bool, w *Await[M]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if member, ok = p.claim(g); ok {
+		return member, true, nil
+	}
+	s := p.shelf(g)
+	w = &Await[M]{pool: p, shelf: s, came: make(chan struct{})}
+	s.waiting = append(s.waiting, w)
+	return member, false, w
+}
+
+// claim is Claim. The caller holds mu.
+func (p *Pool[M]) claim(g snapshot.Golden) (member M, ok bool) {
 	defer p.Poke()
 	s := p.shelf(g)
 	s.demand.claim(time.Now(), p.pace())

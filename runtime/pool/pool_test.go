@@ -387,13 +387,13 @@ func TestQueueIsFair(t *testing.T) {
 		var order, places []int
 		for i := range 6 {
 			go func() {
-				leave, _, err := q.Enter(t.Context(), func(place int, _ time.Duration) {
+				leave, _, err := q.Enter(t.Context(), "me", Waiting{Moved: func(place int, _ time.Duration) {
 					mu.Lock()
 					defer mu.Unlock()
 					if i == 5 {
 						places = append(places, place)
 					}
-				})
+				}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -407,14 +407,14 @@ func TestQueueIsFair(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		if in, waiting := q.Busy(); in != 1 || waiting != 5 {
+		if in, waiting := q.Busy("other"); in != 1 || waiting != 5 {
 			t.Errorf("%d in, %d waiting", in, waiting)
 		}
 		after(time.Minute)
 		if !slices.Equal(order, []int{0, 1, 2, 3, 4, 5}) || !slices.Equal(places, []int{5, 4, 3, 2, 1}) {
 			t.Errorf("order %v, places of the last %v", order, places)
 		}
-		if in, waiting := q.Busy(); in != 0 || waiting != 0 || q.Estimate(4) != 4*time.Second {
+		if in, waiting := q.Busy("other"); in != 0 || waiting != 0 || q.Estimate(4) != 4*time.Second {
 			t.Errorf("%d in, %d waiting in the end, estimate %s", in, waiting, q.Estimate(4))
 		}
 	})
@@ -423,21 +423,156 @@ func TestQueueIsFair(t *testing.T) {
 func TestQueueTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(1)
-		none := func(int, time.Duration) {}
-		leave, _, err := q.Enter(t.Context(), none)
+		leave, _, err := q.Enter(t.Context(), "a", Waiting{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, place, err := q.Enter(short, none); place != 1 || !errors.Is(err, context.DeadlineExceeded) {
+		if _, place, err := q.Enter(short, "b", Waiting{}); place != 1 || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("place %d, %v", place, err)
 		}
 		leave()
-		leave, _, err = q.Enter(t.Context(), none)
+		leave, _, err = q.Enter(t.Context(), "b", Waiting{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		leave()
+	})
+}
+
+// enterAll enters n times at once and takes a second in each turn.
+func enterAll(t *testing.T, q *Queue, who string, n int, turn func(who string)) {
+	for range n {
+		go func() {
+			leave, _, err := q.Enter(t.Context(), who, Waiting{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			turn(who)
+			<-time.After(time.Second)
+			leave()
+		}()
+	}
+	synctest.Wait()
+}
+
+// Somebody who wants one does not wait for somebody who wants a hundred, and
+// nobody who comes again and again keeps others out.
+func TestQueueIsFairBetweenParties(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewQueue(2)
+		var mu sync.Mutex
+		turns := map[string]int{}
+		began := time.Now()
+		when := map[string]time.Duration{}
+		turn := func(who string) {
+			mu.Lock()
+			defer mu.Unlock()
+			turns[who]++
+			if when[who] == 0 {
+				when[who] = time.Since(began)
+			}
+		}
+		enterAll(t, q, "many", 100, turn)
+		places := make(chan int, 10)
+		go func() {
+			leave, _, err := q.Enter(t.Context(), "one", Waiting{Moved: func(place int, _ time.Duration) { places <- place }})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			turn("one")
+			leave()
+		}()
+		synctest.Wait()
+		for _, who := range []string{"again", "and again"} {
+			go func() {
+				for range 10 {
+					leave, _, err := q.Enter(t.Context(), who, Waiting{})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					turn(who)
+					<-time.After(time.Second)
+					leave()
+				}
+			}()
+		}
+		after(10*time.Second + time.Millisecond)
+		mu.Lock()
+		if place := <-places; place != 1 || when["one"] != time.Second {
+			t.Errorf("one that wants one: place %d, turn after %s", place, when["one"])
+		}
+		for _, who := range []string{"many", "again", "and again"} {
+			if turns[who] < 5 { // of 22 turns; who comes back has to wait at least one
+				t.Errorf("turns after ten seconds: %v", turns)
+				break
+			}
+		}
+		mu.Unlock()
+		after(time.Hour)
+		if turns["many"] != 100 || turns["again"] != 10 || len(q.parties) != 0 || q.held != 0 {
+			t.Errorf("in the end: %v, %d parties, %d held", turns, len(q.parties), q.held)
+		}
+	})
+}
+
+// What ends a wait in another way leaves no trace.
+func TestQueueInstead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewQueue(1)
+		leave, _, err := q.Enter(t.Context(), "a", Waiting{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		instead := make(chan struct{})
+		go func() {
+			<-time.After(time.Second)
+			close(instead)
+		}()
+		none, place, err := q.Enter(t.Context(), "b", Waiting{Instead: instead})
+		if none != nil || place != 0 || err != nil {
+			t.Errorf("place %d, %v", place, err)
+		}
+		leave()
+		if len(q.parties) != 0 || q.held != 0 {
+			t.Errorf("%d parties, %d held", len(q.parties), q.held)
+		}
+	})
+}
+
+// A member goes to who has waited longest, not to who comes when it is there;
+// none is made for those who wait: they make their own.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		p := w.pool(t, Options[*member]{})
+		g := golden(1, true)
+		p.Update([]snapshot.Golden{g}, map[string]int{"shop": 2})
+		synctest.Wait() // one is being made
+		_, ok, first := p.ClaimOrAwait(g)
+		_, also, second := p.ClaimOrAwait(g)
+		if ok || also {
+			t.Fatal("a member of an empty pool")
+		}
+		after(time.Minute)
+		select {
+		case <-first.Came():
+		default:
+			t.Error("the first was not given the one that was made")
+		}
+		if m, ok := first.Stop(); !ok || m != w.all[0] || len(w.all) != 1 {
+			t.Errorf("%v, %d made", m, len(w.all))
+		}
+		if _, ok := second.Stop(); ok {
+			t.Error("the second was given one too")
+		}
+		after(time.Minute)
+		if s := p.Stats()[0]; s.Ready != 2 || s.Hits != 1 || s.Misses != 1 {
+			t.Errorf("when nobody waits: %+v", s)
+		}
 	})
 }

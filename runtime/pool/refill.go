@@ -139,7 +139,7 @@ func (p *Pool[M]) neediest(now time.Time) (_ *shelf[M], wait time.Duration) {
 	lack := 0.0
 	for _, s := range p.shelves {
 		missing := s.wanted - len(s.members) - s.making
-		if missing <= 0 {
+		if missing <= 0 || len(s.waiting) > 0 { // who waits makes his own when it is his turn
 			continue
 		}
 		if d := s.retryAt.Sub(now); d > 0 {
@@ -178,10 +178,15 @@ func (p *Pool[M]) add(s *shelf[M]) {
 			s.cost = cost
 		}
 		kept = p.shelves[s.golden.Ref()] == s && p.paused[s.golden.Name] == 0
-		if kept {
-			s.members = append(s.members, m)
-		} else {
+		switch {
+		case !kept:
 			p.opts.Discard(m)
+		case len(s.waiting) > 0:
+			s.waiting[0].give(m)
+			s.hits, s.misses = s.hits+1, s.misses-1
+			s.waiting = s.waiting[1:]
+		default:
+			s.members = append(s.members, m)
 		}
 	}
 	p.mu.Unlock()
