@@ -34,7 +34,9 @@ type Engine interface {
 	// leaves it cleanly shut down, or fails.
 	Build(ctx context.Context, wb Workbench, src Sources) (Built, error)
 
-	// Server returns the process that serves a clone of the golden.
+	// Server returns the process that serves a clone of the golden. settings go
+	// over the golden's, and those over the engine's own. One that cannot be had
+	// is InvalidArgument.
 	Server(g snapshot.Golden, settings map[string]string) (Process, error)
 	// Ready returns when the server at ep has answered a real query, or with
 	// an error when ctx ends or died is closed.
@@ -46,6 +48,28 @@ type Engine interface {
 	Client(g snapshot.Golden, args []string) (Process, error)
 }
 
+// Settler is an Engine that tells what a clone's server is set to.
+type Settler interface {
+	// Settings returns the settings that Server gives, by name.
+	Settings(g snapshot.Golden, settings map[string]string) ([]Setting, error)
+}
+
+// Setting is one setting of a server, with who chose it.
+type Setting struct {
+	Name, Value string
+	From        string // SettingEngine, SettingGolden or SettingClone
+	// Note says what it means for a user that a server of his own would do
+	// otherwise; "" if nothing.
+	Note string
+}
+
+// Values of Setting.From.
+const (
+	SettingEngine = "engine"
+	SettingGolden = "golden" // given with the golden's build
+	SettingClone  = "clone"
+)
+
 // Endpoint is where a server listens, seen from the host.
 type Endpoint struct {
 	SocketDir string     // directory on the host that is mounted at [SocketDir]
@@ -53,7 +77,22 @@ type Endpoint struct {
 	// PID is the server's first process in the host's PID namespace, so that
 	// /proc/PID/root is its root filesystem. What is there is not trusted.
 	PID int
+	// Password is the one that the server was given by [PasswordSetter]; "" means the golden's.
+	Password string
 }
+
+// PasswordSetter is an Engine that can give a running server another password
+// for the login that clones are handed out with.
+type PasswordSetter interface {
+	// NewPassword makes a password. What is slow about it is done here.
+	NewPassword() (Password, error)
+	// SetPassword has the server at ep take it, and no other for that login.
+	SetPassword(ctx context.Context, g snapshot.Golden, ep Endpoint, p Password) error
+}
+
+// Password is a password and what a server is told in its place: it cannot be
+// had back from that.
+type Password struct{ Text, Verifier string }
 
 // Connection is how a client reaches a server.
 type Connection struct {
@@ -95,6 +134,8 @@ type Sources struct {
 	// "" lets the engine choose.
 	User, Password, Database string
 	Env                      map[string]string // POSTGRES_INITDB_ARGS and the like
+	// Settings are the server's, in the build and in clones.
+	Settings map[string]string
 }
 
 // Workbench is what a golden build lends an engine: a root filesystem under

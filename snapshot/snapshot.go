@@ -37,6 +37,9 @@ type Golden struct {
 	// State is the engine's own description of the database: where it lies in
 	// the root filesystem and how to log in. It holds secrets.
 	State json.RawMessage `json:"state,omitempty"`
+	// Settings are the server's, given with the build: each clone has them,
+	// unless it was asked for with others.
+	Settings map[string]string `json:"settings,omitempty"`
 
 	// Key is the digest of the files that the golden was built from, as the
 	// builder chose them (--key), or "".

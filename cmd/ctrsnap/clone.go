@@ -48,6 +48,7 @@ URL is printed, and ends after --ttl.
 			durationFlag("ttl", "lifetime `D` (90s, 30m, 2h); default CTRSNAP_TTL, else the daemon's", &o.req.TTL),
 			pairsFlag("label", "`K=V` to find the clone by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of this clone (repeatable)", &o.settings),
+			&cli.BoolFlag{Name: "password", Usage: "give the clone a password of its own, in place of the golden's", Destination: &o.req.OwnPassword},
 			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
 		}, o.names.flags(), o.out.flags()),

@@ -38,7 +38,7 @@ becomes the current one. With --key nothing is built if a golden has the key.
    ctrsnap golden build shop --init schema.sql --exec 'make seed'
    ctrsnap golden build shop --from-dump shop.dump --mask mask.sql
    ctrsnap golden build shop --key 'db/migrations/**' --exec 'make migrate'`,
-		Flags: slices.Concat([]cli.Flag{quietFlag(&quiet, "no progress"), timeoutFlag(&timeout)}, out.flags(), s.flags()),
+		Flags: slices.Concat([]cli.Flag{quietFlag(&quiet, "no progress"), timeoutFlag(&timeout)}, out.flags(), s.flags("set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := exactly(cmd, "NAME")
 			if err != nil {
@@ -133,7 +133,7 @@ func (a *app) printGoldens(out *output, list []api.Golden) error {
 }
 
 func (a *app) goldenInspectCommand() *cli.Command {
-	return inspectCommand(a, "GOLDEN", "golden inspect", daemon.Golden, &cli.Command{
+	return inspectCommand(a, "GOLDEN", "golden inspect", daemon.Golden, nil, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of a golden",
 		Description: "   ctrsnap golden inspect shop:3\n   ctrsnap golden inspect shop --format '{{.version}}'",

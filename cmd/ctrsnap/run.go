@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // Exit codes of run, beside those of the command.
@@ -31,6 +32,8 @@ type runOptions struct {
 	settings pairs
 	keep     optional
 	quiet    bool
+	wait     api.Duration
+	password bool
 	timeout  api.Duration
 	names    naming
 	sources  sources
@@ -61,9 +64,11 @@ that key.
 			optionalFlag("keep-on-failure", "keep the clones if the command fails, for 2h or as long as `[=D]` says", &o.keep),
 			pairsFlag("label", "`K=V` to find the clones by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of the clones (repeatable)", &o.settings),
+			&cli.BoolFlag{Name: "clone-password", Usage: "give the clones passwords of their own", Destination: &o.password},
+			waitTimeoutFlag(&o.wait),
 			durationFlag("timeout", "give up if the clones are not there after `D`; does not limit the command", &o.timeout),
 			quietFlag(&o.quiet, "no progress of a build"),
-		}, o.names.flags(), o.sources.flags()),
+		}, o.names.flags(), o.sources.flags("golden-set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			names, err := atLeastOne(cmd, "GOLDEN")
 			if err == nil {
@@ -164,6 +169,7 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	defer stop()
 	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
 	defer cancel()
+	ctx = client.OnQueue(ctx, a.queued)
 	refs := slices.Clone(names)
 	if o.sources.any() {
 		b, err := o.sources.resolve(names[0], a.getenv)
@@ -178,7 +184,9 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	}
 	var vars []variable
 	for i, ref := range refs {
-		clones, err := j.clone(ctx, api.CloneRequest{Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings})
+		clones, err := j.clone(ctx, api.CloneRequest{
+			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, WaitTimeout: o.wait,
+		})
 		if err != nil {
 			return nil, about(err, "clone %s", ref)
 		}

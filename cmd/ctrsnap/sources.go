@@ -27,11 +27,14 @@ type sources struct {
 	keys         []string
 	passwordFile string
 	env          pairs
+	settings     pairs
 }
 
 const sourceCategory = "Sources of a golden"
 
-func (s *sources) flags() []cli.Flag {
+// flags are those of all sources. set is what the flag of the golden's settings is
+// called beside the verb's own.
+func (s *sources) flags(set string) []cli.Flag {
 	s.fromHost.check = isAbsolute
 	list := func(name, usage string, dst *[]string) cli.Flag {
 		return &cli.StringSliceFlag{Name: name, Usage: usage + " (repeatable)", Destination: dst, Category: sourceCategory}
@@ -42,7 +45,9 @@ func (s *sources) flags() []cli.Flag {
 	fromHost := optionalFlag("from-host", "base: the engine's programs of this host, below `PREFIX` if given (--from-host=PREFIX)", &s.fromHost)
 	env := pairsFlag("env", "`K=V` for the build, as the engine's official image takes them (repeatable)", &s.env)
 	fromHost.(*cli.GenericFlag).Category = sourceCategory
+	settings := pairsFlag(set, "server setting `K=V` of the golden: each clone has it, unless asked for with another (repeatable)", &s.settings)
 	env.(*cli.GenericFlag).Category = sourceCategory
+	settings.(*cli.GenericFlag).Category = sourceCategory
 	return []cli.Flag{
 		fromHost,
 		text("image", "base: an image `REF`, pulled", &s.req.Image),
@@ -61,6 +66,7 @@ func (s *sources) flags() []cli.Flag {
 		text("password-file", "`FILE` with its password", &s.passwordFile),
 		text("database", "`DATABASE` that clones are handed out with", &s.req.Database),
 		env,
+		settings,
 	}
 }
 
@@ -75,7 +81,7 @@ func isAbsolute(path string) error {
 func (s *sources) any() bool {
 	return s.fromHost.set || s.archive != "" || s.dump != "" || s.dir != "" || s.fromURL != "" || s.passwordFile != "" ||
 		s.req.Image != "" || s.req.Parent != "" || s.req.Engine != "" || s.req.User != "" || s.req.Password != "" || s.req.Database != "" ||
-		len(s.init)+len(s.mask)+len(s.keys)+len(s.req.Exec)+len(s.env) > 0
+		len(s.init)+len(s.mask)+len(s.keys)+len(s.req.Exec)+len(s.env)+len(s.settings) > 0
 }
 
 // build is what goes to the daemon.
@@ -88,7 +94,7 @@ type build struct {
 // resolve checks the flags and the files behind them, and computes the key.
 func (s *sources) resolve(name string, getenv func(string) string) (build, error) {
 	b := build{req: s.req}
-	b.req.Name, b.req.FromHost, b.req.Prefix, b.req.Env = name, s.fromHost.set, s.fromHost.value, s.env
+	b.req.Name, b.req.FromHost, b.req.Prefix, b.req.Env, b.req.Settings = name, s.fromHost.set, s.fromHost.value, s.env, s.settings
 	b.req.Archive = s.archive != ""
 	if err := s.exclusive(); err != nil {
 		return b, err

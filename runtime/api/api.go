@@ -155,15 +155,16 @@ type Timings map[Stage]float64
 // CloneRequest asks for clones of one golden, or of several for one job: all
 // of them or none.
 type CloneRequest struct {
-	Golden   string            `json:"golden" doc:"name or name:version" example:"shop"`
-	Count    int               `json:"count,omitempty" minimum:"1" maximum:"1000" doc:"how many; default 1"`
-	Name     string            `json:"name,omitempty" doc:"name of the clone; with count, NAME-1 … NAME-N"`
-	IfExists IfExists          `json:"if_exists,omitempty" enum:"fail,reuse,reset" doc:"what to do if a clone of that name exists; default fail"`
-	TTL      Duration          `json:"ttl,omitempty" doc:"lifetime, as in 90s, 30m, 2h; default the daemon's"`
-	Labels   map[string]string `json:"labels,omitempty"`
-	Settings map[string]string `json:"settings,omitempty" doc:"server settings of this clone, beside the engine's own"`
-	Egress   *bool             `json:"egress,omitempty" doc:"whether the clones reach what is beyond the host; default the daemon's"`
-	IP       string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
+	Golden      string            `json:"golden" doc:"name or name:version" example:"shop"`
+	Count       int               `json:"count,omitempty" minimum:"1" maximum:"1000" doc:"how many; default 1"`
+	Name        string            `json:"name,omitempty" doc:"name of the clone; with count, NAME-1 … NAME-N"`
+	IfExists    IfExists          `json:"if_exists,omitempty" enum:"fail,reuse,reset" doc:"what to do if a clone of that name exists; default fail"`
+	TTL         Duration          `json:"ttl,omitempty" doc:"lifetime, as in 90s, 30m, 2h; default the daemon's"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Settings    map[string]string `json:"settings,omitempty" doc:"server settings of this clone, over the golden's and the engine's own"`
+	OwnPassword bool              `json:"own_password,omitempty" doc:"give each clone a password of its own, in place of the golden's; a clone that is reused keeps the one it has"`
+	Egress      *bool             `json:"egress,omitempty" doc:"whether the clones reach what is beyond the host; default the daemon's"`
+	IP          string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
 	// Lease "connection" ties the clones to GET /v1/leases/{id}: they end when
 	// that connection does. It must be opened within ten seconds.
 	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
@@ -223,14 +224,33 @@ type Clone struct {
 	Egress      bool                         `json:"egress,omitempty"` // it reaches what is beyond the host
 	PID         int                          `json:"pid,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
-	Settings    map[string]string            `json:"settings,omitempty"` // server settings that differ from the golden's
+	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with
 	DiskBytes   int64                        `json:"disk_bytes"`         // not shared with the golden
 	MemoryBytes int64                        `json:"memory_bytes"`
 	Timings     Timings                      `json:"timings"`
 	Env         map[string]map[string]string `json:"env,omitempty"` // the engine's variables by way (PGHOST …)
 	LeaseID     string                       `json:"lease_id,omitempty"`
 	Owner       string                       `json:"owner,omitempty"` // user that asked for it
+	// OwnPassword says that Password is this clone's alone. Only its owner
+	// and root are shown it.
+	OwnPassword bool `json:"own_password,omitempty"`
+	// ServerSettings and Durability are told of one clone that is asked for by
+	// its id: what the server is set to beside its data directory's own.
+	ServerSettings []ServerSetting `json:"server_settings,omitempty"`
+	// Durability is "off": what a clone has written is gone with its host.
+	Durability string `json:"durability,omitempty"`
 }
+
+// ServerSetting is one setting of a clone's server, with who chose it.
+type ServerSetting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	From  string `json:"from"`           // engine, golden (given with its build), clone
+	Note  string `json:"note,omitempty"` // what it means that a server of one's own would do otherwise
+}
+
+// DurabilityOff is the one value of Clone.Durability.
+const DurabilityOff = "off"
 
 // CloneState is where a clone is in its life.
 type CloneState string
@@ -264,6 +284,8 @@ type Golden struct {
 	SizeBytes     int64     `json:"size_bytes"`
 	Digest        string    `json:"digest,omitempty"`
 	Clones        int       `json:"clones"` // how many live clones it has
+	// Settings are the server's, given with the build.
+	Settings map[string]string `json:"settings,omitempty"`
 }
 
 // Base is what a golden's root filesystem came from.
@@ -307,6 +329,7 @@ type BuildRequest struct {
 	Password string            `json:"password,omitempty"`
 	Database string            `json:"database,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`
+	Settings map[string]string `json:"settings,omitempty" doc:"server settings of the golden's clones; a parent's are inherited"`
 
 	// Key is the digest of the files that decide about the golden's content.
 	// If the current or an older version of Name has it, nothing is built.

@@ -151,6 +151,7 @@ func (b *Builder) golden(g snapshot.Golden) api.Golden {
 		SizeBytes:     g.Size,
 		Digest:        g.Digest,
 		Clones:        b.Live(g.Ref()),
+		Settings:      g.Settings,
 	}
 	for _, s := range g.Sources {
 		a.Sources = append(a.Sources, api.Source(s))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"syscall"
 	"time"
@@ -120,6 +121,11 @@ func (j *job) setSources() error {
 	j.src.Exec = j.req.Exec
 	j.src.User, j.src.Password, j.src.Database = j.req.User, j.req.Password, j.req.Database
 	j.src.Env = j.req.Env
+	j.src.Settings = j.req.Settings
+	if j.src.Parent != nil && len(j.src.Parent.Settings) > 0 { // its data may need them to start
+		j.src.Settings = maps.Clone(j.src.Parent.Settings)
+		maps.Copy(j.src.Settings, j.req.Settings)
+	}
 	u, err := redactURL(j.req.FromURL)
 	if err != nil {
 		return err
@@ -181,6 +187,7 @@ func (j *job) record(built runtime.Built) snapshot.Golden {
 		Engine:        j.engine.Name(),
 		EngineVersion: built.EngineVersion,
 		State:         built.State,
+		Settings:      j.src.Settings,
 		Key:           j.req.Key,
 		Base:          j.base,
 		Sources:       j.sources,

@@ -23,6 +23,9 @@ const (
 	maxKey     = 256
 	maxExec    = 100
 	maxCommand = 4 << 10
+	// maxSettings and maxSetting (bytes of name and value) are as for clones.
+	maxSettings = 100
+	maxSetting  = 4 << 10
 )
 
 var (
@@ -39,7 +42,7 @@ func validate(req api.BuildRequest) error {
 	if err := snapshot.ValidateName(req.Name); err != nil {
 		return err
 	}
-	for _, check := range []func(api.BuildRequest) error{validateBase, validateKey, validateExec, validateEnv} {
+	for _, check := range []func(api.BuildRequest) error{validateBase, validateKey, validateExec, validateEnv, validateSettings} {
 		if err := check(req); err != nil {
 			return err
 		}
@@ -99,6 +102,18 @@ func validateEnv(req api.BuildRequest) error {
 	}
 	if strings.ContainsRune(req.User+req.Password+req.Database, 0) {
 		return invalid("user, password or database contains a zero byte")
+	}
+	return nil
+}
+
+func validateSettings(req api.BuildRequest) error {
+	if len(req.Settings) > maxSettings {
+		return invalid("%d settings: at most %d", len(req.Settings), maxSettings)
+	}
+	for k, v := range req.Settings {
+		if k == "" || len(k)+len(v) > maxSetting {
+			return invalid("invalid setting %.80q: want a name and at most %d bytes", k, maxSetting)
+		}
 	}
 	return nil
 }

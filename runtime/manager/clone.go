@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -42,6 +43,7 @@ type clone struct {
 	engine runtime.Engine
 	task   runtime.Task
 
+	proc *os.File      // of a member: tells at once that its server has ended; nil if unknown
 	died chan struct{} // closed when the server has ended; exit is valid then
 	exit runtime.Exit
 	gone chan struct{} // closed when the clone is removed

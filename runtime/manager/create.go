@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -63,7 +65,7 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 			c, created = old[i], false
 			m.prolong(ctx, c, want)
 		}
-		seen := m.describe(c)
+		seen := m.describe(ctx, c)
 		seen.Created = created
 		resp.Clones = append(resp.Clones, seen)
 	}
@@ -86,6 +88,10 @@ func (m *Manager) existing(want *plan) ([]*clone, error) {
 			return nil, snapshot.WithHint(
 				fmt.Errorf("clone %s exists already (%s): %w", name, c.id, errdefs.ErrAlreadyExists),
 				"choose another name, or use if_exists=reuse or reset")
+		case want.ifExists == api.IfExistsReuse && c.rec.OwnPassword && !want.caller.May(c.rec.OwnerUID):
+			return nil, snapshot.WithHint(
+				fmt.Errorf("clone %s has a password of %s's: %w", name, c.rec.Owner, errdefs.ErrPermissionDenied),
+				"choose another name")
 		case want.ifExists == api.IfExistsReuse && c.rec.Golden != want.golden.Name:
 			return nil, snapshot.WithHint(
 				fmt.Errorf("clone %s is of golden %s, not %s: %w", name, c.rec.Golden, want.golden.Name, errdefs.ErrAlreadyExists),
@@ -123,28 +129,61 @@ func (m *Manager) startAll(ctx context.Context, want *plan, old []*clone) ([]*cl
 }
 
 // obtain takes a clone from the pool, or makes one when it is the caller's turn.
+// A member that is made while the caller waits is his.
 func (m *Manager) obtain(ctx context.Context, want *plan, name string) (*clone, error) {
-	c, err := m.claim(ctx, want, name)
-	if c != nil || err != nil {
-		return c, err
+	for {
+		begun := time.Now()
+		c, await := m.fromPool(want)
+		var leave func()
+		if c == nil {
+			var err error
+			leave, err = m.enqueue(ctx, want, await)
+			if c = stopAwait(await); c == nil && err != nil {
+				return nil, err
+			}
+		}
+		if c == nil {
+			return m.makeClone(ctx, want, name, leave)
+		}
+		if leave != nil {
+			leave()
+		}
+		if await != nil {
+			begun = time.Now()
+		}
+		if c, err := m.handOver(ctx, c, want, name, begun); c != nil || err != nil {
+			return c, err
+		}
 	}
-	leave, err := m.enqueue(ctx, want)
+}
+
+// makeClone makes a clone for a caller whose turn it is, and leaves the queue.
+func (m *Manager) makeClone(ctx context.Context, want *plan, name string, leave func()) (*clone, error) {
+	defer m.pool.Poke() // it held back for this one
+	defer leave()
+	if err := m.awaitRemovals(ctx); err != nil {
+		return nil, err
+	}
+	c, err := m.start(ctx, want, name)
 	if err != nil {
 		return nil, err
 	}
-	defer m.pool.Poke() // it held back for this one
-	defer leave()
-	return m.start(ctx, want, name)
+	return m.lock(ctx, c, want)
 }
 
-// enqueue waits for the caller's turn to have a clone made.
-func (m *Manager) enqueue(ctx context.Context, want *plan) (leave func(), err error) {
+// enqueue waits for the caller's turn to have a clone made. leave is nil if a
+// member came first.
+func (m *Manager) enqueue(ctx context.Context, want *plan, await *pool.Await[*clone]) (leave func(), err error) {
 	wctx, cancel := ctx, context.CancelFunc(func() {})
 	if want.wait > 0 {
 		wctx, cancel = context.WithTimeout(ctx, want.wait)
 	}
 	defer cancel()
-	leave, place, err := m.creating.Enter(wctx, server.Progress(ctx))
+	w := pool.Waiting{Moved: server.Progress(ctx)}
+	if await != nil {
+		w.Instead = await.Came()
+	}
+	leave, place, err := m.creating.Enter(wctx, "uid "+strconv.Itoa(want.caller.UID), w)
 	if err == nil {
 		return leave, nil
 	}

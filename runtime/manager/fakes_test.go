@@ -26,14 +26,16 @@ import (
 
 // world is everything that a Manager works with, in memory. It survives Managers.
 type world struct {
-	dir  string
-	pool Pool
+	dir      string
+	pool     Pool
+	parallel int
 
 	mu         sync.Mutex
 	goldens    map[string][]snapshot.Golden // by name, the last one is current
 	snapshots  map[string]bool
 	networks   map[string]bool
 	containers map[string]*fakeTask
+	secrets    map[string]string            // what each server was told of its password, by clone
 	calls      map[string]int               // how often each operation was called
 	before     func(op string, n int) error // called at each operation; an error fails it
 	ready      func(ctx context.Context, ep runtime.Endpoint, died <-chan struct{}) error
@@ -47,6 +49,7 @@ func newWorld(t testing.TB) *world {
 		snapshots:  map[string]bool{},
 		networks:   map[string]bool{},
 		containers: map[string]*fakeTask{},
+		secrets:    map[string]string{},
 		calls:      map[string]int{},
 	}
 }
@@ -56,7 +59,7 @@ func (w *world) options() Options {
 		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w),
 		Engines: map[string]runtime.Engine{"fake": &fakeEngine{w: w}},
 		RunDir:  filepath.Join(w.dir, "run"), LogDir: filepath.Join(w.dir, "logs"),
-		Pool: w.pool,
+		Pool: w.pool, Parallel: w.parallel,
 	}
 }
 
@@ -378,14 +381,44 @@ func (e *fakeEngine) Ready(ctx context.Context, _ snapshot.Golden, ep runtime.En
 	return nil
 }
 
+func (e *fakeEngine) NewPassword() (runtime.Password, error) {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	e.w.calls["engine.NewPassword"]++
+	text := fmt.Sprintf("secret%d", e.w.calls["engine.NewPassword"])
+	return runtime.Password{Text: text, Verifier: "verifier of " + text}, nil
+}
+
+func (e *fakeEngine) SetPassword(ctx context.Context, _ snapshot.Golden, ep runtime.Endpoint, p runtime.Password) error {
+	if err := e.w.at(ctx, "engine.SetPassword"); err != nil {
+		return err
+	}
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	e.w.secrets[filepath.Base(ep.SocketDir)] = p.Verifier
+	return nil
+}
+
+func (e *fakeEngine) Settings(_ snapshot.Golden, settings map[string]string) ([]runtime.Setting, error) {
+	var list []runtime.Setting
+	for k, v := range settings {
+		list = append(list, runtime.Setting{Name: k, Value: v, From: runtime.SettingClone, Note: "n"})
+	}
+	return list, nil
+}
+
 func (e *fakeEngine) Connect(_ snapshot.Golden, ep runtime.Endpoint) (runtime.Connection, error) {
 	if err := e.w.at(context.Background(), "engine.Connect"); err != nil {
 		return runtime.Connection{}, err
 	}
+	password := "p"
+	if ep.Password != "" {
+		password = ep.Password
+	}
 	return runtime.Connection{
 		URLs: map[string]string{"tcp": "fake://" + ep.Addr.String(), "socket": "fake://" + ep.SocketDir},
-		Host: ep.Addr.String(), Port: 1, Socket: "/run/x", User: "u", Password: "p", Database: "d",
-		Env: map[string]map[string]string{"tcp": {"FAKEHOST": ep.Addr.String()}},
+		Host: ep.Addr.String(), Port: 1, Socket: "/run/x", User: "u", Password: password, Database: "d",
+		Env: map[string]map[string]string{"tcp": {"FAKEHOST": ep.Addr.String(), "FAKEPASSWORD": password}},
 	}, nil
 }
 

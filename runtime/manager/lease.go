@@ -32,7 +32,7 @@ func (m *Manager) joinLease(want *plan, clones []*clone) error {
 	if l == nil {
 		return errNoLease(want.leaseID)
 	}
-	if want.caller.UID != 0 && want.caller.UID != l.uid {
+	if !want.caller.May(l.uid) {
 		return fmt.Errorf("lease %s is somebody else's: %w", l.id, errdefs.ErrPermissionDenied)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -43,13 +44,24 @@ func (m *Manager) find(id string) (*clone, error) {
 	}
 }
 
-// Get returns a clone with what it uses now.
+// Get returns a clone with what it uses now, and what its server is set to.
 func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
 	c, err := m.find(id)
 	if err != nil {
 		return api.Clone{}, err
 	}
-	return m.measure(ctx, c), nil
+	seen := m.measure(ctx, c)
+	seen.Durability = api.DurabilityOff // its layer is volatile, whatever its server does
+	if e, ok := c.engine.(runtime.Settler); ok {
+		settings, err := e.Settings(c.golden, seen.Settings)
+		if err != nil {
+			return api.Clone{}, fmt.Errorf("find settings of clone %s: %w", c.id, err)
+		}
+		for _, s := range settings {
+			seen.ServerSettings = append(seen.ServerSettings, api.ServerSetting(s))
+		}
+	}
+	return seen, nil
 }
 
 // List returns the clones that have all the labels, oldest first.
@@ -96,10 +108,10 @@ func hasLabels(have, want map[string]string) bool {
 }
 
 // describe returns what is known of a clone without asking anybody.
-func (m *Manager) describe(c *clone) api.Clone {
+func (m *Manager) describe(ctx context.Context, c *clone) api.Clone {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	seen := c.rec.Clone
+	seen := withhold(ctx, c.rec.OwnerUID, c.rec.Clone)
 	if c.isDead() {
 		seen.State, seen.PID = api.StateDead, 0
 	}
@@ -109,7 +121,7 @@ func (m *Manager) describe(c *clone) api.Clone {
 // measure adds disk and memory. A figure that cannot be had (the clone is going
 // just now) is 0.
 func (m *Manager) measure(ctx context.Context, c *clone) api.Clone {
-	seen := m.describe(c)
+	seen := m.describe(ctx, c)
 	if n, err := m.opts.Store.Usage(ctx, c.id); err == nil {
 		seen.DiskBytes = n
 	}

@@ -85,11 +85,13 @@ func setDefault[T comparable](v *T, def T) {
 type Manager struct {
 	opts     Options
 	log      *slog.Logger
-	creating *pool.Queue // of clones that callers wait for
+	creating *pool.Queue // of clones that are made, for callers and the pool
 	pool     *pool.Pool[*clone]
 	removing chan struct{} // a token per clone that is being torn down
 	naming   keyedLock     // taken before mu, in the order of the names
 	wake     chan struct{} // something about deadlines has changed
+
+	passwords passwords
 
 	stopping context.Context // ends when Close begins: creations are undone
 	stop     context.CancelFunc
@@ -107,6 +109,8 @@ type Manager struct {
 	names     map[string]*clone        // the same, by name
 	leases    map[string]*lease        // by id
 	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
+	backlog   int                      // teardowns that were not tried yet
+	torn      chan struct{}            // closed, and replaced, when the backlog gets shorter
 }
 
 var _ server.Clones = (*Manager)(nil)
@@ -124,6 +128,7 @@ func New(opts Options) *Manager {
 		names:     map[string]*clone{},
 		leases:    map[string]*lease{},
 		teardowns: map[string]chan struct{}{},
+		torn:      make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)

@@ -21,27 +21,31 @@ const (
 	maxCount     = 1000
 	maxLabels    = 64
 	maxLabelSize = 1024 // bytes of key and value
+
+	maxSettings    = 100
+	maxSettingSize = 4 << 10 // bytes of name and value
 )
 
 // plan is a checked request.
 type plan struct {
-	caller   server.Caller
-	golden   snapshot.Golden
-	engine   runtime.Engine
-	process  runtime.Process
-	count    int
-	names    []string // none, or count
-	ifExists api.IfExists
-	ttl      time.Duration // 0: they live by the lease alone
-	labels   map[string]string
-	settings map[string]string
-	leaseID  string // "" without a lease
-	newLease bool
-	wait     time.Duration // for one's turn; 0 without end
-	member   bool          // of the pool: nobody's yet
-	peers    string        // names those that reach each other: the lease, or the clones of the request; "" is each by itself
-	egress   bool
-	addr     netip.Addr // wanted; zero is any
+	caller      server.Caller
+	golden      snapshot.Golden
+	engine      runtime.Engine
+	process     runtime.Process
+	count       int
+	names       []string // none, or count
+	ifExists    api.IfExists
+	ttl         time.Duration // 0: they live by the lease alone
+	labels      map[string]string
+	settings    map[string]string
+	ownPassword bool
+	leaseID     string // "" without a lease
+	newLease    bool
+	wait        time.Duration // for one's turn; 0 without end
+	member      bool          // of the pool: nobody's yet
+	peers       string        // names those that reach each other: the lease, or the clones of the request; "" is each by itself
+	egress      bool
+	addr        netip.Addr // wanted; zero is any
 }
 
 func (p *plan) name(i int) string {
@@ -53,14 +57,14 @@ func (p *plan) name(i int) string {
 
 // plan checks a request; whatever is wrong with it is an error before anything is made.
 func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneRequest) (*plan, error) {
-	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings, wait: time.Duration(req.WaitTimeout)}
+	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings, ownPassword: req.OwnPassword, wait: time.Duration(req.WaitTimeout)}
 	if req.Count < 0 || req.Count > maxCount {
 		return nil, fmt.Errorf("count %d is not within 1 and %d: %w", req.Count, maxCount, errdefs.ErrInvalidArgument)
 	}
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
-	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, m.lifetime(p), m.reach(p)} {
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.reach(p)} {
 		if err := check(req); err != nil {
 			return nil, err
 		}
@@ -96,6 +100,20 @@ func checkLabels(req api.CloneRequest) error {
 	for k, v := range req.Labels {
 		if k == "" || strings.Contains(k, "=") || len(k)+len(v) > maxLabelSize {
 			return fmt.Errorf("invalid label %.64q: want a key without '=' and at most %d bytes: %w", k, maxLabelSize, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// checkSettings bounds what goes into the server's command line; the engine
+// says which of them there can be.
+func checkSettings(req api.CloneRequest) error {
+	if len(req.Settings) > maxSettings {
+		return fmt.Errorf("%d settings are more than %d: %w", len(req.Settings), maxSettings, errdefs.ErrInvalidArgument)
+	}
+	for k, v := range req.Settings {
+		if k == "" || len(k)+len(v) > maxSettingSize {
+			return fmt.Errorf("invalid setting %.64q: want a name and at most %d bytes: %w", k, maxSettingSize, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil
@@ -147,6 +165,9 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 		return fmt.Errorf("golden %s is of engine %q, which this daemon lacks: %w", ref, p.golden.Engine, errdefs.ErrFailedPrecondition)
 	}
 	p.engine = engine
+	if err := p.checkPassword(); err != nil {
+		return err
+	}
 	p.process, err = engine.Server(p.golden, req.Settings)
 	if err != nil {
 		return fmt.Errorf("set up server of golden %s: %w", ref, err)

@@ -40,6 +40,9 @@ type Sizes interface {
 
 var _ server.Pools = (*Manager)(nil)
 
+// poolParty is the pool in the queue of those who have clones made.
+const poolParty = "pool"
+
 // pressureLimit is the share of time, in percent, in which something on this
 // host waited for a CPU, above which members are made one by one.
 const pressureLimit = 50
@@ -48,8 +51,8 @@ func (m *Manager) newPool() *pool.Pool[*clone] {
 	o := m.opts.Pool
 	return pool.New(pool.Options[*clone]{
 		Make:    m.makeMember,
-		Discard: func(c *clone) { m.teardown(c.id) },
-		Dead:    (*clone).isDead,
+		Discard: func(c *clone) { c.closePID(); m.teardown(c.id) },
+		Dead:    (*clone).hasEnded,
 		Cost: func(ctx context.Context, c *clone) int64 {
 			n, _ := c.task.Memory(ctx) // 0: unknown
 			return n
@@ -69,7 +72,19 @@ func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, er
 	if err != nil {
 		return nil, fmt.Errorf("set up server: %w", err)
 	}
-	return m.start(ctx, &plan{golden: g, engine: engine, process: process, member: true}, "")
+	leave, _, err := m.creating.Enter(ctx, poolParty, pool.Waiting{})
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := m.awaitRemovals(ctx); err != nil {
+		return nil, err
+	}
+	c, err := m.start(ctx, &plan{golden: g, engine: engine, process: process, member: true}, "")
+	if err == nil {
+		c.proc = openPID(c.rec.PID)
+	}
+	return c, err
 }
 
 // fingerprint returns a digest of what runs.
@@ -78,14 +93,12 @@ func fingerprint(p runtime.Process) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// refillLimit says how many members may be made at a time: none while callers
-// queue for a core, one while clones are made that callers wait for or the host is loaded.
+// refillLimit says how many members may be made at a time: one while clones are
+// made that callers wait for or the host is loaded. Each takes its turn in the
+// callers' queue, so that together they are never more than Parallel.
 func (m *Manager) refillLimit() int {
-	in, waiting := m.creating.Busy()
-	switch {
-	case waiting > 0:
-		return 0
-	case in > 0 || cpuPressure() > pressureLimit:
+	in, waiting := m.creating.Busy(poolParty)
+	if in+waiting > 0 || cpuPressure() > pressureLimit {
 		return 1
 	}
 	return m.opts.Pool.Parallel
@@ -105,31 +118,42 @@ func cpuPressure() float64 {
 	return f
 }
 
-// claim hands out a member of the pool, or nil if there is none that is what is
-// wanted. One that cannot be personalised is removed: whether its record says
-// that it is somebody's is not known.
-func (m *Manager) claim(ctx context.Context, want *plan, name string) (*clone, error) {
-	if len(want.settings) > 0 || want.addr.IsValid() {
+// fromPool takes a member of the pool, or a place among those who wait for
+// one. A server with settings of its own is made for its caller.
+func (m *Manager) fromPool(want *plan) (*clone, *pool.Await[*clone]) {
+	if len(want.settings) > 0 {
 		return nil, nil
 	}
-	for {
-		begun := time.Now()
-		c, ok := m.pool.Claim(want.golden)
-		if !ok {
-			return nil, nil
-		}
-		err := m.personalise(ctx, c, want, name, begun)
-		if err == nil && !c.isDead() {
-			return c, nil
-		}
-		m.end(ctx, c)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err != nil {
-			m.log.Warn("pool member not handed out", "clone", c.id, "error", err)
-		}
+	c, _, await := m.pool.ClaimOrAwait(want.golden)
+	return c, await
+}
+
+// stopAwait returns the member that came, or nil.
+func stopAwait(a *pool.Await[*clone]) *clone {
+	if a == nil {
+		return nil
 	}
+	c, _ := a.Stop()
+	return c
+}
+
+// handOver makes a claimed member its caller's. One that cannot be personalised
+// is removed, whether its record says that it is somebody's is not known, and
+// nil says that another one is to be taken.
+func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name string, begun time.Time) (*clone, error) {
+	defer c.closePID()
+	err := m.personalise(ctx, c, want, name, begun)
+	if err == nil && !c.hasEnded() {
+		return c, nil
+	}
+	m.end(ctx, c)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		m.log.Warn("pool member not handed out", "clone", c.id, "error", err)
+	}
+	return nil, nil
 }
 
 // personalise makes a member its caller's. The record is written before anybody
@@ -145,8 +169,13 @@ func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name st
 	if err := m.opts.Network.Assign(ctx, c.id, want.network()); err != nil {
 		return fmt.Errorf("assign network: %w", err)
 	}
-	err := m.update(ctx, c, func(r *record) {
+	withPassword, err := m.setPassword(ctx, c, want)
+	if err != nil {
+		return err
+	}
+	err = m.update(ctx, c, func(r *record) {
 		r.Member, r.Process, r.Timings = false, "", timings
+		withPassword(r)
 		r.personalise(want, name, begun)
 		r.live(want.ttl)
 	})

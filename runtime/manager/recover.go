@@ -126,6 +126,7 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 	}
 	m.wg.Go(func() { m.watch(c, exits) })
 	if rec.Member {
+		c.proc = openPID(rec.PID)
 		m.pool.Adopt(golden, c)
 	} else {
 		m.readmit(c)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -59,13 +60,16 @@ func (m *Manager) teardown(id string) <-chan struct{} {
 		return done // Recover does it
 	}
 	m.teardowns[id] = done
+	m.backlog++
 	m.wg.Go(func() { m.tearDownUntilGone(id, done) })
 	return done
 }
 
 func (m *Manager) tearDownUntilGone(id string, done chan struct{}) {
+	tried := sync.OnceFunc(m.shorten)
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		err := m.tearDownOnce(id)
+		tried()
 		if err == nil {
 			break
 		}
@@ -83,6 +87,38 @@ func (m *Manager) tearDownUntilGone(id string, done chan struct{}) {
 	delete(m.teardowns, id)
 	m.mu.Unlock()
 	close(done)
+}
+
+// shorten takes one off the backlog.
+func (m *Manager) shorten() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.backlog--
+	close(m.torn)
+	m.torn = make(chan struct{})
+}
+
+// maxBacklog is how many clones may wait for their teardown, for each that is
+// torn down at a time, before no new ones are made: what they hold (mounts,
+// namespaces, disk) would grow without end where clones are made faster than they go.
+const maxBacklog = 8
+
+// awaitRemovals waits while the backlog is too long. What fails and is tried
+// again does not count: nothing waits for it.
+func (m *Manager) awaitRemovals(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		long, torn := m.backlog > maxBacklog*m.opts.Parallel, m.torn
+		m.mu.Unlock()
+		if !long {
+			return nil
+		}
+		select {
+		case <-torn:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (m *Manager) tearDownOnce(id string) error {

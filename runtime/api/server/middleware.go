@@ -29,6 +29,12 @@ func callOf(ctx context.Context) call {
 	return c
 }
 
+// CallerOf returns who sent the request that ctx is of; false if ctx is of none.
+func CallerOf(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(callKey{}).(call)
+	return c.caller, ok
+}
+
 // observe gives each request an id, logs it, and survives its panics. Queries
 // and bodies are not logged: they may hold secrets.
 func (s *Server) observe(next http.Handler) http.Handler {

@@ -17,6 +17,9 @@ type Caller struct {
 	Name     string // user name, or the number
 }
 
+// May says whether the caller is uid, or root.
+func (c Caller) May(uid int) bool { return c.UID == 0 || c.UID == uid }
+
 // Clones is the part of the daemon that serves clones. id is an id, a unique
 // prefix of one, or a name.
 type Clones interface {

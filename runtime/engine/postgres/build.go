@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -74,10 +75,11 @@ func (b *build) check() error {
 		return fmt.Errorf("a parent and a data directory at once: %w", errdefs.ErrInvalidArgument)
 	}
 	if b.src.URL != "" {
-		_, err := parseLive(b.src.URL)
-		return err
+		if _, err := parseLive(b.src.URL); err != nil {
+			return err
+		}
 	}
-	return nil
+	return b.st.checkSettings(b.src.Settings)
 }
 
 // load brings in the data of a dump or a live database.
@@ -192,11 +194,16 @@ func memory() int64 {
 
 // start serves the data directory and waits until it is ready.
 func (b *build) start(ctx context.Context) error {
+	return b.serve(ctx, b.st.server(b.settings()), pidFile.ready)
+}
+
+// settings are those of the server under construction: what the golden's clones
+// will not start with, the build does not either.
+func (b *build) settings() map[string]string {
 	settings := buildSettings(major(b.st.Version))
-	for k, v := range b.st.contract() {
-		settings[k] = v
-	}
-	return b.serve(ctx, b.st.server(settings), pidFile.ready)
+	override(settings, b.src.Settings)
+	maps.Copy(settings, b.st.contract())
+	return settings
 }
 
 func (b *build) serve(ctx context.Context, p runtime.Process, ready func(pidFile) bool) error {
@@ -224,7 +231,11 @@ func (b *build) diedError(ctx context.Context) error {
 	err := b.kill(ctx, errDied)
 	var exit *runtime.ExitError
 	if errors.As(err, &exit) {
-		return fmt.Errorf("server: %s: %w", serverMessage(exit.Output), errdefs.ErrFailedPrecondition)
+		var class error = errdefs.ErrFailedPrecondition
+		if len(b.src.Settings) > 0 { // the data have started without them, or there were none
+			class = errdefs.ErrInvalidArgument
+		}
+		return fmt.Errorf("server: %s: %w", serverMessage(exit.Output), class)
 	}
 	return errors.Join(errDied, err)
 }

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probeLimit bounds what is read from a clone's server, which is not trusted,
-// until it has answered a query.
+// probeLimit bounds what is read in one connection to a clone's server, which is
+// not trusted.
 const probeLimit = 1 << 20
 
 // probe connects to the socket in dir once and asks a query.
@@ -23,10 +23,7 @@ func probe(ctx context.Context, dir, user, database string) error {
 	if err != nil {
 		return err
 	}
-	cfg.DialFunc = dialer(dir)
-	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(io.LimitReader(r, probeLimit), w)
-	}
+	cfg.DialFunc, cfg.BuildFrontend = dialer(dir), boundedFrontend
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return err
@@ -41,6 +38,10 @@ func probe(ctx context.Context, dir, user, database string) error {
 		return fmt.Errorf("answer to SELECT 1: %d results", len(results))
 	}
 	return nil
+}
+
+func boundedFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
+	return pgproto3.NewFrontend(io.LimitReader(r, probeLimit), w)
 }
 
 func dialer(dir string) pgconn.DialFunc {

@@ -19,6 +19,9 @@ func (*Engine) Connect(g snapshot.Golden, ep runtime.Endpoint) (runtime.Connecti
 	if err != nil {
 		return runtime.Connection{}, err
 	}
+	if ep.Password != "" {
+		s.Passwd = ep.Password
+	}
 	return s.connection(ep), nil
 }
 

@@ -130,10 +130,7 @@ func (b *build) foundOfficial(ctx context.Context) error {
 	vars["POSTGRES_USER"], vars["POSTGRES_PASSWORD"], vars["POSTGRES_DB"] = b.st.Admin, b.st.Passwd, b.st.DB
 	vars["POSTGRES_INITDB_ARGS"] = strings.TrimSpace(vars["POSTGRES_INITDB_ARGS"] + " --no-sync")
 
-	settings := buildSettings(major(b.st.Version))
-	for k, v := range b.st.contract() {
-		settings[k] = v
-	}
+	settings := b.settings()
 	// The entrypoint's own scripts look for the socket where it is by default.
 	settings["unix_socket_directories"] = "/var/run/postgresql," + runtime.SocketDir
 	p := runtime.Process{

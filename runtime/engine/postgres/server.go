@@ -70,20 +70,43 @@ func (*Engine) Server(g snapshot.Golden, settings map[string]string) (runtime.Pr
 	if err != nil {
 		return runtime.Process{}, err
 	}
-	all := maps.Clone(cloneSettings)
-	for name, value := range settings {
-		name = strings.ToLower(name)
-		if err := s.checkSetting(name, value); err != nil {
-			return runtime.Process{}, err
-		}
-		all[name] = value
+	if err := s.checkSettings(settings); err != nil {
+		return runtime.Process{}, err
 	}
+	return s.server(s.merged(g.Settings, settings)), nil
+}
+
+// merged are all settings of a clone's server: the engine's, over them
+// the golden's, the clone's, and those that it stands on.
+func (s state) merged(golden, clone map[string]string) map[string]string {
+	all := maps.Clone(cloneSettings)
+	delete(all, "max_wal_senders")
+	override(all, golden)
+	override(all, clone)
 	// Who asks for replication gets the server's default of senders with it.
-	if level := all["wal_level"]; level != "minimal" && settings["max_wal_senders"] == "" {
-		delete(all, "max_wal_senders")
+	if _, given := all["max_wal_senders"]; !given && all["wal_level"] == "minimal" {
+		all["max_wal_senders"] = cloneSettings["max_wal_senders"]
 	}
 	maps.Copy(all, s.contract())
-	return s.server(all), nil
+	return all
+}
+
+// override sets what a user has chosen. Names are the server's whatever their case.
+func override(settings, with map[string]string) {
+	for name, value := range with {
+		settings[strings.ToLower(name)] = value
+	}
+}
+
+// checkSettings refuses settings that no clone can have. Whether the server knows
+// the others, it says itself.
+func (s state) checkSettings(settings map[string]string) error {
+	for name, value := range settings {
+		if err := s.checkSetting(strings.ToLower(name), value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s state) checkSetting(name, value string) error {

@@ -1,0 +1,59 @@
+package postgres
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+var _ runtime.Settler = (*Engine)(nil)
+
+// notes say of settings of the engine's what a server of one's own would do
+// otherwise. None changes what a query returns.
+var notes = map[string]string{
+	"fsync":                           "durability is off: what is written is lost if the host fails",
+	"full_page_writes":                "durability is off: no protection from torn pages if the host fails",
+	"synchronous_commit":              "durability is off: a commit does not wait for the disk",
+	"archive_mode":                    "no WAL is archived",
+	"max_logical_replication_workers": "subscriptions of the golden are not followed",
+	"max_wal_senders":                 "no replication from the clone; wal_level=replica or logical allows it",
+	"ssl":                             "connections are not encrypted: they do not leave the host's own network",
+}
+
+// Settings tells what the server of a clone is set to, beside what its data
+// directory says: the engine's choices, over them the golden's and the clone's.
+func (*Engine) Settings(g snapshot.Golden, settings map[string]string) ([]runtime.Setting, error) {
+	s, err := stateOf(g)
+	if err != nil {
+		return nil, err
+	}
+	all := s.merged(g.Settings, settings)
+	list := make([]runtime.Setting, 0, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		set := runtime.Setting{Name: name, Value: all[name], From: runtime.SettingEngine}
+		switch {
+		case given(settings, name):
+			set.From = runtime.SettingClone
+		case given(g.Settings, name):
+			set.From = runtime.SettingGolden
+		}
+		if set.Value == cloneSettings[name] {
+			set.Note = notes[name]
+		}
+		list = append(list, set)
+	}
+	return list, nil
+}
+
+// given says whether a user has chosen the setting. name is in lower case.
+func given(settings map[string]string, name string) bool {
+	for k := range settings {
+		if strings.ToLower(k) == name {
+			return true
+		}
+	}
+	return false
+}
