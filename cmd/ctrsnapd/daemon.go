@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/bridge"
-	"github.com/ctrsnap/ctrsnap/network/cni"
 	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
@@ -153,7 +151,7 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	n := d.cfg.Network
 	var inner network.Provider
 	var err error
-	if n.Conflist != "" {
+	if n.Conflist != "" || n.Use != "" {
 		inner, err = d.openCNI(ctx)
 	} else {
 		inner, err = d.openBridge(ctx)
@@ -163,19 +161,6 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	}
 	d.network, err = pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log})
 	return err
-}
-
-func (d *daemon) openCNI(ctx context.Context) (network.Provider, error) {
-	conflist, err := os.ReadFile(d.cfg.Network.Conflist)
-	if err != nil {
-		return nil, fmt.Errorf("network.conflist: %w", err)
-	}
-	return cni.Open(ctx, cni.Options{
-		StateDir: d.cfg.State,
-		BinDirs:  slices.Concat(d.cfg.Network.BinDirs, d.programs(), cni.DefaultBinDirs),
-		Conflist: conflist,
-		Log:      d.log,
-	})
 }
 
 func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {

@@ -1,12 +1,10 @@
-// Package cni is a network.Provider that runs CNI plugins through libcni.
-//
-// Without a configuration of the user's it has a network of its own: a bridge
-// on the host with addresses by host-local. The host reaches each clone, a
-// clone reaches the host's end of the bridge only: neither other clones nor
-// anything beyond. network/DESIGN.md has reasons and figures.
+// Package cni is a network.Provider that runs CNI plugins through libcni: any
+// network, or several, whose configuration the user names. It has none of its
+// own but one of flannel's kind.
 //
 // All state lies below Options.StateDir, which does not survive a reboot, just
-// as bridges and namespaces do not.
+// as namespaces do not. What plugins keep elsewhere is freed after one.
+// network/DESIGN.md has reasons and figures.
 package cni
 
 import (
@@ -19,43 +17,25 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/moby/locker"
 
 	"github.com/ctrsnap/ctrsnap/network"
-	"github.com/ctrsnap/ctrsnap/network/bridge"
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
-// ifName is the clone's interface.
-const ifName = "eth0"
-
-// pluginTimeout bounds one operation of all plugins of a network.
-const pluginTimeout = 30 * time.Second
-
-// Options configure a Network. Only StateDir is required.
+// Options configure a Network. StateDir and Networks are required.
 type Options struct {
 	// StateDir holds the namespaces (netns/ID) and the records of plugins
 	// (cni/). It is on a filesystem that a reboot empties.
 	StateDir string
 	// BinDirs are searched for plugins, in order; empty means [DefaultBinDirs].
 	BinDirs []string
-	// Conflist is a CNI network configuration list in JSON to be used in place
-	// of the default network. host-local in it keeps its records below StateDir
-	// unless it says otherwise.
-	Conflist []byte
-
-	// Bridge names the bridge of the default network. "" takes the first of
-	// ctrsnap0, ctrsnap1 … that no other daemon has.
-	Bridge string
-	// Subnet is the IPv4 range of the default network, from /8 to /29; zero
-	// chooses one that no route of the host overlaps.
-	Subnet netip.Prefix
+	// Networks are what each namespace is attached to: the first has interface
+	// eth0, the next eth1 and so on.
+	Networks []Conf
 
 	Log *slog.Logger // nil means slog.Default()
 
@@ -63,30 +43,26 @@ type Options struct {
 	failpoint func(step string) error
 }
 
-// DefaultBinDirs are where distributions and the plugins' releases put them.
-var DefaultBinDirs = []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}
-
-// Network attaches network namespaces to one CNI network. It is safe for
+// Network attaches network namespaces to CNI networks. It is safe for
 // concurrent use and holds nothing open. Locks: ids (by id), then mu.
 type Network struct {
-	opts Options
-	list *libcni.NetworkConfigList
-	cni  *libcni.CNIConfig
-	ids  *locker.Locker
+	opts    Options
+	confs   []Conf
+	plugins *Plugins
+	ids     *locker.Locker
 
-	mu     sync.Mutex     // held while the bridge is made anew
-	bridge *bridge.Bridge // nil with a configuration of the user's
+	mu     sync.Mutex
+	broken map[string]error // what plugins find wrong with namespaces, by id
 }
 
 var _ network.Provider = (*Network)(nil)
 
-// Open reads the configuration, checks that the plugins are there, and sets up
-// the bridge of the default network, or takes up the one of an earlier process
-// with the same StateDir. An error leaves no bridge behind that it made.
+// Open reads the configurations, checks that the plugins are there and has them
+// free what an earlier process left. That plugins cannot work just now, as
+// flannel's before flanneld runs, is a warning in the log.
 //
 // Errors: InvalidArgument for a bad configuration, FailedPrecondition for a
-// missing plugin, a subnet or a bridge name that is taken, ResourceExhausted if
-// no subnet is left; all with hints.
+// missing plugin or a range that the host routes elsewhere; all with hints.
 func Open(ctx context.Context, opts Options) (*Network, error) {
 	n, err := open(ctx, opts)
 	if err != nil {
@@ -96,68 +72,74 @@ func Open(ctx context.Context, opts Options) (*Network, error) {
 }
 
 func open(ctx context.Context, opts Options) (*Network, error) {
-	if err := opts.complete(); err != nil {
-		return nil, err
+	if !filepath.IsAbs(opts.StateDir) {
+		return nil, fmt.Errorf("state directory %q is not an absolute path: %w", opts.StateDir, errdefs.ErrInvalidArgument)
 	}
-	n := &Network{opts: opts, ids: locker.New()}
-	n.cni = libcni.NewCNIConfigWithCacheDir(opts.BinDirs, n.dir("cni", "cache"),
-		&invoke.DefaultExec{RawExec: &invoke.RawExec{}})
+	if len(opts.Networks) == 0 {
+		return nil, fmt.Errorf("no CNI network is named: %w", errdefs.ErrInvalidArgument)
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	n := &Network{opts: opts, ids: locker.New(), broken: map[string]error{}}
+	n.plugins = NewPlugins(n.dir("cni", "cache"), opts.BinDirs)
 	for _, dir := range []string{n.dir("netns"), n.dir("cni")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
 	}
-	var err error
-	if opts.Conflist != nil {
-		n.list, err = parseConflist(opts.Conflist, n.dir("cni", "ipam"))
-	} else {
-		err = n.openDefault(ctx)
+	for i, c := range opts.Networks {
+		if err := n.use(ctx, i, c); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return n, n.checkPlugins(pluginTypes(n.list))
+	return n, errors.Join(n.collect(ctx), n.markChanged(ctx))
 }
 
-func (o *Options) complete() error {
-	if !filepath.IsAbs(o.StateDir) {
-		return fmt.Errorf("state directory %q is not an absolute path: %w", o.StateDir, errdefs.ErrInvalidArgument)
+// use makes c the network of the i-th interface.
+func (n *Network) use(ctx context.Context, i int, c Conf) error {
+	for _, other := range n.confs {
+		if other.Name == c.Name {
+			return fmt.Errorf("network %s is named twice: %w", c.Name, errdefs.ErrInvalidArgument)
+		}
 	}
-	if o.Conflist != nil && (o.Bridge != "" || o.Subnet.IsValid()) {
-		return fmt.Errorf("bridge and subnet are of the default network, a conflist has its own: %w", errdefs.ErrInvalidArgument)
+	c, err := c.keptIn(n.dir("cni"))
+	if err != nil {
+		return err
 	}
-	if len(o.BinDirs) == 0 {
-		o.BinDirs = DefaultBinDirs
+	for _, l := range c.leases {
+		l.Log = n.opts.Log
 	}
-	if o.Log == nil {
-		o.Log = slog.Default()
+	n.confs = append(n.confs, c)
+	if err := n.plugins.find(c); err != nil {
+		return err
+	}
+	if err := n.checkRanges(c); err != nil {
+		return err
+	}
+	if err := n.plugins.Status(ctx, c); err != nil {
+		n.opts.Log.WarnContext(ctx, "network cannot be used yet", "network", c.Name, "interface", ifName(i), "error", err)
 	}
 	return nil
-}
-
-// openDefault sets up the default network, plugins first: after that nothing
-// can fail that would leave a bridge behind.
-func (n *Network) openDefault(ctx context.Context) error {
-	if err := n.checkPlugins([]string{"bridge", "host-local"}); err != nil {
-		return err
-	}
-	var err error
-	if n.bridge, err = bridge.Claim(ctx, n.opts.bridge()); err != nil {
-		return err
-	}
-	n.list, err = defaultConflist(n.bridge, n.dir("cni", "ipam"))
-	return err
 }
 
 func (n *Network) dir(elem ...string) string {
 	return filepath.Join(append([]string{n.opts.StateDir}, elem...)...)
 }
 
+func ifName(i int) string { return fmt.Sprintf("eth%d", i) }
+
+// attachment is the i-th interface of a namespace.
+func (n *Network) attachment(i int, id, path string) Attachment {
+	return Attachment{ContainerID: n.containerID(n.confs[i], id), NetNS: path, IfName: ifName(i)}
+}
+
 // Add implements network.Provider. Plugins are not interrupted: when ctx ends
 // meanwhile, what they did is undone after.
 //
 // Errors beside the contract's: InvalidArgument for an id that is no name,
-// ResourceExhausted when the subnet or the bridge is full.
+// ResourceExhausted when a range or a bridge is full, Unavailable when a plugin
+// cannot work just now.
 func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ network.Namespace, err error) {
 	if err := errors.Join(netns.CheckID(id), check(opts)); err != nil {
 		return network.Namespace{}, err
@@ -165,9 +147,6 @@ func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ n
 	n.ids.Lock(id)
 	defer n.unlock(id)
 	if err := ctx.Err(); err != nil {
-		return network.Namespace{}, err
-	}
-	if err := n.ensureBridge(); err != nil {
 		return network.Namespace{}, err
 	}
 	path, err := netns.Make(n.dir("netns"), id)
@@ -179,7 +158,7 @@ func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ n
 			err = errors.Join(err, n.undo(ctx, id, path))
 		}
 	}()
-	addrs, err := n.attach(ctx, id, path)
+	addrs, err := n.attachAll(ctx, id, path, opts)
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return network.Namespace{}, err
 	}
@@ -189,41 +168,60 @@ func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ n
 // undo deletes the namespace also where a plugin cannot detach it. Its link goes
 // with it; an address that stays reserved is Reconcile's.
 func (n *Network) undo(ctx context.Context, id, path string) error {
-	return errors.Join(n.detach(ctx, id, path), netns.Delete(path))
+	return errors.Join(n.detachAll(ctx, id, path), netns.Delete(path))
 }
 
 // unlock gives the lock of an id back; the error is for locks not taken.
 func (n *Network) unlock(id string) { _ = n.ids.Unlock(id) }
 
-func (n *Network) attach(ctx context.Context, id, path string) ([]netip.Addr, error) {
-	if err := n.step("add"); err != nil {
+// attachAll returns the addresses of the first interface.
+func (n *Network) attachAll(ctx context.Context, id, path string, opts network.Options) ([]netip.Addr, error) {
+	var first []netip.Addr
+	for i, c := range n.confs {
+		a := n.attachment(i, id, path)
+		if i == 0 && opts.Addr.IsValid() {
+			a.Args = [][2]string{{"IgnoreUnknown", "1"}, {"IP", opts.Addr.String()}}
+		}
+		addrs, err := n.attach(ctx, c, a)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			first = addrs
+		}
+	}
+	if opts.Addr.IsValid() && !slices.Contains(first, opts.Addr) {
+		return nil, fmt.Errorf("attach %s to network %s: its plugins gave it %v and not %s: %w", id, n.confs[0].Name, first, opts.Addr, errdefs.ErrNotImplemented)
+	}
+	return first, nil
+}
+
+func (n *Network) attach(ctx context.Context, c Conf, a Attachment) ([]netip.Addr, error) {
+	if err := n.step("add " + a.IfName); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pluginTimeout)
-	defer cancel()
-	r, err := n.cni.AddNetworkList(ctx, n.list, runtimeConf(id, path))
+	if err := n.checkRanges(c); err != nil {
+		return nil, err
+	}
+	result, err := n.plugins.Add(ctx, c, a)
 	if err != nil {
-		return nil, n.pluginError("attach", id, err)
-	}
-	if err := n.step("added"); err != nil {
 		return nil, err
 	}
-	result, err := types100.NewResultFromResult(r)
-	if err != nil {
-		return nil, fmt.Errorf("attach %s to network %s: read result: %w", id, n.list.Name, err)
-	}
-	if err := n.nameVeth(id, result); err != nil {
+	if err := n.step("added " + a.IfName); err != nil {
 		return nil, err
 	}
-	addrs := addresses(result)
+	if err := n.claimBridge(result); err != nil {
+		return nil, err
+	}
+	addrs := Addresses(result)
 	if len(addrs) == 0 {
-		return nil, fmt.Errorf("attach %s to network %s: its plugins gave no address: %w", id, n.list.Name, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("attach %s to network %s: its plugins gave no address: %w", a.ContainerID, c.Name, errdefs.ErrFailedPrecondition)
 	}
 	return addrs, nil
 }
 
-// addresses returns those of a result, IPv4 first.
-func addresses(r *types100.Result) []netip.Addr {
+// Addresses returns those of a result, IPv4 first.
+func Addresses(r *types100.Result) []netip.Addr {
 	var addrs []netip.Addr
 	for _, ip := range r.IPs {
 		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
@@ -232,10 +230,6 @@ func addresses(r *types100.Result) []netip.Addr {
 	}
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
 	return addrs
-}
-
-func runtimeConf(id, path string) *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{ContainerID: id, NetNS: path, IfName: ifName}
 }
 
 // Remove implements network.Provider.
@@ -262,21 +256,24 @@ func (n *Network) remove(ctx context.Context, id string) error {
 	if !netns.Is(path) {
 		inside = "" // half made or half removed: plugins then free addresses only
 	}
-	if err := n.detach(ctx, id, inside); err != nil {
+	if err := n.detachAll(ctx, id, inside); err != nil {
 		return err
 	}
+	n.setBroken(id, nil)
 	return netns.Delete(path)
 }
 
-// detach has the plugins undo what they did for id; an empty path says that
-// its namespace is gone.
-func (n *Network) detach(ctx context.Context, id, path string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pluginTimeout)
-	defer cancel()
-	if err := n.cni.DelNetworkList(ctx, n.list, runtimeConf(id, path)); err != nil {
-		return n.pluginError("detach", id, err)
+// detachAll has the plugins undo what they did for id, in reverse; an empty
+// path says that its namespace is gone.
+func (n *Network) detachAll(ctx context.Context, id, path string) error {
+	var errs []error
+	for i := range slices.Backward(n.confs) {
+		errs = append(errs, n.plugins.Del(ctx, n.confs[i], n.attachment(i, id, path)))
 	}
-	return nil
+	for _, container := range []string{id, n.tag() + id} {
+		errs = append(errs, n.plugins.forget(ctx, container, path))
+	}
+	return errors.Join(errs...)
 }
 
 // Namespaces implements network.Provider.

@@ -2,99 +2,116 @@ package cni
 
 import (
 	"encoding/json"
-	"fmt"
+	"path/filepath"
 
-	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 
-	"github.com/ctrsnap/ctrsnap/network"
-	"github.com/ctrsnap/ctrsnap/network/bridge"
+	"github.com/ctrsnap/ctrsnap/network/flannel"
 )
 
 type object = map[string]any
 
-// defaultConflist configures the default network. The bridge and its address
-// are ours and not the plugin's, because isGateway would make the host a
-// router (net.ipv4.ip_forward). There is no route but to the subnet, and
-// isolated ports talk to the host only.
-func defaultConflist(b *bridge.Bridge, dataDir string) (*libcni.NetworkConfigList, error) {
-	doc, err := json.Marshal(object{
-		"cniVersion": "1.0.0",
-		"name":       "ctrsnap",
-		"plugins": []object{{
-			"type": "bridge", "bridge": b.Name, "portIsolation": true,
-			"ipam": object{
-				"type": "host-local", "dataDir": dataDir,
-				"ranges": [][]object{{{"subnet": b.Subnet.String()}}},
-			},
-		}},
-	})
+// pluginTypes lists the programs that the network runs.
+func (c Conf) pluginTypes() ([]string, error) {
+	list, err := c.current()
 	if err != nil {
 		return nil, err
 	}
-	return libcni.NetworkConfFromBytes(doc)
-}
-
-// parseConflist reads a configuration of the user's.
-func parseConflist(doc []byte, dataDir string) (*libcni.NetworkConfigList, error) {
-	doc, err := setDataDir(doc, dataDir)
-	if err != nil {
-		return nil, badConflist(err)
-	}
-	list, err := libcni.NetworkConfFromBytes(doc)
-	if err != nil {
-		return nil, badConflist(err)
-	}
-	if len(list.Plugins) == 0 {
-		return nil, badConflist(fmt.Errorf("it has no plugins"))
-	}
-	return list, nil
-}
-
-func badConflist(err error) error {
-	return network.WithHint(
-		fmt.Errorf("read CNI configuration: %w: %w", err, errdefs.ErrInvalidArgument),
-		"a conflist is a JSON object with cniVersion, name and a list of plugins, each with a type")
-}
-
-// setDataDir gives host-local a directory below our state: its default one
-// survives reboots, and reservations there would never be freed.
-func setDataDir(doc []byte, dataDir string) ([]byte, error) {
-	var list object
-	if err := json.Unmarshal(doc, &list); err != nil {
-		return nil, err
-	}
-	plugins, _ := list["plugins"].([]any)
-	for _, p := range plugins {
-		plugin, _ := p.(object)
-		ipam, _ := plugin["ipam"].(object)
-		if ipam["type"] == "host-local" && ipam["dataDir"] == nil {
-			ipam["dataDir"] = dataDir
-		}
-	}
-	return json.Marshal(list)
-}
-
-// pluginTypes lists the programs that a network runs.
-func pluginTypes(list *libcni.NetworkConfigList) []string {
 	var types []string
 	for _, p := range list.Plugins {
 		types = append(types, p.Network.Type)
-		if ipam := p.Network.IPAM.Type; ipam != "" {
+		if ipam := p.Network.IPAM.Type; ipam != "" && p.Network.Type != flannel.Type {
 			types = append(types, ipam)
 		}
-	}
-	return types
-}
-
-// checkPlugins says at once what Add would say much later.
-func (n *Network) checkPlugins(types []string) error {
-	for _, t := range types {
-		if _, err := invoke.FindInPath(t, n.opts.BinDirs); err != nil {
-			return network.WithHint(
-				fmt.Errorf("find CNI plugin %q: %w", t, errdefs.ErrFailedPrecondition), n.pluginHint())
+		if p.Network.Type == flannel.Type {
+			f, err := flannel.ParseConf(p.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			types = append(types, f.DelegateTypes()...)
 		}
 	}
-	return nil
+	return types, nil
+}
+
+// current returns what plugins are to be called with now.
+func (c Conf) current() (*libcni.NetworkConfigList, error) {
+	if c.list != nil {
+		return c.list, nil
+	}
+	delegate := object{"isDefaultGateway": true, "hairpinMode": true}
+	if env, err := c.leases[0].Current(); err == nil { // else the plugin says so
+		delegate["bridge"] = flannelBridge(env)
+	}
+	list := &libcni.NetworkConfigList{Name: c.Name, CNIVersion: "1.0.0"}
+	return rebuild(list, []object{c.keep(object{
+		"type": flannel.Type, "subnetFile": c.leases[0].Path, "delegate": delegate,
+	})})
+}
+
+// keptIn returns the configuration with plugins' records below dir: their own
+// places survive reboots, and reservations there would never be freed.
+func (c Conf) keptIn(dir string) (Conf, error) {
+	if !c.Shared {
+		c.dataDir = dir
+	}
+	if c.list == nil {
+		return c, nil
+	}
+	plugins := make([]object, len(c.list.Plugins))
+	for i, p := range c.list.Plugins {
+		if err := json.Unmarshal(p.Bytes, &plugins[i]); err != nil {
+			return c, badConf(c.Path, err)
+		}
+		plugins[i] = c.keep(plugins[i])
+	}
+	var err error
+	if c.list, err = rebuild(c.list, plugins); err != nil {
+		return c, badConf(c.Path, err)
+	}
+	return c, nil
+}
+
+// keep sets the directories of a plugin that says nothing of them.
+func (c Conf) keep(plugin object) object {
+	if c.dataDir == "" {
+		return plugin
+	}
+	ipam, _ := plugin["ipam"].(object)
+	if plugin["type"] == flannel.Type {
+		if ipam == nil {
+			ipam = object{"type": "host-local"}
+			plugin["ipam"] = ipam
+		}
+		setMissing(plugin, "dataDir", filepath.Join(c.dataDir, "flannel"))
+	}
+	if ipam["type"] == "host-local" {
+		setMissing(ipam, "dataDir", filepath.Join(c.dataDir, "ipam"))
+	}
+	return plugin
+}
+
+func setMissing(o object, key, value string) {
+	if o[key] == nil {
+		o[key] = value
+	}
+}
+
+// rebuild returns a network with other plugins. Its Bytes hold all of it, also
+// plugins that came from files of their own: libcni keeps them with each
+// attachment.
+func rebuild(list *libcni.NetworkConfigList, plugins []object) (*libcni.NetworkConfigList, error) {
+	doc := object{}
+	if list.Bytes != nil {
+		if err := json.Unmarshal(list.Bytes, &doc); err != nil {
+			return nil, err
+		}
+	}
+	delete(doc, "cniVersions") // chosen from
+	doc["name"], doc["cniVersion"], doc["plugins"] = list.Name, list.CNIVersion, plugins
+	b, err := json.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(b)
 }

@@ -1,7 +1,10 @@
 package cni
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"hash/crc32"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,34 +15,79 @@ import (
 
 func TestMain(m *testing.M) { testsuite.Main(m) }
 
-// openDefault opens the default network.
-func openDefault(plugins string) testsuite.Open {
+// openBridge opens a network of the bridge and host-local plugins.
+func openBridge(plugins string) testsuite.Open {
 	return func(ctx context.Context, c testsuite.Config) (testsuite.Network, func() error, error) {
-		n, err := Open(ctx, Options{
-			StateDir: c.StateDir, BinDirs: []string{plugins}, Bridge: c.Bridge, Subnet: c.Subnet, Log: c.Log, failpoint: c.Failpoint,
-		})
-		return n, func() error { return nil }, err
+		subnet := c.Subnet
+		if !subnet.IsValid() {
+			subnet = netip.MustParsePrefix("10.98.0.0/24")
+		}
+		file, err := os.CreateTemp("", "*.conflist")
+		if err != nil {
+			return nil, nil, err
+		}
+		defer os.Remove(file.Name())
+		defer file.Close()
+		if _, err := file.WriteString(bridgeConflist("suite", subnet.String(), "")); err != nil {
+			return nil, nil, err
+		}
+		conf, err := Read(file.Name(), false)
+		if err != nil {
+			return nil, nil, err
+		}
+		n, err := Open(ctx, Options{StateDir: c.StateDir, BinDirs: []string{plugins}, Networks: []Conf{conf}, Log: c.Log, failpoint: c.Failpoint})
+		if err != nil {
+			return nil, nil, err
+		}
+		return n, func() error { return nil }, nil
 	}
 }
 
-func TestSuite(t *testing.T) { testsuite.Run(t, openDefault(pluginDir(t))) }
+func TestSuite(t *testing.T) { testsuite.RunAny(t, openBridge(pluginDir(t))) }
 
-func TestCrashChild(t *testing.T) { testsuite.CrashChild(t, openDefault(pluginDir(t))) }
+func TestCrashChild(t *testing.T) { testsuite.CrashChild(t, openBridge(pluginDir(t))) }
+
+// bridgeConflist is a configuration as a user would write it, with a bridge of
+// its own for each range; more goes into the plugin.
+func bridgeConflist(name, subnet, more string) string {
+	return fmt.Sprintf(`{"cniVersion": "1.1.0", "name": %q, "plugins": [{"type": "bridge", "bridge": "br%x", "isGateway": true,
+		%s "ipam": {"type": "host-local", "ranges": [[{"subnet": %q}]]}}]}`, name, crc32.ChecksumIEEE([]byte(subnet)), more, subnet)
+}
+
+// write writes a configuration into a directory.
+func write(t testing.TB, dir, name, doc string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// conf reads a configuration from its text.
+func conf(t testing.TB, doc string) Conf {
+	t.Helper()
+	c, err := Read(write(t, t.TempDir(), "test.conflist", doc), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
 
 // testOptions returns options with a state of their own and looks for leaks at
 // the end of the test.
-func testOptions(t testing.TB) Options {
+func testOptions(t testing.TB, docs ...string) Options {
 	t.Helper()
-	return Options{StateDir: testsuite.Setup(t).StateDir, BinDirs: []string{pluginDir(t)}}
+	opts := Options{StateDir: testsuite.Setup(t).StateDir, BinDirs: []string{pluginDir(t)}}
+	for _, doc := range docs {
+		opts.Networks = append(opts.Networks, conf(t, doc))
+	}
+	return opts
 }
 
 func pluginDir(t testing.TB) string {
 	t.Helper()
-	dir := os.Getenv("CTRSNAP_TEST_BIN")
-	if dir == "" {
-		dir = "../../bin"
-	}
-	dir, err := filepath.Abs(dir)
+	dir, err := filepath.Abs(cmp.Or(os.Getenv("CTRSNAP_TEST_BIN"), "../../bin"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,5 +124,3 @@ func checkNothingHeld(t testing.TB, n *Network) {
 		t.Errorf("records left: %v, %v", ids, err)
 	}
 }
-
-func subnet(s string) netip.Prefix { return netip.MustParsePrefix(s) }

@@ -1,11 +1,12 @@
 package cni
 
-import "fmt"
+import "strings"
 
 // String says what clones are attached to, for people.
 func (n *Network) String() string {
-	if n.bridge == nil {
-		return fmt.Sprintf("CNI network %s", n.list.Name)
+	names := make([]string, len(n.confs))
+	for i, c := range n.confs {
+		names[i] = c.Name
 	}
-	return fmt.Sprintf("bridge %s, subnet %s", n.bridge.Name, n.bridge.Subnet)
+	return "CNI network " + strings.Join(names, ", ")
 }

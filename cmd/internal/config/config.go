@@ -64,6 +64,10 @@ type Network struct {
 	Ahead    int      `toml:"ahead" comment:"how many network namespaces wait for clones"`
 	BinDirs  []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
 	Conflist string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
+	Use      string   `toml:"use" comment:"name of a CNI network to be used in place of the bridge; flannel needs no file"`
+
+	ConfDirs       []string `toml:"conf_dirs" comment:"where networks are found by name"`
+	SharedConfDirs []string `toml:"shared_conf_dirs" comment:"the same for networks that others on this host use, too"`
 }
 
 // Clone limits the life of clones.
@@ -100,7 +104,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
-		Network:    Network{Ahead: 16, BinDirs: []string{}},
+		Network:    Network{Ahead: 16, BinDirs: []string{}, ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2},
@@ -171,8 +175,10 @@ func (c *Config) validate() error {
 		return fmt.Errorf("configuration: containerd.runtime: %q is neither ctrsnap nor runc", c.Containerd.Runtime)
 	case c.Network.Ahead < 0:
 		return errors.New("configuration: network.ahead: must not be negative")
-	case c.Network.Conflist != "" && (c.Network.Bridge != "" || c.Network.Subnet != ""):
-		return errors.New("configuration: network.conflist: replaces the bridge: leave network.bridge and network.subnet away")
+	case c.Network.Conflist+c.Network.Use != "" && c.Network.Bridge+c.Network.Subnet != "":
+		return errors.New("configuration: network.conflist and network.use replace the bridge: leave network.bridge and network.subnet away")
+	case c.Network.Conflist != "" && c.Network.Use != "":
+		return errors.New("configuration: network.use: is by name what network.conflist is by file: leave one away")
 	case min(c.Pool.Size, c.Pool.Max, c.Pool.Parallel) < 0:
 		return errors.New("configuration: pool: size, max and parallel must not be negative")
 	case c.Build.Parallel < 1:
