@@ -77,7 +77,7 @@ type Endpoint struct {
 	// PID is the server's first process in the host's PID namespace, so that
 	// /proc/PID/root is its root filesystem. What is there is not trusted.
 	PID int
-	// Password is the one that the server was given by [PasswordSetter]; "" means the golden's.
+	// Password is the one that the server was given by a [PasswordSession]; "" means the golden's.
 	Password string
 }
 
@@ -86,8 +86,17 @@ type Endpoint struct {
 type PasswordSetter interface {
 	// NewPassword makes a password. What is slow about it is done here.
 	NewPassword() (Password, error)
-	// SetPassword has the server at ep take it, and no other for that login.
-	SetPassword(ctx context.Context, g snapshot.Golden, ep Endpoint, p Password) error
+	// OpenPassword gets ready to set a password of the server at ep. What is slow
+	// about it is done here, too. The caller must Close the session.
+	OpenPassword(ctx context.Context, g snapshot.Golden, ep Endpoint) (PasswordSession, error)
+}
+
+// PasswordSession is a server that waits to be told a password. It is for one
+// goroutine at a time.
+type PasswordSession interface {
+	// Set has the server take the password, and no other for that login.
+	Set(ctx context.Context, p Password) error
+	Close() error
 }
 
 // Password is a password and what a server is told in its place: it cannot be

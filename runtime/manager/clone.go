@@ -43,10 +43,11 @@ type clone struct {
 	engine runtime.Engine
 	task   runtime.Task
 
-	proc *os.File      // of a member: tells at once that its server has ended; nil if unknown
-	died chan struct{} // closed when the server has ended; exit is valid then
-	exit runtime.Exit
-	gone chan struct{} // closed when the clone is removed
+	proc    *os.File                // of a member: tells at once that its server has ended; nil if unknown
+	session runtime.PasswordSession // of a member that is ready for a password of its own, or nil
+	died    chan struct{}           // closed when the server has ended; exit is valid then
+	exit    runtime.Exit
+	gone    chan struct{} // closed when the clone is removed
 
 	saving sync.Mutex // held while the record is written; taken before Manager.mu
 	rec    record     // guarded by Manager.mu once the clone is handed out

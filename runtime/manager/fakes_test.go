@@ -389,15 +389,26 @@ func (e *fakeEngine) NewPassword() (runtime.Password, error) {
 	return runtime.Password{Text: text, Verifier: "verifier of " + text}, nil
 }
 
-func (e *fakeEngine) SetPassword(ctx context.Context, _ snapshot.Golden, ep runtime.Endpoint, p runtime.Password) error {
-	if err := e.w.at(ctx, "engine.SetPassword"); err != nil {
+func (e *fakeEngine) OpenPassword(ctx context.Context, _ snapshot.Golden, ep runtime.Endpoint) (runtime.PasswordSession, error) {
+	return &fakeSession{w: e.w, id: filepath.Base(ep.SocketDir)}, e.w.at(ctx, "engine.OpenPassword")
+}
+
+type fakeSession struct {
+	w  *world
+	id string
+}
+
+func (s *fakeSession) Set(ctx context.Context, p runtime.Password) error {
+	if err := s.w.at(ctx, "session.Set"); err != nil {
 		return err
 	}
-	e.w.mu.Lock()
-	defer e.w.mu.Unlock()
-	e.w.secrets[filepath.Base(ep.SocketDir)] = p.Verifier
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.w.secrets[s.id] = p.Verifier
 	return nil
 }
+
+func (s *fakeSession) Close() error { return s.w.at(context.Background(), "session.Close") }
 
 func (e *fakeEngine) Settings(_ snapshot.Golden, settings map[string]string) ([]runtime.Setting, error) {
 	var list []runtime.Setting

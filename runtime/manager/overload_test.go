@@ -118,13 +118,13 @@ func poolsOf(t *testing.T, m *Manager) []api.Pool {
 // A member that was begun when a caller came is his, not the next one's.
 func TestMemberGoesToWhoWaits(t *testing.T) {
 	overloaded(t, map[string]int{"shop": 1}, func(t *testing.T, w *world, m *Manager, _ *int) {
-		settings := api.CloneRequest{Golden: "shop", Count: 3, Settings: map[string]string{"a": "b"}}
-		go func() { _, _ = m.Create(context.Background(), caller, settings) }() // they take what slots there are
-		synctest.Wait()
 		if err := m.RefreshPool(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		after(bootTime / 2) // a member has the fourth slot
+		after(bootTime / 2) // a member has a slot
+		settings := api.CloneRequest{Golden: "shop", Count: 3, Settings: map[string]string{"a": "b"}}
+		go func() { _, _ = m.Create(context.Background(), caller, settings) }() // they take the others
+		synctest.Wait()
 		if n := len(w.containers); n != 4 {
 			t.Fatalf("%d are being made", n)
 		}

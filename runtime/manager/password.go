@@ -24,6 +24,7 @@ type passwords struct {
 	mu     sync.Mutex
 	ready  map[string][]runtime.Password
 	making map[string]bool
+	asked  map[string]bool // by golden: members are made ready for one
 }
 
 // takePassword returns a password that nobody has, and has more made.
@@ -67,6 +68,51 @@ func (m *Manager) makePasswords(name string, e runtime.PasswordSetter) {
 	p.mu.Unlock()
 }
 
+// openPassword gets a member ready for a password of its own, where such have
+// been asked for: what is kept open for it takes memory.
+func (m *Manager) openPassword(ctx context.Context, c *clone) {
+	e, ok := c.engine.(runtime.PasswordSetter)
+	if !ok || !m.passwords.wanted(c.golden.Name) {
+		return
+	}
+	session, err := e.OpenPassword(ctx, c.golden, m.endpoint(c.id, c.rec.Addr, c.rec.PID))
+	if err != nil {
+		m.log.Warn("pool member not ready for a password", "clone", c.id, "error", err)
+		return // it is tried again when it is needed
+	}
+	c.session = session
+}
+
+// wanted says whether a password was asked for of a golden's clones.
+func (p *passwords) wanted(golden string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[golden]
+}
+
+// want takes note that one was.
+func (p *passwords) want(golden string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked == nil {
+		p.asked = map[string]bool{}
+	}
+	p.asked[golden] = true
+}
+
+// tell has the server of a clone take a password.
+func (m *Manager) tell(ctx context.Context, c *clone, e runtime.PasswordSetter, ep runtime.Endpoint, p runtime.Password) error {
+	if c.session != nil && c.session.Set(ctx, p) == nil { // else its server has closed it meanwhile
+		return nil
+	}
+	session, err := e.OpenPassword(ctx, c.golden, ep)
+	if err != nil {
+		return err
+	}
+	defer session.Close() //nolint:errcheck // all is said
+	return session.Set(ctx, p)
+}
+
 // setPassword gives the server of a clone that nobody has yet a password of its
 // own, if that is wanted. It returns what the record is to say of it.
 func (m *Manager) setPassword(ctx context.Context, c *clone, want *plan) (change func(*record), err error) {
@@ -79,7 +125,7 @@ func (m *Manager) setPassword(ctx context.Context, c *clone, want *plan) (change
 		return nil, err
 	}
 	ep := m.endpoint(c.id, c.rec.Addr, c.rec.PID)
-	if err := e.SetPassword(ctx, c.golden, ep, p); err != nil {
+	if err := m.tell(ctx, c, e, ep, p); err != nil {
 		return nil, err
 	}
 	ep.Password = p.Text
@@ -117,13 +163,18 @@ func (m *Manager) lock(ctx context.Context, c *clone, want *plan) (*clone, error
 	return c, nil
 }
 
-// checkPassword refuses what the engine cannot do.
-func (p *plan) checkPassword() error {
-	if _, ok := p.engine.(runtime.PasswordSetter); p.ownPassword && !ok {
+// checkPassword refuses what the engine cannot do, and has members made ready for
+// the next request of the kind.
+func (m *Manager) checkPassword(p *plan) error {
+	if !p.ownPassword {
+		return nil
+	}
+	if _, ok := p.engine.(runtime.PasswordSetter); !ok {
 		return snapshot.WithHint(
 			fmt.Errorf("engine %s has no passwords of a clone's own: %w", p.golden.Engine, errdefs.ErrInvalidArgument),
 			"leave it out: the golden's password is used")
 	}
+	m.passwords.want(p.golden.Name)
 	return nil
 }
 

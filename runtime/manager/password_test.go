@@ -33,6 +33,15 @@ func TestOwnPassword(t *testing.T) {
 				t.Errorf("the server of %+v was told %q", c, w.secrets[c.ID])
 			}
 		}
+		after(10 * time.Second)
+		// The first one was opened when it was asked for; the pool has learned it.
+		opened, closed := w.calls["engine.OpenPassword"], w.calls["session.Close"]
+		create(t, m, api.CloneRequest{OwnPassword: true})
+		create(t, m, api.CloneRequest{})
+		after(10 * time.Second) // two members more
+		if w.calls["engine.OpenPassword"] != opened+2 || w.calls["session.Close"] != closed+2 {
+			t.Errorf("sessions: %d opened and %d closed before, now %v", opened, closed, w.calls)
+		}
 		if err := m.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +63,7 @@ func TestOwnPassword(t *testing.T) {
 func TestOwnPasswordFails(t *testing.T) {
 	pooled(t, 1, func(t *testing.T, w *world, m *Manager) {
 		w.before = func(op string, _ int) error {
-			if op == "engine.SetPassword" {
+			if op == "session.Set" {
 				return errors.New("boom")
 			}
 			return nil

@@ -38,9 +38,12 @@ func (c *clone) hasEnded() bool {
 	return ended
 }
 
-// closePID is for a clone that is no member any more.
-func (c *clone) closePID() {
+// leavePool closes what only a member has open.
+func (c *clone) leavePool() {
 	if c.proc != nil {
 		_ = c.proc.Close() // it was only watched
+	}
+	if c.session != nil {
+		_ = c.session.Close() // all is said
 	}
 }

@@ -16,7 +16,7 @@ func TestHasEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &clone{died: make(chan struct{}), proc: openPID(cmd.Process.Pid)}
-	defer c.closePID()
+	defer c.leavePool()
 	if c.hasEnded() {
 		t.Error("it runs")
 	}

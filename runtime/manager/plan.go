@@ -46,6 +46,7 @@ type plan struct {
 	peers       string        // names those that reach each other: the lease, or the clones of the request; "" is each by itself
 	egress      bool
 	addr        netip.Addr // wanted; zero is any
+	networks    string     // names, comma-separated; "" is the default one
 }
 
 func (p *plan) name(i int) string {
@@ -165,7 +166,7 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 		return fmt.Errorf("golden %s is of engine %q, which this daemon lacks: %w", ref, p.golden.Engine, errdefs.ErrFailedPrecondition)
 	}
 	p.engine = engine
-	if err := p.checkPassword(); err != nil {
+	if err := m.checkPassword(p); err != nil {
 		return err
 	}
 	p.process, err = engine.Server(p.golden, req.Settings)

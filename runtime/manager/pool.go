@@ -51,7 +51,7 @@ func (m *Manager) newPool() *pool.Pool[*clone] {
 	o := m.opts.Pool
 	return pool.New(pool.Options[*clone]{
 		Make:    m.makeMember,
-		Discard: func(c *clone) { c.closePID(); m.teardown(c.id) },
+		Discard: func(c *clone) { c.leavePool(); m.teardown(c.id) },
 		Dead:    (*clone).hasEnded,
 		Cost: func(ctx context.Context, c *clone) int64 {
 			n, _ := c.task.Memory(ctx) // 0: unknown
@@ -83,6 +83,7 @@ func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, er
 	c, err := m.start(ctx, &plan{golden: g, engine: engine, process: process, member: true}, "")
 	if err == nil {
 		c.proc = openPID(c.rec.PID)
+		m.openPassword(ctx, c)
 	}
 	return c, err
 }
@@ -119,9 +120,10 @@ func cpuPressure() float64 {
 }
 
 // fromPool takes a member of the pool, or a place among those who wait for
-// one. A server with settings of its own is made for its caller.
+// one. A server with settings or
+// networks of its own is made for its caller.
 func (m *Manager) fromPool(want *plan) (*clone, *pool.Await[*clone]) {
-	if len(want.settings) > 0 {
+	if len(want.settings) > 0 || want.networks != "" {
 		return nil, nil
 	}
 	c, _, await := m.pool.ClaimOrAwait(want.golden)
@@ -141,7 +143,7 @@ func stopAwait(a *pool.Await[*clone]) *clone {
 // is removed, whether its record says that it is somebody's is not known, and
 // nil says that another one is to be taken.
 func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name string, begun time.Time) (*clone, error) {
-	defer c.closePID()
+	defer c.leavePool()
 	err := m.personalise(ctx, c, want, name, begun)
 	if err == nil && !c.hasEnded() {
 		return c, nil

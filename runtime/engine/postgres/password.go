@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/containerd/errdefs"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
@@ -55,28 +56,68 @@ func scramVerifier(password string, salt []byte, iterations int) (string, error)
 // quiet keeps what is told the server out of its log, whatever the golden logs.
 var quiet = map[string]string{
 	"log_statement": "none", "log_duration": "off", "log_min_duration_statement": "-1", "log_min_error_statement": "panic",
-	"synchronous_commit": "off",
+	"idle_in_transaction_session_timeout": "0",
 }
 
-// SetPassword tells the server the verifier, by its socket as a superuser.
-func (*Engine) SetPassword(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint, p runtime.Password) error {
+// passwordSession is a superuser's connection.
+type passwordSession struct {
+	conn *pgconn.PgConn
+	role string
+}
+
+// OpenPassword connects by the server's socket as a superuser, and changes the
+// password in a transaction that it takes back: the second time is fast. Others
+// that look for their database to be unused (DROP DATABASE) wait for a backend that
+// is about to end.
+func (*Engine) OpenPassword(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint) (runtime.PasswordSession, error) {
 	s, err := stateOf(g)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cfg, err := config(s.Admin, "", s.DB)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	maps.Copy(cfg.RuntimeParams, quiet)
 	cfg.DialFunc, cfg.BuildFrontend = dialer(ep.SocketDir), boundedFrontend
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("set password: %w", err)
+		return nil, fmt.Errorf("connect to set a password: %w", err)
 	}
-	defer conn.Conn().Close() // not the connection's own Close, which waits for the backend to end
-	if _, err := conn.Exec(ctx, "ALTER ROLE "+ident(s.User)+" PASSWORD "+literal(p.Verifier)).ReadAll(); err != nil {
+	p := &passwordSession{conn, s.User}
+	if err := p.exec(ctx, "BEGIN; "+p.update("NULL")+"; ROLLBACK", 1); err != nil {
+		_ = p.Close() // the first error tells more
+		return nil, fmt.Errorf("try to set a password: %w", err)
+	}
+	return p, nil
+}
+
+// update is ALTER ROLE … PASSWORD but for what that does last: it computes the iterated
+// hash, ten milliseconds, to see that the verifier is not of an empty password.
+// See AlterRole in src/backend/commands/user.c.
+func (p *passwordSession) update(literalVerifier string) string {
+	return "UPDATE pg_catalog.pg_authid SET rolpassword = " + literalVerifier + " WHERE rolname = " + literal(p.role)
+}
+
+// exec runs SQL whose statement of that number, from 0, is an update of one row.
+func (p *passwordSession) exec(ctx context.Context, sql string, n int) error {
+	results, err := p.conn.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return err
+	}
+	if len(results) <= n || results[n].CommandTag.RowsAffected() != 1 {
+		return fmt.Errorf("role %s is gone: %w", p.role, errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+// Set implements [runtime.PasswordSession].
+func (p *passwordSession) Set(ctx context.Context, password runtime.Password) error {
+	if err := p.exec(ctx, p.update(literal(password.Verifier)), 0); err != nil {
 		return fmt.Errorf("set password: %w", err)
 	}
 	return nil
 }
+
+// Close implements [runtime.PasswordSession]. It does not wait for the backend to end.
+func (p *passwordSession) Close() error { return p.conn.Conn().Close() }
