@@ -42,6 +42,10 @@ type Options struct {
 	Egress bool
 	// Addr is the wanted IPv4 address; zero takes any.
 	Addr netip.Addr
+	// Networks are the names of those to be attached to, comma-separated, the
+	// first with eth0; "" is the default one. A Provider of one network has it
+	// "" always.
+	Networks string
 }
 
 // Namespace is a network namespace that a container can join.

@@ -25,6 +25,7 @@ type cloneOptions struct {
 	labels   pairs
 	settings pairs
 	timeout  api.Duration
+	networks string
 	names    naming
 	out      *output
 }
@@ -49,6 +50,7 @@ URL is printed, and ends after --ttl.
 			pairsFlag("label", "`K=V` to find the clone by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of this clone (repeatable)", &o.settings),
 			&cli.BoolFlag{Name: "password", Usage: "give the clone a password of its own, in place of the golden's", Destination: &o.req.OwnPassword},
+			networkFlag(&o.networks),
 			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
 		}, o.names.flags(), o.out.flags()),
@@ -100,6 +102,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	defer stop()
 	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
 	defer cancel()
+	o.req.Networks = commaList(o.networks)
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
 	resp, err := d.Clone(client.OnQueue(ctx, a.queued), o.req)
 	if err != nil {

@@ -162,3 +162,15 @@ func wrongArgs(cmd *cli.Command, want string, few bool) error {
 	}
 	return usage.of("%s: too many arguments: want %s only", verb(cmd), want)
 }
+
+func networkFlag(names *string) cli.Flag {
+	return &cli.StringFlag{Name: "network", Usage: "attach to `NAME[,NAME]` of 'ctrsnap net ls' in place of the default network", Destination: names}
+}
+
+// commaList splits a flag that takes several values; none is nil.
+func commaList(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, ",")
+}

@@ -30,6 +30,7 @@ type runOptions struct {
 	count    int
 	labels   pairs
 	settings pairs
+	networks string
 	keep     optional
 	quiet    bool
 	wait     api.Duration
@@ -65,6 +66,7 @@ that key.
 			pairsFlag("label", "`K=V` to find the clones by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of the clones (repeatable)", &o.settings),
 			&cli.BoolFlag{Name: "clone-password", Usage: "give the clones passwords of their own", Destination: &o.password},
+			networkFlag(&o.networks),
 			waitTimeoutFlag(&o.wait),
 			durationFlag("timeout", "give up if the clones are not there after `D`; does not limit the command", &o.timeout),
 			quietFlag(&o.quiet, "no progress of a build"),
@@ -185,7 +187,7 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	var vars []variable
 	for i, ref := range refs {
 		clones, err := j.clone(ctx, api.CloneRequest{
-			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, WaitTimeout: o.wait,
+			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, Networks: commaList(o.networks), WaitTimeout: o.wait,
 		})
 		if err != nil {
 			return nil, about(err, "clone %s", ref)

@@ -2,11 +2,18 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/cni"
+	"github.com/ctrsnap/ctrsnap/network/named"
+	"github.com/ctrsnap/ctrsnap/network/pool"
 )
+
+// namedAhead is how many namespaces wait for clones on networks that are asked
+// for by name. Each holds an address of a network that may have few.
+const namedAhead = 2
 
 // openCNI attaches clones to the CNI network of the configuration.
 func (d *daemon) openCNI(ctx context.Context) (network.Provider, error) {
@@ -24,6 +31,23 @@ func (d *daemon) cniConf() (cni.Conf, error) {
 		return cni.Read(file, false)
 	}
 	return cni.Find(d.confDirs(), d.cfg.Network.Use)
+}
+
+// openNamed opens CNI networks that a clone asks for. What was found by name
+// when they were first used is kept: their clones can be removed when it is gone.
+func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (named.Network, error) {
+	confs := make([]cni.Conf, len(names))
+	for i, name := range names {
+		var err error
+		if confs[i], err = cni.FindOrKept(d.confDirs(), name, filepath.Join(dir, "conf")); err != nil {
+			return nil, err
+		}
+	}
+	inner, err := cni.Open(ctx, cni.Options{StateDir: dir, BinDirs: d.pluginDirs(), Networks: confs, Log: d.log})
+	if err != nil {
+		return nil, err
+	}
+	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: min(namedAhead, d.cfg.Network.Ahead), Log: d.log})
 }
 
 // confDirs are where the configurations of CNI networks are.

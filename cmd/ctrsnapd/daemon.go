@@ -18,6 +18,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/bridge"
+	"github.com/ctrsnap/ctrsnap/network/named"
 	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
@@ -46,7 +47,7 @@ type daemon struct {
 	containerd *containerd.Server
 	store      *golden.Store
 	bases      *base.Maker
-	network    *pool.Pool
+	network    *named.Provider
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	manager    *manager.Manager
@@ -159,7 +160,11 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.network, err = pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log})
+	def, err := pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log})
+	if err != nil {
+		return err
+	}
+	d.network, err = named.Open(ctx, named.Options{Dir: d.state("networks"), Default: def, Open: d.openNamed, Log: d.log})
 	return err
 }
 

@@ -58,18 +58,26 @@ func (c Conf) keptIn(dir string) (Conf, error) {
 	if c.list == nil {
 		return c, nil
 	}
+	var err error
+	c.list, err = c.whole()
+	return c, err
+}
+
+// whole returns the network with all plugins and their directories in one
+// document.
+func (c Conf) whole() (*libcni.NetworkConfigList, error) {
 	plugins := make([]object, len(c.list.Plugins))
 	for i, p := range c.list.Plugins {
 		if err := json.Unmarshal(p.Bytes, &plugins[i]); err != nil {
-			return c, badConf(c.Path, err)
+			return nil, badConf(c.Path, err)
 		}
 		plugins[i] = c.keep(plugins[i])
 	}
-	var err error
-	if c.list, err = rebuild(c.list, plugins); err != nil {
-		return c, badConf(c.Path, err)
+	list, err := rebuild(c.list, plugins)
+	if err != nil {
+		return nil, badConf(c.Path, err)
 	}
-	return c, nil
+	return list, nil
 }
 
 // keep sets the directories of a plugin that says nothing of them.

@@ -165,6 +165,7 @@ type CloneRequest struct {
 	OwnPassword bool              `json:"own_password,omitempty" doc:"give each clone a password of its own, in place of the golden's; a clone that is reused keeps the one it has"`
 	Egress      *bool             `json:"egress,omitempty" doc:"whether the clones reach what is beyond the host; default the daemon's"`
 	IP          string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
+	Networks    []string          `json:"networks,omitempty" doc:"names of the networks to attach the clones to, the first with eth0; default the daemon's one"`
 	// Lease "connection" ties the clones to GET /v1/leases/{id}: they end when
 	// that connection does. It must be opened within ten seconds.
 	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
@@ -221,7 +222,8 @@ type Clone struct {
 	User        string                       `json:"user"`
 	Password    string                       `json:"password,omitempty"`
 	Database    string                       `json:"database"`
-	Egress      bool                         `json:"egress,omitempty"` // it reaches what is beyond the host
+	Egress      bool                         `json:"egress,omitempty"`   // it reaches what is beyond the host
+	Networks    []string                     `json:"networks,omitempty"` // that it asked for by name
 	PID         int                          `json:"pid,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with

@@ -24,6 +24,7 @@ func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 		if p.peers == "" && p.count > 1 {
 			p.peers = "r" + strings.ToLower(rand.Text())
 		}
+		p.networks = strings.Join(req.Networks, ",")
 		if req.IP == "" {
 			return nil
 		}
@@ -40,5 +41,5 @@ func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 
 // network returns what a clone's network is to be like.
 func (p *plan) network() network.Options {
-	return network.Options{Lease: p.peers, Egress: p.egress, Addr: p.addr}
+	return network.Options{Lease: p.peers, Egress: p.egress, Addr: p.addr, Networks: p.networks}
 }
