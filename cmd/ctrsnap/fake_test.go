@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,28 @@ type fakeDaemon struct {
 	last    api.BuildRequest
 	drop    []func() // ends held leases
 	stop    func()
+
+	conns    atomic.Int64 // connections so far
+	requests []string     // "METHOD PATH" since they were looked at last
+}
+
+// counted notes each request.
+func (f *fakeDaemon) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		f.requests = append(f.requests, r.Method+" "+r.URL.Path)
+		f.mu.Unlock()
+		h.ServeHTTP(w, r)
+	})
+}
+
+// seen returns the requests since it was called last, and on how many connections
+// they came.
+func (f *fakeDaemon) seen() (requests []string, conns int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	requests, f.requests = f.requests, nil
+	return requests, int(f.conns.Swap(0))
 }
 
 func newFakeDaemon(t testing.TB, dir string) *fakeDaemon {
@@ -55,7 +78,12 @@ func newFakeDaemon(t testing.TB, dir string) *fakeDaemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewUnstartedServer(f.routes())
+	srv := httptest.NewUnstartedServer(f.counted(f.routes()))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			f.conns.Add(1)
+		}
+	}
 	srv.Listener.Close()
 	srv.Listener = l
 	srv.Start()
@@ -138,7 +166,14 @@ func (f *fakeDaemon) routes() http.Handler {
 		slices.SortFunc(list, func(a, b api.Clone) int { return strings.Compare(a.ID, b.ID) })
 		return list, nil
 	})
-	json("GET /v1/clones/{id}", func(r *http.Request) (any, error) { return f.clone(r) })
+	json("GET /v1/clones/{id}", func(r *http.Request) (any, error) {
+		c, err := f.clone(r)
+		c.Durability, c.ServerSettings = api.DurabilityOff, []api.ServerSetting{
+			{Name: "fsync", Value: "off", From: "engine", Note: "durability is off: what is written is lost"},
+			{Name: "work_mem", Value: "64MB", From: "golden"},
+		}
+		return c, err
+	})
 	json("DELETE /v1/clones/{id}", func(r *http.Request) (any, error) {
 		c, err := f.clone(r)
 		if err == nil {
@@ -288,6 +323,9 @@ func (f *fakeDaemon) newClone(g api.Golden, req api.CloneRequest, leaseID string
 	}
 	if req.Name != "" {
 		c.ID = req.Name
+	}
+	if req.OwnPassword {
+		c.Password, c.OwnPassword = "of its own", true
 	}
 	if g.Name == "hostile" {
 		c.Password = hostilePassword

@@ -63,6 +63,14 @@ func TestScript(t *testing.T) {
 			},
 			"stop-daemon": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
 			"drop-leases": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).dropLeases() },
+			// requests METHOD PATH checks that this was all that came since it was asked
+			// last, on one connection; without arguments, it forgets what came.
+			"requests": func(ts *testscript.TestScript, _ bool, args []string) {
+				got, conns := daemonOf(ts).seen()
+				if len(args) > 0 && (conns != 1 || len(got) != 1 || got[0] != strings.Join(args, " ")) {
+					ts.Fatalf("requests %q on %d connections", got, conns)
+				}
+			},
 			// wait-file FILE waits until it exists and has content.
 			"wait-file": func(ts *testscript.TestScript, _ bool, args []string) { waitFile(ts, ts.MkAbs(args[0])) },
 			// lines N FILE checks that it has N lines.
