@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/network"
-	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // maxBridges bounds the names that are tried.
@@ -33,12 +32,13 @@ type Config struct {
 }
 
 // Bridge is the host's end of a network: a Linux bridge with the first address
-// of a subnet. It belongs to a state directory and has the alias
+// of a subnet, and of one of IPv6. It belongs to a state directory and has the alias
 // "ctrsnap STATEDIR".
 type Bridge struct {
-	Name   string
-	Subnet netip.Prefix
-	owner  string
+	Name    string
+	Subnet  netip.Prefix
+	Subnet6 netip.Prefix // a /64; zero on a host without IPv6
+	owner   string
 }
 
 // Claim makes a bridge and gives it the first address of a subnet, or takes up
@@ -180,6 +180,9 @@ func (b *Bridge) address(ctx context.Context, link netlink.Link, cfg Config) err
 			return err
 		}
 	}
+	if err := b.address6(link); err != nil {
+		return err
+	}
 	return b.up(link)
 }
 
@@ -207,14 +210,14 @@ func (b *Bridge) keep(link netlink.Link, want netip.Prefix) (bool, error) {
 	return false, netlink.AddrDel(link, &addrs[0])
 }
 
-// up gives the bridge its address, the first of the subnet.
+// up gives the bridge its addresses, the first of the subnets.
 func (b *Bridge) up(link netlink.Link) error {
 	ip := b.Gateway()
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(b.Subnet.Bits(), 32)}}
 	if err := netlink.AddrReplace(link, addr); err != nil {
 		return fmt.Errorf("give bridge %s address %s: %w", b.Name, ip, err)
 	}
-	if err := netns.DisableIPv6(b.Name); err != nil {
+	if err := b.up6(link); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", b.Name, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {

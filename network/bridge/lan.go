@@ -2,13 +2,13 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"github.com/vishvananda/netlink"
 
 	"github.com/ctrsnap/ctrsnap/network"
 )
@@ -46,9 +46,33 @@ func (l *lan) take() (netip.Addr, bool) {
 	}
 }
 
-// reserve takes an address of any bridge, and makes another bridge when all are
-// full.
-func (n *Network) reserve(ctx context.Context) (*lan, netip.Addr, error) {
+// takeThis gives out a wanted address.
+func (l *lan) takeThis(a netip.Addr) error {
+	subnet := l.bridge.Subnet
+	switch {
+	case a == subnet.Addr() || a == l.bridge.Gateway() || !subnet.Contains(a.Next()):
+		return network.WithHint(fmt.Errorf("address %s of subnet %s is not for clones: %w", a, subnet, errdefs.ErrInvalidArgument),
+			"the first two and the last address of a subnet are the network's own")
+	case l.closed:
+		return fmt.Errorf("subnet %s of address %s is not in use any more: %w", subnet, a, errdefs.ErrInvalidArgument)
+	case l.used[a]:
+		return errTaken(a)
+	}
+	l.used[a] = true
+	return nil
+}
+
+func errTaken(a netip.Addr) error {
+	return network.WithHint(fmt.Errorf("address %s is taken by another clone: %w", a, errdefs.ErrAlreadyExists),
+		"ask for another one, or for none to be given any")
+}
+
+// reserve takes the wanted address, or with zero one of any bridge, and makes
+// another bridge when all are full.
+func (n *Network) reserve(ctx context.Context, want netip.Addr) (*lan, netip.Addr, error) {
+	if want.IsValid() {
+		return n.reserveThis(ctx, want)
+	}
 	for {
 		lans := n.all()
 		n.mu.Lock()
@@ -59,10 +83,34 @@ func (n *Network) reserve(ctx context.Context) (*lan, netip.Addr, error) {
 			}
 		}
 		n.mu.Unlock()
-		if err := n.grow(ctx, len(lans)); err != nil {
+		if err := n.grow(ctx, len(lans), netip.Addr{}); err != nil {
 			return nil, netip.Addr{}, err
 		}
 	}
+}
+
+// reserveThis takes a wanted address. A configured subnet may have it in a part
+// that has no bridge yet.
+func (n *Network) reserveThis(ctx context.Context, want netip.Addr) (*lan, netip.Addr, error) {
+	for range 2 {
+		lans := n.all()
+		for _, l := range lans {
+			if l.bridge.Subnet.Contains(want) {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				return l, want, l.takeThis(want)
+			}
+		}
+		if !n.opts.Subnet.Contains(want) {
+			break
+		}
+		if err := n.grow(ctx, len(lans), want); err != nil {
+			return nil, want, err
+		}
+	}
+	return nil, want, network.WithHint(
+		fmt.Errorf("address %s is of no subnet of this network (%s): %w", want, n, errdefs.ErrInvalidArgument),
+		"ask for one of these subnets; network.subnet in the configuration chooses them")
 }
 
 func (n *Network) release(l *lan, a netip.Addr) {
@@ -77,8 +125,9 @@ func (n *Network) all() []*lan {
 	return slices.Clone(n.lans)
 }
 
-// grow makes another bridge unless there are more than known meanwhile.
-func (n *Network) grow(ctx context.Context, known int) error {
+// grow makes another bridge unless there are more than known meanwhile: that
+// of a wanted address, if it is not zero.
+func (n *Network) grow(ctx context.Context, known int, want netip.Addr) error {
 	n.growing.Lock()
 	defer n.growing.Unlock()
 	lans := n.all()
@@ -90,7 +139,7 @@ func (n *Network) grow(ctx context.Context, known int) error {
 		cfg.skip = append(cfg.skip, l.bridge.Name)
 	}
 	var err error
-	if cfg.Subnet, err = n.slice(lans); err != nil {
+	if cfg.Subnet, err = n.slice(lans, want); err != nil {
 		return err
 	}
 	_, err = n.claim(ctx, cfg)
@@ -111,9 +160,15 @@ func (n *Network) claim(ctx context.Context, cfg Config) (*lan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find bridge %s: %w", b.Name, err)
 	}
+	if err := setForwarding([]string{b.Name}, "1"); err != nil {
+		return nil, err
+	}
 	l := &lan{
 		bridge: b, index: link.Attrs().Index, mac: link.Attrs().HardwareAddr,
 		used: map[netip.Addr]bool{}, last: b.Gateway(),
+	}
+	if err := n.extendFirewall(l); err != nil {
+		return nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -121,9 +176,9 @@ func (n *Network) claim(ctx context.Context, cfg Config) (*lan, error) {
 	return l, nil
 }
 
-// slice returns the part of the configured subnet for another bridge, or zero
-// without a configuration. At first nothing may overlap the whole of it.
-func (n *Network) slice(lans []*lan) (netip.Prefix, error) {
+// slice returns the part of the configured subnet for another bridge, that of a
+// wanted address or the first, or zero without a configuration. At first nothing may overlap the whole of it.
+func (n *Network) slice(lans []*lan, want netip.Addr) (netip.Prefix, error) {
 	whole := n.opts.Subnet
 	if !whole.IsValid() {
 		return whole, nil
@@ -138,6 +193,9 @@ func (n *Network) slice(lans []*lan) (netip.Prefix, error) {
 		}
 	}
 	for s := netip.PrefixFrom(whole.Addr(), max(whole.Bits(), lanBits)); whole.Contains(s.Addr()); s = after(s) {
+		if want.IsValid() && !s.Contains(want) {
+			continue
+		}
 		if !slices.ContainsFunc(lans, func(l *lan) bool { return l.bridge.Subnet == s }) {
 			return s, nil
 		}
@@ -174,62 +232,11 @@ func (n *Network) refresh(l *lan) (index int, _ error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := errors.Join(setForwarding([]string{l.bridge.Name}, "1"), n.extendFirewall(l)); err != nil {
+		return 0, err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	l.index, l.mac = link.Attrs().Index, link.Attrs().HardwareAddr
 	return l.index, nil
-}
-
-// takeUp finds the bridges and ports of an earlier process. A bridge that does
-// not fit the configuration is deleted if it is empty, else it serves those who
-// are in it and nobody else.
-func (n *Network) takeUp(ctx context.Context) error {
-	links, err := whole(netlink.LinkList)
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	ports := map[int][]netlink.Link{}
-	for _, l := range links {
-		ports[l.Attrs().MasterIndex] = append(ports[l.Attrs().MasterIndex], l)
-	}
-	for _, br := range links {
-		a := br.Attrs()
-		if br.Type() != "bridge" || a.Alias != OwnerAlias(n.opts.StateDir) {
-			continue
-		}
-		if err := n.takeUpBridge(ctx, br, ports[a.Index]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (n *Network) takeUpBridge(ctx context.Context, br netlink.Link, ports []netlink.Link) error {
-	cfg := n.config()
-	cfg.Name = br.Attrs().Name
-	addrs, err := ipv4Addrs(br)
-	if err != nil {
-		return err
-	}
-	if len(addrs) > 0 {
-		have, _ := prefixOf(addrs[0].IPNet)
-		cfg.Subnet = have.Masked()
-	}
-	fits := n.fits(cfg.Subnet)
-	if !fits && len(ports) == 0 {
-		return netlink.LinkDel(br)
-	}
-	l, err := n.claim(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	n.mu.Lock()
-	l.closed = !fits
-	n.mu.Unlock()
-	for _, p := range ports {
-		if err := n.takeUpPort(l, p); err != nil {
-			return err
-		}
-	}
-	return nil
 }

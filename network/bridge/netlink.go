@@ -26,16 +26,19 @@ func linkByName(name string) (netlink.Link, error) {
 	return whole(func() (netlink.Link, error) { return netlink.LinkByName(name) })
 }
 
-// ipv4Addrs lists the addresses of a link, or of all with nil.
-func ipv4Addrs(link netlink.Link) ([]netlink.Addr, error) {
-	return whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+// ipv4Addrs lists the IPv4 addresses of a link.
+func ipv4Addrs(link netlink.Link) ([]netlink.Addr, error) { return addrsOf(link, netlink.FAMILY_V4) }
+
+// addrsOf lists the addresses of a link, or of all with nil.
+func addrsOf(link netlink.Link, family int) ([]netlink.Addr, error) {
+	return whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
 }
 
-// ipv4Routes lists the routes of all tables.
-func ipv4Routes() ([]netlink.Route, error) {
+// routes lists the routes of all tables.
+func routes(family int) ([]netlink.Route, error) {
 	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 	return whole(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
+		return netlink.RouteListFiltered(family, all, netlink.RT_FILTER_TABLE)
 	})
 }
 

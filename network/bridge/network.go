@@ -1,9 +1,10 @@
 // Package bridge is a network.Provider that makes the default network in
 // process, by netlink: Linux bridges with isolated ports, one link and one
-// address for each clone. network/DESIGN.md has reasons and figures.
+// address of IPv4 and one of IPv6 for each clone, and a firewall that lets those
+// of one lease reach each other. network/DESIGN.md has reasons and figures.
 //
-// All that it remembers is in the kernel and in the files netns/ID below
-// Options.StateDir, which does not survive a reboot just as bridges do not.
+// All that it remembers is in the kernel and in the files netns/ID and lease/ID
+// below Options.StateDir, which does not survive a reboot just as bridges do not.
 package bridge
 
 import (
@@ -21,13 +22,15 @@ import (
 	"github.com/moby/locker"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/firewall"
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // Options configure a Network. Only StateDir is required.
 type Options struct {
-	// StateDir holds the namespaces (netns/ID). It is on a filesystem that a
-	// reboot empties.
+	// StateDir holds the namespaces (netns/ID), what they may (lease/ID), and
+	// what was changed of the host (uplinks). It is on a filesystem that a reboot
+	// empties.
 	StateDir string
 	// Bridge names the first bridge, further ones have a number after it. ""
 	// takes the first of ctrsnap0, ctrsnap1 … that no other daemon has.
@@ -44,12 +47,15 @@ type Options struct {
 }
 
 // Network gives network namespaces a link to a bridge and an address. It is
-// safe for concurrent use and holds nothing open. Locks: ids (by id), then
-// growing, then mu.
+// safe for concurrent use. Locks: ids (by id), then growing or egress, then mu.
 type Network struct {
 	opts    Options
 	ids     *locker.Locker
+	leases  leaseDir
+	fw      *firewall.Firewall
+	fwErr   error      // why there is no firewall
 	growing sync.Mutex // held while a bridge is made
+	egress  sync.Mutex // held while the host begins to forward
 
 	mu    sync.Mutex
 	lans  []*lan
@@ -78,17 +84,19 @@ func open(ctx context.Context, opts Options) (*Network, error) {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	n := &Network{opts: opts, ids: locker.New(), ports: map[string]port{}}
-	if err := os.MkdirAll(n.dir(), 0o700); err != nil {
+	n := &Network{opts: opts, ids: locker.New(), leases: leaseDir(filepath.Join(opts.StateDir, "lease")), ports: map[string]port{}}
+	if err := errors.Join(os.MkdirAll(n.dir(), 0o700), n.leases.open()); err != nil {
 		return nil, err
 	}
 	if err := n.takeUp(ctx); err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(n.lans, func(l *lan) bool { return !l.closed }) {
-		return n, nil
+	if !slices.ContainsFunc(n.lans, func(l *lan) bool { return !l.closed }) {
+		if err := n.grow(ctx, len(n.lans), netip.Addr{}); err != nil {
+			return nil, err
+		}
 	}
-	return n, n.grow(ctx, len(n.lans))
+	return n, n.openFirewall(ctx)
 }
 
 func (n *Network) dir(elem ...string) string {
@@ -98,9 +106,10 @@ func (n *Network) dir(elem ...string) string {
 // Add implements network.Provider. It takes about a millisecond.
 //
 // Errors beside the contract's: InvalidArgument for an id that is no name,
-// ResourceExhausted when no address is left.
+// ResourceExhausted when no address is left, NotImplemented for egress on a host
+// without nf_tables.
 func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ network.Namespace, err error) {
-	if err := netns.CheckID(id); err != nil {
+	if err := errors.Join(netns.CheckID(id), n.check(opts)); err != nil {
 		return network.Namespace{}, err
 	}
 	n.ids.Lock(id)
@@ -114,27 +123,17 @@ func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ n
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.unplug(id), netns.Delete(path))
+			err = errors.Join(err, n.unplug(id), n.leases.remove(id), netns.Delete(path))
 		}
 	}()
-	addr, err := n.attach(ctx, id, path)
+	if err := n.record(id, opts); err != nil {
+		return network.Namespace{}, err
+	}
+	p, err := n.attach(ctx, id, path, opts)
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return network.Namespace{}, err
 	}
-	return network.Namespace{ID: id, Path: path, Addrs: []netip.Addr{addr}}, nil
-}
-
-// Assign implements network.Provider.
-func (n *Network) Assign(_ context.Context, id string, _ network.Options) error {
-	if err := netns.CheckID(id); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, ok := n.ports[id]; !ok {
-		return fmt.Errorf("assign network namespace %s: %w", id, errdefs.ErrNotFound)
-	}
-	return nil
+	return network.Namespace{ID: id, Path: path, Addrs: p.addrs()}, nil
 }
 
 // unlock gives the lock of an id back; the error is for locks not taken.
@@ -163,6 +162,12 @@ func (n *Network) remove(id string) error {
 		return fmt.Errorf("remove network namespace %s: %w", id, err)
 	}
 	if err := n.step("unplugged"); err != nil {
+		return err
+	}
+	if err := n.leases.remove(id); err != nil {
+		return err
+	}
+	if err := n.step("forgotten"); err != nil {
 		return err
 	}
 	return netns.Delete(n.dir(id))
@@ -204,7 +209,7 @@ func (n *Network) free(id string) error {
 	if _, err := os.Lstat(n.dir(id)); err == nil {
 		return nil
 	}
-	if err := n.unplug(id); err != nil {
+	if err := errors.Join(n.unplug(id), n.leases.remove(id)); err != nil {
 		return fmt.Errorf("reconcile network namespace %s: %w", id, err)
 	}
 	return nil
@@ -226,7 +231,10 @@ func (n *Network) Teardown(ctx context.Context) error {
 			return fmt.Errorf("tear down network: %w", err)
 		}
 	}
-	return os.RemoveAll(n.dir())
+	if err := n.closeFirewall(); err != nil {
+		return fmt.Errorf("tear down network: %w", err)
+	}
+	return errors.Join(n.leases.removeAll(), os.RemoveAll(n.dir()))
 }
 
 func (n *Network) step(name string) error {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
-	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/network"
@@ -34,6 +33,15 @@ type port struct {
 	addr   netip.Addr
 	index  int // of the host's end
 	master int // index of the bridge that it was plugged into
+	opts   network.Options
+}
+
+// addrs are those of the clone's interface, IPv4 first.
+func (p port) addrs() []netip.Addr {
+	if six := p.lan.bridge.addr6(p.addr); six.IsValid() {
+		return []netip.Addr{p.addr, six}
+	}
+	return []netip.Addr{p.addr}
 }
 
 func portName(a netip.Addr) string { return "veth" + hex.EncodeToString(a.AsSlice()) }
@@ -66,69 +74,76 @@ func (n *Network) takeUpPort(l *lan, link netlink.Link) error {
 		}
 		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if !ours {
+		n.mu.Lock()
+		defer n.mu.Unlock()
 		l.closed = true
 		return nil
 	}
+	opts, err := n.leases.read(id)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	l.used[addr] = true
 	l.last = slices.MaxFunc([]netip.Addr{l.last, addr}, netip.Addr.Compare)
-	n.ports[id] = port{l, addr, attrs.Index, attrs.MasterIndex}
+	n.ports[id] = port{l, addr, attrs.Index, attrs.MasterIndex, opts}
 	return nil
 }
 
 // attach gives a namespace a link with an address. What it fails with is undone
 // by unplug.
-func (n *Network) attach(ctx context.Context, id, path string) (netip.Addr, error) {
+func (n *Network) attach(ctx context.Context, id, path string, opts network.Options) (port, error) {
 	ns, err := os.Open(path)
 	if err != nil {
-		return netip.Addr{}, err
+		return port{}, err
 	}
 	defer ns.Close()
 	for range maxTries {
-		l, addr, err := n.reserve(ctx)
+		l, addr, err := n.reserve(ctx, opts.Addr)
 		if err != nil {
-			return addr, fmt.Errorf("attach %s: %w", id, err)
+			return port{}, fmt.Errorf("attach %s: %w", id, err)
 		}
-		p, err := n.plug(l, id, addr, ns)
+		p, err := n.plug(id, port{lan: l, addr: addr, opts: opts}, ns)
 		if err != nil {
 			n.release(l, addr)
 		}
 		if errors.Is(err, unix.EEXIST) {
-			continue
+			if !opts.Addr.IsValid() {
+				continue
+			}
+			err = errTaken(addr)
 		}
 		if err == nil {
 			err = n.setUp(p, id, ns)
 		}
 		if err != nil {
-			return addr, fmt.Errorf("attach %s to bridge %s: %w", id, l.bridge.Name, err)
+			return port{}, fmt.Errorf("attach %s to bridge %s: %w", id, l.bridge.Name, err)
 		}
-		return addr, nil
+		return p, nil
 	}
-	return netip.Addr{}, fmt.Errorf("attach %s: links have the names of all addresses tried: %w", id, errdefs.ErrUnavailable)
+	return port{}, fmt.Errorf("attach %s: links have the names of all addresses tried: %w", id, errdefs.ErrUnavailable)
 }
 
 // plug makes the link.
-func (n *Network) plug(l *lan, id string, addr netip.Addr, ns *os.File) (port, error) {
+func (n *Network) plug(id string, p port, ns *os.File) (_ port, err error) {
 	if err := n.step("link"); err != nil {
 		return port{}, err
 	}
-	master := n.master(l)
-	err := addVeth(portName(addr), master, macOf(addr), ns)
+	name, mac := portName(p.addr), macOf(p.addr)
+	p.master = n.master(p.lan)
+	err = addVeth(name, p.master, mac, ns)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		var now int
-		if now, err = n.refresh(l); err == nil {
-			master = now
-			err = addVeth(portName(addr), master, macOf(addr), ns)
+		if p.master, err = n.refresh(p.lan); err == nil {
+			err = addVeth(name, p.master, mac, ns)
 		}
 	}
 	if err != nil {
-		return port{}, fmt.Errorf("make link %s: %w", portName(addr), err)
+		return port{}, fmt.Errorf("make link %s: %w", name, err)
 	}
-	p := port{lan: l, addr: addr, master: master}
-	if p.index, err = ifIndex(portName(addr)); err != nil {
-		return port{}, fmt.Errorf("find link %s: %w", portName(addr), err)
+	if p.index, err = ifIndex(name); err != nil {
+		return port{}, fmt.Errorf("find link %s: %w", name, err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -158,12 +173,20 @@ func (n *Network) setUp(p port, id string, ns *os.File) error {
 	if err := n.step("neighbour"); err != nil {
 		return err
 	}
-	fdb := &netlink.Neigh{LinkIndex: p.index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP | netlink.NUD_PERMANENT, Flags: netlink.NTF_MASTER, HardwareAddr: macOf(p.addr)}
+	fdb := &netlink.Neigh{LinkIndex: p.index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: macOf(p.addr)}
 	if err := netlink.NeighSet(fdb); err != nil {
 		return fmt.Errorf("give bridge the hardware address: %w", err)
 	}
-	if err := netlink.NeighSet(neighbour(p.master, p.addr, macOf(p.addr))); err != nil {
-		return fmt.Errorf("give host the hardware address: %w", err)
+	for _, a := range p.addrs() {
+		if err := netlink.NeighSet(neighbour(p.master, a, macOf(p.addr))); err != nil {
+			return fmt.Errorf("give host the hardware address of %s: %w", a, err)
+		}
+	}
+	if err := n.step("firewall"); err != nil {
+		return err
+	}
+	if err := n.allow(id, p); err != nil {
+		return err
 	}
 	if err := n.step("inside"); err != nil {
 		return err
@@ -184,37 +207,6 @@ func neighbour(link int, a netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
 	return &netlink.Neigh{LinkIndex: link, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
 }
 
-// setUpInside gives the clone its address and a route to the gateway only.
-func (n *Network) setUpInside(p port, ns *os.File) error {
-	h, err := netlink.NewHandleAt(vns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("enter namespace: %w", err)
-	}
-	defer h.Close()
-	link, err := h.LinkByName(ifName)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", ifName, err)
-	}
-	gateway := p.lan.bridge.Gateway()
-	if err := h.AddrAdd(link, &netlink.Addr{IPNet: host(p.addr), Peer: host(gateway)}); err != nil {
-		return fmt.Errorf("give %s address %s: %w", ifName, p.addr, err)
-	}
-	if err := h.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s up: %w", ifName, err)
-	}
-	n.mu.Lock()
-	mac := p.lan.mac
-	n.mu.Unlock()
-	if err := h.NeighSet(neighbour(link.Attrs().Index, gateway, mac)); err != nil {
-		return fmt.Errorf("give %s the gateway: %w", ifName, err)
-	}
-	return nil
-}
-
-func host(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}
-}
-
 // unplug deletes the link of an id and frees its address. It is idempotent.
 func (n *Network) unplug(id string) error {
 	n.mu.Lock()
@@ -224,12 +216,16 @@ func (n *Network) unplug(id string) error {
 		return nil
 	}
 	// The neighbour first: the link says that there is more to do.
-	err := netlink.NeighDel(neighbour(p.master, p.addr, nil))
-	if err != nil && !gone(err) {
-		return fmt.Errorf("delete neighbour %s: %w", p.addr, err)
+	for _, a := range p.addrs() {
+		if err := netlink.NeighDel(neighbour(p.master, a, nil)); err != nil && !gone(err) {
+			return fmt.Errorf("delete neighbour %s: %w", a, err)
+		}
 	}
 	if err := netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: p.index}}); err != nil && !gone(err) {
 		return fmt.Errorf("delete link %s: %w", portName(p.addr), err)
+	}
+	if err := n.forbid(id); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -77,8 +77,10 @@ func overlap(p netip.Prefix, used []taken) (taken, bool) {
 // usedRanges lists what the host routes, in any table, and its addresses, but
 // for those of the link own. Default routes, also the halves that VPNs use
 // instead, overlap everything and say nothing.
-func usedRanges(own int) ([]taken, error) {
-	routes, err := ipv4Routes()
+func usedRanges(own int) ([]taken, error) { return ranges(netlink.FAMILY_V4, own) }
+
+func ranges(family, own int) ([]taken, error) {
+	routes, err := routes(family)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -88,7 +90,7 @@ func usedRanges(own int) ([]taken, error) {
 			used = append(used, taken{p, describe(r, p)})
 		}
 	}
-	addrs, err := ipv4Addrs(nil)
+	addrs, err := addrsOf(nil, family)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}

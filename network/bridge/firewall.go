@@ -1,0 +1,89 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/network/firewall"
+)
+
+// openFirewall writes the rules for all that was taken up. A kernel without
+// nf_tables keeps clones apart by their ports alone: see [Network.Firewall].
+func (n *Network) openFirewall(ctx context.Context) error {
+	n.fw = firewall.New(n.opts.StateDir)
+	clones := map[string]firewall.Clone{}
+	n.mu.Lock()
+	for id, p := range n.ports {
+		clones[id] = p.rules()
+	}
+	n.mu.Unlock()
+	n.fwErr = n.fw.Reset(n.bridges(), clones)
+	if errdefs.IsNotImplemented(n.fwErr) {
+		n.opts.Log.WarnContext(ctx, "no firewall: clones reach services of the host, and none of their lease", "error", n.fwErr)
+		return nil
+	}
+	if n.fwErr != nil {
+		return n.fwErr
+	}
+	return n.takeUpUplinks()
+}
+
+// bridges are those that exist, of those known and another.
+func (n *Network) bridges(another ...*lan) (list []firewall.Bridge) {
+	lans := n.all()
+	for _, l := range another {
+		if !slices.Contains(lans, l) {
+			lans = append(lans, l)
+		}
+	}
+	for _, l := range lans {
+		if _, err := ifIndex(l.bridge.Name); err == nil {
+			list = append(list, firewall.Bridge{Name: l.bridge.Name, Gateways: l.bridge.gateways()})
+		}
+	}
+	return list
+}
+
+func (b *Bridge) gateways() []netip.Addr {
+	if six := b.Gateway6(); six.IsValid() {
+		return []netip.Addr{b.Gateway(), six}
+	}
+	return []netip.Addr{b.Gateway()}
+}
+
+// Gateways are the host's addresses on all bridges, for services that clones may
+// use.
+func (n *Network) Gateways() (all []netip.Addr) {
+	for _, l := range n.all() {
+		all = append(all, l.bridge.gateways()...)
+	}
+	return all
+}
+
+// Firewall returns the name of the tables of nf_tables, or why there are none.
+func (n *Network) Firewall() (table string, _ error) { return n.fw.Table(), n.fwErr }
+
+// extendFirewall says that there is another bridge, before anybody is attached
+// to it.
+func (n *Network) extendFirewall(l *lan) error {
+	if n.fw == nil || n.fwErr != nil {
+		return nil // not yet, or none
+	}
+	return n.fw.SetBridges(n.bridges(l))
+}
+
+// closeFirewall deletes the rules and stops forwarding.
+func (n *Network) closeFirewall() error {
+	if n.fwErr != nil {
+		return nil
+	}
+	if err := errors.Join(n.fw.Delete(), n.fw.Close()); err != nil {
+		return fmt.Errorf("delete firewall: %w", err)
+	}
+	return n.closeUplinks()
+}
