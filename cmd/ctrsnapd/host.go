@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,7 +28,7 @@ func (d *daemon) Version() api.Version {
 // Doctor looks at what clones depend on.
 func (d *daemon) Doctor(ctx context.Context) api.Doctor {
 	report := api.Doctor{Schema: api.Schema}
-	report.Checks = append(d.checkStorage(ctx), d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(), checkCgroups())
+	report.Checks = append(d.checkStorage(ctx), d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(ctx), checkCgroups())
 	return report
 }
 
@@ -78,8 +79,16 @@ func (d *daemon) checkRunc(ctx context.Context) api.Check {
 	return c
 }
 
-func (d *daemon) checkNetwork() api.Check {
-	return api.Check{Name: "network", Status: "ok", Detail: fmt.Sprint(d.network)}
+func (d *daemon) checkNetwork(ctx context.Context) api.Check {
+	c := api.Check{Name: "network", Status: "ok", Detail: fmt.Sprint(d.network)}
+	if err := d.network.Verify(ctx); err != nil {
+		c.Status, c.Why = "warning", err.Error()
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) {
+			c.Fix = hinted.Hint()
+		}
+	}
+	return c
 }
 
 func checkCgroups() api.Check {

@@ -52,7 +52,7 @@ func (m *Manager) newPool() *pool.Pool[*clone] {
 	return pool.New(pool.Options[*clone]{
 		Make:    m.makeMember,
 		Discard: func(c *clone) { c.leavePool(); m.teardown(c.id) },
-		Dead:    (*clone).hasEnded,
+		Dead:    func(c *clone) bool { return c.hasEnded() || m.isOutdated(c) },
 		Cost: func(ctx context.Context, c *clone) int64 {
 			n, _ := c.task.Memory(ctx) // 0: unknown
 			return n
