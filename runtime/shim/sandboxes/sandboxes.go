@@ -43,7 +43,7 @@ type Pool struct {
 	opts       Options
 	wg         sync.WaitGroup
 
-	making sync.Mutex // held while a sandbox is made; taken before mu
+	making chan struct{} // holds one while a sandbox is made; taken before mu
 
 	mu     sync.Mutex
 	used   map[string]int // containers by sandbox; a sandbox that died is not in it
@@ -60,7 +60,7 @@ func New(store sandbox.Store, controller sandbox.Controller, opts Options) *Pool
 	if opts.Most == 0 {
 		opts.Most = defaultMost
 	}
-	return &Pool{store: store, controller: controller, opts: opts, used: map[string]int{}}
+	return &Pool{store: store, controller: controller, opts: opts, used: map[string]int{}, making: make(chan struct{}, 1)}
 }
 
 // Recover takes over the sandboxes that are recorded, with the number of
@@ -112,8 +112,12 @@ func (p *Pool) Acquire(ctx context.Context) (string, error) {
 		return id, nil
 	}
 	// A sandbox has room for many: whoever comes meanwhile waits for this one.
-	p.making.Lock()
-	defer p.making.Unlock()
+	select {
+	case p.making <- struct{}{}:
+		defer func() { <-p.making }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for a sandbox: %w", ctx.Err())
+	}
 	if id := p.take(); id != "" {
 		return id, nil
 	}
@@ -158,8 +162,8 @@ func (p *Pool) ahead(ctx context.Context) {
 	}
 	p.spare = true
 	p.wg.Go(func() {
-		p.making.Lock()
-		defer p.making.Unlock()
+		p.making <- struct{}{}
+		defer func() { <-p.making }()
 		_, _ = p.make(context.WithoutCancel(ctx), 0) // Acquire tries again, and says so
 		p.mu.Lock()
 		p.spare = false
