@@ -35,6 +35,13 @@ var cloneSettings = map[string]string{
 	"max_connections":       "100",
 	"shared_buffers":        "64MB",
 	"huge_pages":            "off",
+	// A clone that nobody uses uses no CPU: its background processes sleep as long as
+	// they may. A commit wakes the WAL writer; backends write themselves what they evict,
+	// which is a copy in memory; autovacuum goes round a tenth as often.
+	"bgwriter_delay":        "10s",
+	"bgwriter_lru_maxpages": "0",
+	"wal_writer_delay":      "10s",
+	"autovacuum_naptime":    "10min",
 	// A subscription in the golden must not reach for its publisher.
 	"max_logical_replication_workers": "0",
 	"log_destination":                 "stderr",

@@ -17,10 +17,11 @@ var notes = map[string]string{
 	"fsync":                           "durability is off: what is written is lost if the host fails",
 	"full_page_writes":                "durability is off: no protection from torn pages if the host fails",
 	"synchronous_commit":              "durability is off: a commit does not wait for the disk",
+	"autovacuum_naptime":              "tables are vacuumed and analyzed by themselves every ten minutes, not every minute",
 	"archive_mode":                    "no WAL is archived",
 	"max_logical_replication_workers": "subscriptions of the golden are not followed",
 	"max_wal_senders":                 "no replication from the clone; wal_level=replica or logical allows it",
-	"ssl":                             "connections are not encrypted: they do not leave the host's own network",
+	"ssl":                             "connections are not encrypted",
 }
 
 // Settings tells what the server of a clone is set to, beside what its data
