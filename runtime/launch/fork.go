@@ -55,7 +55,7 @@ const ready = ^uint32(0)
 //go:noinline
 //go:norace
 //go:nosplit
-func fork(args *cloneArgs, program []call, status uintptr) (pid int, errno syscall.Errno) {
+func fork(args *cloneArgs, program []call, status uintptr) (pid int, errno unix.Errno) {
 	beforeFork()
 	r, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
 	if errno != 0 || r != 0 {

@@ -36,7 +36,11 @@ func (b *builder) build(stdio Stdio) error {
 	if err := b.namespaces(); err != nil {
 		return err
 	}
-	if score := b.spec.Process.OOMScoreAdj; score != nil {
+	score := b.spec.Process.OOMScoreAdj
+	// Nobody else is in the container yet who could look at that memory. A score
+	// goes to all processes that share theirs (proc_pid_oom_score_adj(5)).
+	b.share = score == nil
+	if score != nil {
 		b.writeFile("/proc/self/oom_score_adj", fmt.Sprint(*score))
 	}
 	b.enterRoot(b.root, b.bundle)

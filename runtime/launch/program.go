@@ -16,6 +16,8 @@ type program struct {
 	keep  []any
 	// Calls that get the numbers of the pipes to the launcher, by connect.
 	closing, reporting int
+	// share has the child use the memory of this process instead of a copy.
+	share bool
 }
 
 // add appends a call and returns it, to be refined at once.
@@ -67,9 +69,14 @@ func (p *program) fail(r report) error {
 }
 
 // fork runs the program in a child. The files that it uses must stay open until
-// fork returns.
+// fork returns; what is kept, until the child has ended or runs its own program.
 func (p *program) fork(args *cloneArgs, status int) (int, error) {
-	pid, errno := fork(args, p.calls, uintptr(status))
+	how := fork
+	if p.share && canSpawn {
+		p.shared(args)
+		how = forkShared
+	}
+	pid, errno := how(args, p.calls, uintptr(status))
 	runtime.KeepAlive(p)
 	if errno != 0 {
 		return 0, fmt.Errorf("clone: %w", errno)

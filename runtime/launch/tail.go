@@ -18,6 +18,8 @@ import (
 
 // begin appends what every child does first.
 func (p *program) begin() {
+	const sigsetSize = 8
+	p.add("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.bytes(make([]byte, sigsetSize)), 0, sigsetSize)
 	p.prctl("die with the shim", unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
 	p.add("start session", unix.SYS_SETSID)
 }
