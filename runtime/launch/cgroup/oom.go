@@ -1,7 +1,11 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,16 +15,10 @@ func (g *Group) WatchOOM(done <-chan struct{}, fn func()) error {
 	if g.host.unified {
 		return g.watch2(done, fn)
 	}
-	c, err := g.load1()
+	f, err := g.oomEvents()
 	if err != nil {
 		return err
 	}
-	fd, err := c.OOMEventFD()
-	if err != nil {
-		return err
-	}
-	_ = unix.SetNonblock(int(fd), true) // else it takes a thread to wait
-	f := os.NewFile(fd, "oom events")
 	defer f.Close()
 	go func() {
 		<-done
@@ -32,6 +30,33 @@ func (g *Group) WatchOOM(done <-chan struct{}, fn func()) error {
 		}
 		fn()
 	}
+}
+
+// oomEvents returns an eventfd that counts how often a group of version 1 was out of
+// memory. See https://docs.kernel.org/admin-guide/cgroup-v1/memory.html, section 10.
+func (g *Group) oomEvents() (*os.File, error) {
+	dir := ""
+	for name, d := range g.Dirs() {
+		if slices.Contains(strings.Split(name, ","), "memory") {
+			dir = d
+		}
+	}
+	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) // which waits without a thread
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd2", err)
+	}
+	f := os.NewFile(uintptr(fd), "oom events")
+	line := fmt.Sprintf("%d %d", fd, control.Fd())
+	if err := write(filepath.Join(dir, "cgroup.event_control"), line); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func (g *Group) watch2(done <-chan struct{}, fn func()) error {
