@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/launch"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -88,6 +89,9 @@ type Runner struct {
 	client *client.Client
 	opts   Options
 	cgroup cgroups
+
+	checker  launch.Checker
+	profiles sync.Map // seccomp profiles by the capabilities that they are for
 
 	mu      sync.Mutex
 	streams map[string]*streams // of containers with Stdio that this process made, by id

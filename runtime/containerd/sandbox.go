@@ -10,7 +10,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/launch"
 )
 
 // ownRuntime is containerd's name of the runtime whose shims serve many
@@ -23,7 +22,7 @@ func (r *Runner) join(ctx context.Context, c runtime.Container, spec *specs.Spec
 	if r.opts.Shims == nil || c.Stdio != nil {
 		return
 	}
-	if err := launch.Check(spec); err != nil {
+	if err := r.checker.Check(spec); err != nil {
 		r.opts.Logger.InfoContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
 		return
 	}

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"path"
+	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -42,8 +43,19 @@ func (r *Runner) spec(c runtime.Container) *specs.Spec {
 			ReadonlyPaths: readonlyPaths(),
 		},
 	}
-	s.Linux.Seccomp = seccomp.DefaultProfile(s)
+	s.Linux.Seccomp = r.profile(s)
 	return s
+}
+
+// profile is containerd's default for s, which depends on capabilities only. It is one
+// for all containers that have the same, and not to be changed.
+func (r *Runner) profile(s *specs.Spec) *specs.LinuxSeccomp {
+	key := strings.Join(s.Process.Capabilities.Bounding, " ")
+	p, ok := r.profiles.Load(key)
+	if !ok {
+		p, _ = r.profiles.LoadOrStore(key, seccomp.DefaultProfile(s))
+	}
+	return p.(*specs.LinuxSeccomp)
 }
 
 // process returns what the specification says about a process, a container's

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -11,19 +12,36 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
 )
 
-// Check says whether the launcher does all that a specification asks for. If not,
-// the error is of class NotImplemented and names the field; the container is one
-// for runc. It reads nothing but s.
-func Check(s *specs.Spec) error {
+// Checker is Check for many specifications with few seccomp profiles. It knows a
+// profile again by its address, so profiles are not to be changed. The zero Checker is
+// ready; it is safe for concurrent use.
+type Checker struct {
+	profiles sync.Map // *specs.LinuxSeccomp → *error
+}
+
+// Check is like the function.
+func (c *Checker) Check(s *specs.Spec) error {
 	if s.Linux == nil {
 		return refuse("linux is missing")
 	}
 	if err := check(s); err != nil {
 		return err
 	}
-	_, err := seccomp.Compile(s.Linux.Seccomp)
-	return err
+	if s.Linux.Seccomp == nil {
+		return nil
+	}
+	known, ok := c.profiles.Load(s.Linux.Seccomp)
+	if !ok {
+		_, err := seccomp.Compile(s.Linux.Seccomp)
+		known, _ = c.profiles.LoadOrStore(s.Linux.Seccomp, &err)
+	}
+	return *known.(*error)
 }
+
+// Check says whether the launcher does all that a specification asks for. If not,
+// the error is of class NotImplemented and names the field; the container is one
+// for runc. It reads nothing but s.
+func Check(s *specs.Spec) error { return new(Checker).Check(s) }
 
 // check is Check without the seccomp profile.
 func check(s *specs.Spec) error {
