@@ -62,6 +62,9 @@ func (b *build) finish(ctx context.Context) error {
 			return fmt.Errorf("vacuum %s: %w", name, err)
 		}
 	}
+	if err := b.fillRelCache(ctx, names); err != nil {
+		return err
+	}
 	b.wb.Step("shut down")
 	// The shutdown's own record is then the first in a new segment, and all
 	// others can go.
@@ -167,6 +170,9 @@ func (b *build) clean(r *rootfs.Root) error {
 	}
 	if err := removeWAL(data, c.checkpoint); err != nil {
 		return fmt.Errorf("remove old WAL: %w", err)
+	}
+	if err := b.saveRelCache(data); err != nil {
+		return err
 	}
 	return removeBuildFiles(r)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -33,9 +32,10 @@ func (*Engine) Ready(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint
 	}
 	ctx, stop := untilDied(ctx, died)
 	defer stop()
-	if err := waitPidFile(ctx, ep.PID, s.DataDir, pidFile.ready); err != nil {
+	if err := waitBoot(ctx, ep.PID, s.DataDir, s.relCaches(ep.PID), pidFile.ready); err != nil {
 		return fmt.Errorf("wait for server of %s: %w", g.Ref(), cause(ctx, err))
 	}
+	
 	if err := probe(ctx, ep.SocketDir, s.User, s.DB); err != nil {
 		return fmt.Errorf("query server of %s: %w", g.Ref(), cause(ctx, err))
 	}
@@ -65,6 +65,8 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
+const pidFileName = "postmaster.pid"
+
 // pidFile is the text of postmaster.pid. Its lines are those of miscadmin.h,
 // LOCK_FILE_LINE_*: pid, directory, start, port, socket directory, address,
 // shared memory, status.
@@ -87,18 +89,32 @@ func (p pidFile) readyTCP() bool { return p.ready() && p.line(6) != "" }
 // waitPidFile returns when ok accepts the pid file in dataDir, or ctx ends.
 // The root filesystem of process pid is not trusted.
 func waitPidFile(ctx context.Context, pid int, dataDir string, ok func(pidFile) bool) error {
-	root := fmt.Sprintf("/proc/%d/root", pid)
-	err := watchPidFile(ctx, root, dataDir, ok)
-	if err == nil || ctx.Err() != nil {
+	return waitBoot(ctx, pid, dataDir, nil, ok)
+}
+
+// waitBoot is waitPidFile, and puts relation caches in dirs of the data directory
+// back meanwhile.
+func waitBoot(ctx context.Context, pid int, dataDir string, dirs []string, ok func(pidFile) bool) error {
+	root, err := rootfs.Open(fmt.Sprintf("/proc/%d/root", pid))
+	if err == nil {
+		defer root.Close()
+		err = watchBoot(ctx, root, dataDir, dirs, ok)
+	}
+	if err == nil || ctx.Err() != nil || errors.Is(err, errRelCache) {
 		return err
 	}
+	return pollPidFile(ctx, pid, dataDir, ok)
+}
+
+// pollPidFile looks again and again.
+func pollPidFile(ctx context.Context, pid int, dataDir string, ok func(pidFile) bool) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		if r, err := rootfs.Open(root); err == nil {
-			text, _ := r.ReadFile(dataDir+"/postmaster.pid", 4096) // not there yet
+		if r, err := rootfs.Open(fmt.Sprintf("/proc/%d/root", pid)); err == nil {
+			text := readPidFile(r, dataDir)
 			r.Close()
-			if ok(pidFile(text)) {
+			if ok(text) {
 				return nil
 			}
 		}
@@ -110,49 +126,48 @@ func waitPidFile(ctx context.Context, pid int, dataDir string, ok func(pidFile) 
 	}
 }
 
-// watchPidFile has inotify(7) wake it. An error other than ctx's says that
-// this is not possible.
-func watchPidFile(ctx context.Context, rootDir, dataDir string, ok func(pidFile) bool) error {
-	root, err := rootfs.Open(rootDir)
+// watchBoot has inotify(7) wake it. An error other than ctx's says that this is not
+// possible, or is errRelCache.
+func watchBoot(ctx context.Context, root *rootfs.Root, dataDir string, dirs []string, ok func(pidFile) bool) error {
+	w, err := newWatch()
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	events, err := watchDir(root, dataDir)
+	defer w.close()
+	if _, err := w.add(root, dataDir, unix.IN_CLOSE_WRITE|unix.IN_MODIFY); err != nil {
+		return err
+	}
+	caches, err := w.addCaches(root, dataDir, dirs)
+	defer caches.close()
 	if err != nil {
 		return err
 	}
-	defer events.Close()
-	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Now()) })
+	stop := context.AfterFunc(ctx, w.stop)
 	defer stop()
-	buf := make([]byte, 4096)
 	for {
-		text, err := root.ReadFile(dataDir+"/postmaster.pid", 4096)
-		if err == nil && ok(pidFile(text)) {
+		if ok(readPidFile(root, dataDir)) {
 			return nil
 		}
-		if _, err := events.Read(buf); err != nil {
-			return errors.Join(ctx.Err(), err)
+		for told := false; !told; { // of what happens to other files, too
+			events, err := w.read()
+			if err != nil {
+				return errors.Join(ctx.Err(), err)
+			}
+			for _, e := range events {
+				told = told || e.name == pidFileName
+				if e.name != relCache {
+					continue
+				}
+				if err := caches.restore(e.dir); err != nil {
+					return err
+				}
+			}
 		}
 	}
 }
 
-// watchDir returns a file that can be read when a file in dir has changed.
-func watchDir(root *rootfs.Root, dir string) (*os.File, error) {
-	d, err := root.Open(dir, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
-	}
-	f := os.NewFile(uintptr(fd), "inotify")
-	_, err = unix.InotifyAddWatch(fd, fmt.Sprintf("/proc/self/fd/%d", d.Fd()), unix.IN_CLOSE_WRITE|unix.IN_MODIFY)
-	if err != nil {
-		f.Close()
-		return nil, os.NewSyscallError("inotify_add_watch", err)
-	}
-	return f, nil
+// readPidFile returns "" if there is none yet.
+func readPidFile(root *rootfs.Root, dataDir string) pidFile {
+	text, _ := root.ReadFile(dataDir+"/"+pidFileName, 4096)
+	return pidFile(text)
 }

@@ -25,6 +25,9 @@ type state struct {
 	Passwd  string   `json:"password"`
 	DB      string   `json:"database"`
 	Env     []string `json:"env,omitempty"` // of the image, for the server
+	// RelCache are the directories, below DataDir, with a relation cache that
+	// clones can have back.
+	RelCache []string `json:"relcache,omitempty"`
 }
 
 // stateOf reads the state of a golden.
