@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/locker"
@@ -64,6 +65,7 @@ type Pool struct {
 	spare  []network.Namespace
 	waste  []string        // inner ids to be removed
 	older  map[string]bool // ids that the inner Provider had before there was a pool
+	took   time.Time       // when one was taken last
 	making int             // by workers
 	asked  int             // Adds that make one because there was none: workers wait for them
 }

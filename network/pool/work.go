@@ -12,28 +12,38 @@ import (
 // unless it is woken.
 const retryAfter = 5 * time.Second
 
+// rest is how long the workers leave the machine to whoever took a namespace, as
+// long as half of them are there: making one takes the kernel's lock for links, and a
+// core for some milliseconds.
+const rest = 100 * time.Millisecond
+
 // work fills the pool and removes waste until ctx ends.
 func (p *Pool) work(ctx context.Context) {
 	for ctx.Err() == nil {
-		job := p.next()
+		job, after := p.next()
 		if job == nil {
-			p.wait(ctx, nil)
+			p.waitFor(ctx, after)
 			continue
 		}
 		if err := job(ctx); err != nil && ctx.Err() == nil {
 			p.opts.Log.WarnContext(ctx, "fill network pool", "error", err)
-			retry := time.NewTimer(retryAfter)
-			p.wait(ctx, retry.C)
-			retry.Stop()
+			p.waitFor(ctx, retryAfter)
 		}
 	}
 }
 
-func (p *Pool) wait(ctx context.Context, retry <-chan time.Time) {
+// waitFor waits to be woken, for the given time at most unless it is 0.
+func (p *Pool) waitFor(ctx context.Context, most time.Duration) {
+	var over <-chan time.Time
+	if most > 0 {
+		t := time.NewTimer(most)
+		defer t.Stop()
+		over = t.C
+	}
 	select {
 	case <-ctx.Done():
 	case <-p.wake:
-	case <-retry:
+	case <-over:
 	}
 }
 
@@ -45,23 +55,27 @@ func (p *Pool) signal() {
 	}
 }
 
-// next returns what is to be done, or nil: nothing, or not now, because
-// somebody waits for a namespace and the kernel makes one at a time.
-func (p *Pool) next() func(context.Context) error {
+// next returns what is to be done, or nil: nothing, or not now, because somebody
+// waits for a namespace and the kernel makes one at a time, or has just taken one.
+// Then it returns when to ask again.
+func (p *Pool) next() (job func(context.Context) error, after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.asked > 0:
-		return nil
+		return nil, 0
 	case len(p.spare)+p.making < p.opts.Size:
+		if after := rest - time.Since(p.took); after > 0 && len(p.spare)+p.making > p.opts.Size/2 {
+			return nil, after
+		}
 		p.making++
-		return p.fill
+		return p.fill, 0
 	case len(p.waste) > 0:
 		id := p.waste[0]
 		p.waste = p.waste[1:]
-		return func(ctx context.Context) error { return p.clear(ctx, id) }
+		return func(ctx context.Context) error { return p.clear(ctx, id) }, 0
 	}
-	return nil
+	return nil, 0
 }
 
 func (p *Pool) fill(ctx context.Context) error {
@@ -110,6 +124,7 @@ func (p *Pool) pop() (ns network.Namespace, ok bool) {
 	}
 	ns = p.spare[len(p.spare)-1]
 	p.spare = p.spare[:len(p.spare)-1]
+	p.took = time.Now()
 	return ns, true
 }
 
