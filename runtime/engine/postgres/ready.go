@@ -35,7 +35,7 @@ func (*Engine) Ready(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint
 	if err := waitBoot(ctx, ep.PID, s.DataDir, s.relCaches(ep.PID), pidFile.ready); err != nil {
 		return fmt.Errorf("wait for server of %s: %w", g.Ref(), cause(ctx, err))
 	}
-	
+
 	if err := probe(ctx, ep.SocketDir, s.User, s.DB); err != nil {
 		return fmt.Errorf("query server of %s: %w", g.Ref(), cause(ctx, err))
 	}
