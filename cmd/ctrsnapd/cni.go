@@ -30,7 +30,7 @@ func (d *daemon) cniConf() (cni.Conf, error) {
 	if file := d.cfg.Network.Conflist; file != "" {
 		return cni.Read(file, false)
 	}
-	return cni.Find(d.confDirs(), d.cfg.Network.Use)
+	return d.confs().Find(d.cfg.Network.Use)
 }
 
 // openNamed opens CNI networks that a clone asks for. What was found by name
@@ -39,7 +39,7 @@ func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (nam
 	confs := make([]cni.Conf, len(names))
 	for i, name := range names {
 		var err error
-		if confs[i], err = cni.FindOrKept(d.confDirs(), name, filepath.Join(dir, "conf")); err != nil {
+		if confs[i], err = d.confs().FindOrKept(name, filepath.Join(dir, "conf")); err != nil {
 			return nil, err
 		}
 	}
@@ -50,15 +50,16 @@ func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (nam
 	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: min(namedAhead, d.cfg.Network.Ahead), Log: d.log})
 }
 
-// confDirs are where the configurations of CNI networks are.
-func (d *daemon) confDirs() (dirs []cni.Dir) {
+// confs are the configurations of CNI networks.
+func (d *daemon) confs() cni.Confs {
+	c := cni.Confs{FlannelFile: d.cfg.Network.FlannelFile}
 	for _, path := range d.cfg.Network.ConfDirs {
-		dirs = append(dirs, cni.Dir{Path: path})
+		c.Dirs = append(c.Dirs, cni.Dir{Path: path})
 	}
 	for _, path := range d.cfg.Network.SharedConfDirs {
-		dirs = append(dirs, cni.Dir{Path: path, Shared: true})
+		c.Dirs = append(c.Dirs, cni.Dir{Path: path, Shared: true})
 	}
-	return dirs
+	return c
 }
 
 // pluginDirs are where CNI plugins are looked for: what the host has installed

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,6 +48,7 @@ type daemon struct {
 	state  string // short: unix socket paths are limited to 107 bytes
 	bridge string
 	args   []string
+	enter  []string // what runs the daemon's programs: nothing, or nsenter
 	client *client.Client
 
 	mu   sync.Mutex
@@ -58,6 +60,12 @@ type daemon struct {
 // checks for leaks.
 func newDaemon(t testing.TB, configuration string, args ...string) *daemon {
 	t.Helper()
+	return newDaemonIn(t, nil, configuration, args...)
+}
+
+// newDaemonIn does so in another network namespace.
+func newDaemonIn(t testing.TB, enter []string, configuration string, args ...string) *daemon {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -66,10 +74,10 @@ func newDaemon(t testing.TB, configuration string, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	id := filepath.Base(work)[len("ctrsnap-test-"):]
-	d := &daemon{t: t, work: work, state: "/run/cst-" + id, bridge: "cst" + id[:min(len(id), 10)], args: args}
+	d := &daemon{t: t, work: work, state: "/run/cst-" + id, bridge: "cst" + id[:min(len(id), 10)], args: args, enter: enter}
 	text := fmt.Sprintf("root = %q\nstate = %q\n[containerd]\ncgroup = %q\n[network]\nbridge = %q\n",
 		filepath.Join(work, "root"), d.state, d.cgroup(), d.bridge)
-	if strings.Contains(configuration, "conflist") { // it replaces the bridge
+	if strings.Contains(configuration, "conflist") || strings.Contains(configuration, "use =") { // it replaces the bridge
 		text = strings.TrimSuffix(text, fmt.Sprintf("bridge = %q\n", d.bridge))
 	}
 	if err := os.WriteFile(d.config(), []byte(text+configuration), 0o600); err != nil {
@@ -105,7 +113,8 @@ func (d *daemon) start() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(binDir(), "ctrsnapd"), append([]string{"--config", d.config()}, d.args...)...)
+	args := slices.Concat(d.enter, []string{filepath.Join(binDir(), "ctrsnapd"), "--config", d.config()}, d.args)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -175,7 +184,8 @@ func (d *daemon) tearDown() {
 	d.stop(syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(binDir(), "ctrsnapd"), append([]string{"teardown", "--config", d.config()}, d.args...)...)
+	args := slices.Concat(d.enter, []string{filepath.Join(binDir(), "ctrsnapd"), "teardown", "--config", d.config()}, d.args)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Errorf("teardown: %v\n%s", err, out)
 	}

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,12 @@ type Conf struct {
 type Dir struct {
 	Path   string
 	Shared bool // with others on this host, as /etc/cni/net.d
+}
+
+// Confs are the configurations that a host has.
+type Confs struct {
+	Dirs        []Dir  // the first with a name counts
+	FlannelFile string // of flanneld, for the network that is built in; "" is [flannel.DefaultSubnetFile]
 }
 
 // extensions of files with a network, and with a plugin alone.
@@ -99,12 +106,11 @@ func badConf(path string, err error) error {
 		"a conflist is a JSON object with cniVersion, name and a list of plugins, each with a type")
 }
 
-// List returns the networks of directories, the first of each name, and why
-// other files have none.
-func List(dirs []Dir) ([]Conf, error) {
+// List returns the networks of the directories, and why other files have none.
+func (h Confs) List() ([]Conf, error) {
 	var confs []Conf
 	var errs []error
-	for _, dir := range dirs {
+	for _, dir := range h.Dirs {
 		files, err := libcni.ConfFiles(dir.Path, extensions)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("list CNI configurations: %w", err))
@@ -123,8 +129,8 @@ func List(dirs []Dir) ([]Conf, error) {
 
 // Find returns the network of a name. Where no file has the name flannel, that
 // is the host's network of that kind, or one that is built in.
-func Find(dirs []Dir, name string) (Conf, error) {
-	confs, err := List(dirs)
+func (h Confs) Find(name string) (Conf, error) {
+	confs, err := h.List()
 	names := make([]string, 0, len(confs)+1)
 	for _, c := range confs {
 		if c.Name == name {
@@ -138,10 +144,10 @@ func Find(dirs []Dir, name string) (Conf, error) {
 				return c, nil
 			}
 		}
-		return Flannel(flannel.DefaultSubnetFile), nil
+		return Flannel(cmp.Or(h.FlannelFile, flannel.DefaultSubnetFile)), nil
 	}
-	where := make([]string, 0, len(dirs))
-	for _, d := range dirs {
+	where := make([]string, 0, len(h.Dirs))
+	for _, d := range h.Dirs {
 		where = append(where, d.Path)
 	}
 	return Conf{}, network.WithHint(

@@ -56,26 +56,26 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(shared, "lan"), "x.conf", `{"type": "tuning"}`)
-	dirs := []Dir{{own, false}, {shared, true}, {filepath.Join(own, "nonesuch"), false}}
+	confs := Confs{Dirs: []Dir{{own, false}, {shared, true}, {filepath.Join(own, "nonesuch"), false}}}
 
 	for name, want := range map[string]struct {
 		file   string
 		shared bool
 	}{"lan": {"20.conflist", false}, "alone": {"10.conf", false}, "cbr0": {"40.json", true}, "flannel": {"40.json", true}} {
-		c, err := Find(dirs, name)
+		c, err := confs.Find(name)
 		if err != nil || filepath.Base(c.Path) != want.file || c.Shared != want.shared {
 			t.Errorf("%s: %+v, %v", name, c, err)
 		}
 	}
-	_, err := Find(dirs, "nonesuch")
+	_, err := confs.Find("nonesuch")
 	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "nonesuch") || !strings.Contains(err.Error(), "30.conflist") || !strings.Contains(testsuite.Hint(err), "lan") {
 		t.Errorf("%v, hint %q", err, testsuite.Hint(err))
 	}
-	if c, err := Find(dirs[:1], "flannel"); err != nil || c.Path != "" || c.Name != "flannel" {
+	if c, err := (Confs{Dirs: confs.Dirs[:1]}).Find("flannel"); err != nil || c.Path != "" || c.Name != "flannel" {
 		t.Errorf("built in: %+v, %v", c, err)
 	}
 	// Plugins in files of their own are part of what is kept of an attachment.
-	c, err := Find(dirs[1:], "lan")
+	c, err := (Confs{Dirs: confs.Dirs[1:]}).Find("lan")
 	if err == nil {
 		c, err = c.keptIn("/x")
 	}

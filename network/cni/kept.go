@@ -7,10 +7,10 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// FindOrKept is [Find], but where no file has the name any more it returns the
+// FindOrKept is Find, but where no file has the name any more it returns the
 // network as it was when it was found last, which is kept in dir.
-func FindOrKept(dirs []Dir, name, dir string) (Conf, error) {
-	c, err := Find(dirs, name)
+func (h Confs) FindOrKept(name, dir string) (Conf, error) {
+	c, err := h.Find(name)
 	if err != nil {
 		for _, shared := range []bool{false, true} {
 			if kept, keptErr := Read(keptPath(dir, name, shared), shared); errdefs.IsNotFound(err) && keptErr == nil {

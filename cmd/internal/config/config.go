@@ -67,6 +67,7 @@ type Network struct {
 	Use      string   `toml:"use" comment:"name of a CNI network to be used in place of the bridge; flannel needs no file"`
 
 	ConfDirs       []string `toml:"conf_dirs" comment:"where networks are found by name"`
+	FlannelFile    string   `toml:"flannel_file" comment:"what flanneld writes, for the network flannel where no file has it"`
 	SharedConfDirs []string `toml:"shared_conf_dirs" comment:"the same for networks that others on this host use, too"`
 }
 
@@ -104,7 +105,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
-		Network:    Network{Ahead: 16, BinDirs: []string{}, ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
+		Network:    Network{Ahead: 16, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2},
