@@ -16,6 +16,10 @@ func openForSuite(ctx context.Context, c testsuite.Config) (testsuite.Network, f
 
 func TestSuite(t *testing.T) { testsuite.Run(t, openForSuite) }
 
+func TestAssignUndoes(t *testing.T) { testsuite.UndoAssign(t, openForSuite) }
+
+func TestIsolation(t *testing.T) { testsuite.RunIsolation(t, openForSuite) }
+
 func TestCrashChild(t *testing.T) { testsuite.CrashChild(t, openForSuite) }
 
 // mustOpen opens a network that is torn down at the end.

@@ -167,7 +167,6 @@ func ipv6() []expr { return []expr{meta(unix.NFT_META_NFPROTO, 0), equal(0, unix
 // uplinks only because clones need the answers, all else stays as it was.
 func forwarded() [][]expr {
 	to := []expr{meta(unix.NFT_META_OIFNAME, 0), in(bridges.name, 0)}
-	notTo := []expr{meta(unix.NFT_META_OIFNAME, 0), notIn(bridges.name, 0)}
 	from := []expr{meta(unix.NFT_META_IIFNAME, 0), in(bridges.name, 0)}
 	uplink := []expr{meta(unix.NFT_META_IIFNAME, 0), in(uplinks.name, 0)}
 	rules := [][]expr{
@@ -177,13 +176,12 @@ func forwarded() [][]expr {
 		concat(from, ipv6(), []expr{payload(nh, ip6Src, ip6Size, 0), in(egress6.name, 0), verdict(accept)}),
 		concat(from, []expr{reject()}),
 		concat(to, known(), []expr{verdict(accept)}),
+		concat(uplink, []expr{verdict(drop)}),
 	}
 	for _, kind := range []string{"bridge", "veth"} { // the links of containers
 		rules = append(rules, concat(to, []expr{meta(metaIIFKind, 0), equal(0, []byte(ifname(kind))...), verdict(accept)}))
 	}
-	return append(rules,
-		concat(to, []expr{verdict(drop)}),
-		concat(uplink, notTo, []expr{verdict(drop)}))
+	return append(rules, concat(to, []expr{verdict(drop)}))
 }
 
 // outgoing gives what leaves for the outside the host's address.

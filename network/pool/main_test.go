@@ -38,4 +38,9 @@ func TestSuite(t *testing.T) {
 	testsuite.Run(t, sized(3))
 }
 
+func TestIsolation(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	testsuite.RunIsolation(t, sized(2))
+}
+
 func TestCrashChild(t *testing.T) { testsuite.CrashChild(t, sized(1)) }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/ctrsnap/ctrsnap/network"
 )
 
@@ -35,8 +37,9 @@ func steps(t *testing.T, open Open) (add, all []string) {
 			return nil
 		}
 		n := MustOpen(t, open, cfg)
-		MustAdd(t, n, "ca")
+		MustAddTo(t, n, "ca", network.Options{Lease: "one"})
 		add = list()
+		mustAssign(t, n, "ca")
 		MustRemove(t, n, "ca")
 		all = list()
 	})
@@ -44,6 +47,19 @@ func steps(t *testing.T, open Open) (add, all []string) {
 		t.Fatal("an add has no steps")
 	}
 	return add, all
+}
+
+// mustAssign gives a namespace to another lease, with egress where that can be
+// said.
+func mustAssign(t testing.TB, n network.Provider, id string) {
+	t.Helper()
+	err := n.Assign(t.Context(), id, network.Options{Lease: "two", Egress: true})
+	if errdefs.IsNotImplemented(err) {
+		err = n.Assign(t.Context(), id, network.Options{Lease: "two"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func testUndo(t *testing.T, open Open) {
@@ -59,13 +75,37 @@ func testUndo(t *testing.T, open Open) {
 				return nil
 			}
 			n := MustOpen(t, open, cfg)
-			if _, err := n.Add(t.Context(), "ca", network.Options{}); !errors.Is(err, boom) {
+			if _, err := n.Add(t.Context(), "ca", network.Options{Lease: "one"}); !errors.Is(err, boom) {
 				t.Fatalf("add: %v", err)
 			}
 			if ids, err := n.Namespaces(t.Context()); len(ids) > 0 || err != nil {
 				t.Errorf("namespaces left: %v, %v", ids, err)
 			}
+			agree(t)
 		})
+	}
+}
+
+// UndoAssign is a test of networks with steps in Assign: the old options hold
+// after an error.
+func UndoAssign(t *testing.T, open Open) {
+	cfg := Setup(t)
+	boom := errors.New("boom")
+	var failing string
+	cfg.Failpoint = func(step string) error {
+		if step == failing {
+			return boom
+		}
+		return nil
+	}
+	n := MustOpen(t, open, cfg)
+	a, b := MustAddTo(t, n, "ca", network.Options{Lease: "one"}), MustAddTo(t, n, "cb", network.Options{Lease: "one"})
+	port := EchoIn(t, b)
+	for _, failing = range []string{"lease", "recorded"} {
+		if err := n.Assign(t.Context(), "ca", network.Options{Lease: "two"}); !errors.Is(err, boom) {
+			t.Errorf("assign: %v", err)
+		}
+		Inside(t, a, func() error { MustReach(t, "the lease", b.Addrs, port); return nil })
 	}
 }
 
@@ -86,7 +126,9 @@ func testCrash(t *testing.T, open Open) {
 			if ids, err := n.Namespaces(t.Context()); err != nil || len(ids) > 1 {
 				t.Errorf("namespaces after the crash: %v, %v", ids, err)
 			}
+			agree(t)
 			MustRemove(t, n, "ca")
+			agree(t)
 			if ids, err := n.Namespaces(t.Context()); err != nil || len(ids) > 0 {
 				t.Errorf("namespaces left: %v, %v", ids, err)
 			}
@@ -97,6 +139,14 @@ func testCrash(t *testing.T, open Open) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// agree compares rules with links, where the network has rules.
+func agree(t testing.TB) {
+	t.Helper()
+	if len(Tables(t)) > 0 {
+		MustAgree(t)
 	}
 }
 
@@ -117,6 +167,9 @@ func CrashChild(t *testing.T, open Open) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.Add(t.Context(), "ca", network.Options{})
+	_, err = n.Add(t.Context(), "ca", network.Options{Lease: "one"})
+	if err == nil {
+		mustAssign(t, n, "ca")
+	}
 	t.Fatalf("survived: %v, %v", err, n.Remove(t.Context(), "ca"))
 }

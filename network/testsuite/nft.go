@@ -105,3 +105,45 @@ func children(t testing.TB, b []byte) (list []attribute) {
 }
 
 func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
+
+// DeleteTables deletes the firewall's tables behind its back.
+func DeleteTables(t testing.TB) {
+	t.Helper()
+	tables := slices.Compact(Tables(t))
+	for _, name := range tables {
+		for _, family := range nftFamilies {
+			begin := batchMessage(unix.NFNL_MSG_BATCH_BEGIN, unix.AF_UNSPEC)
+			del := batchMessage(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE, family)
+			del.AddData(nl.NewRtAttr(unix.NFTA_TABLE_NAME, nl.ZeroTerminated(name)))
+			end := batchMessage(unix.NFNL_MSG_BATCH_END, unix.AF_UNSPEC)
+			send(t, begin, del, end)
+		}
+	}
+}
+
+func batchMessage(typ int, family uint8) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(typ, 0)
+	res := uint16(0)
+	if family == unix.AF_UNSPEC {
+		res = unix.NFNL_SUBSYS_NFTABLES
+	}
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, ResId: res<<8 | res>>8})
+	return req
+}
+
+// send sends messages as one.
+func send(t testing.TB, messages ...*nl.NetlinkRequest) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var b []byte
+	for _, m := range messages {
+		b = append(b, m.Serialize()...)
+	}
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		t.Fatal(err)
+	}
+}
