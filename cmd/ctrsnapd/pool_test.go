@@ -3,6 +3,8 @@ package main_test
 import (
 	"encoding/json"
 	"errors"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -63,10 +65,43 @@ func TestPool(t *testing.T) {
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	waitFor(t, "the pool of the new version", ready("shop:2", 6))
 	waitFor(t, "the pool of the old version to drain", ready("shop:1", 0))
+	d.run("golden", "rollback", "shop")
+	waitFor(t, "the pool of the version that was rolled back to", ready("shop:1", 6))
+	waitFor(t, "the pool of the version that was left", ready("shop:2", 0))
+	d.run("golden", "promote", "shop:2")
+	waitFor(t, "the pool of the promoted version", ready("shop:2", 6))
+	waitFor(t, "the pool of the version before", ready("shop:1", 0))
+	d.claimDead()
+	d.run("rm", "--all")
 	d.run("golden", "rm", "shop:1")
 	d.run("golden", "rm", "shop")
 	if got := pools(t, d); len(got) != 0 {
 		t.Errorf("pools without goldens: %v", got)
+	}
+}
+
+// claimDead kills the servers of all members and clones at once: no member that
+// is dead is handed out.
+func (d *daemon) claimDead() {
+	d.t.Helper()
+	_, tasks, _ := strings.Cut(d.ctr("ls").stdout, "\n") // below TASK PID STATUS
+	for line := range strings.Lines(tasks) {
+		pid, err := strconv.Atoi(strings.Fields(line)[1])
+		if err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+			d.t.Errorf("kill %s: %v", line, err)
+		}
+		for syscall.Kill(pid, 0) == nil { // it ends when its children have
+			<-time.After(time.Millisecond)
+		}
+	}
+	resp, err := d.client.Clone(d.t.Context(), api.CloneRequest{Golden: "shop", Count: 4})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, c := range resp.Clones {
+		if _, err := tryQuery(c.URL, "SELECT count(*) FROM users"); err != nil {
+			d.t.Errorf("a clone that does not answer was handed out: %v", err)
+		}
 	}
 }
 
