@@ -26,6 +26,7 @@ type cloneOptions struct {
 	settings pairs
 	timeout  api.Duration
 	networks string
+	reach    reach
 	names    naming
 	out      *output
 }
@@ -53,7 +54,7 @@ URL is printed, and ends after --ttl.
 			networkFlag(&o.networks),
 			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
-		}, o.names.flags(), o.out.flags()),
+		}, o.reach.flags(), o.names.flags(), o.out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := exactly(cmd, "GOLDEN")
 			if err != nil {
@@ -104,6 +105,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	defer cancel()
 	o.req.Networks = commaList(o.networks)
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
+	o.reach.apply(&o.req)
 	resp, err := d.Clone(client.OnQueue(ctx, a.queued), o.req)
 	if err != nil {
 		return err

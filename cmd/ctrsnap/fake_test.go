@@ -324,6 +324,10 @@ func (f *fakeDaemon) newClone(g api.Golden, req api.CloneRequest, leaseID string
 	if req.Name != "" {
 		c.ID = req.Name
 	}
+	c.Egress = req.Egress != nil && *req.Egress
+	if req.IP != "" {
+		c.Host = req.IP
+	}
 	if req.OwnPassword {
 		c.Password, c.OwnPassword = "of its own", true
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -165,6 +167,37 @@ func wrongArgs(cmd *cli.Command, want string, few bool) error {
 
 func networkFlag(names *string) cli.Flag {
 	return &cli.StringFlag{Name: "network", Usage: "attach to `NAME[,NAME]` of 'ctrsnap net ls' in place of the default network", Destination: names}
+}
+
+// reach are the flags that say what a clone's network is like.
+type reach struct {
+	egress optional
+	ip     string
+}
+
+func (r *reach) flags() []cli.Flag {
+	r.egress.check = func(s string) error {
+		if _, err := strconv.ParseBool(s); err != nil {
+			return errors.New("want true or false")
+		}
+		return nil
+	}
+	return []cli.Flag{
+		optionalFlag("egress", "let it reach what is beyond the host, or not with `[=false]`; default the daemon's", &r.egress),
+		&cli.StringFlag{Name: "ip", Usage: "wanted IPv4 `ADDRESS`, of the daemon's subnet", Destination: &r.ip},
+	}
+}
+
+// apply completes a request.
+func (r *reach) apply(req *api.CloneRequest) {
+	req.IP = r.ip
+	if r.egress.set {
+		on := r.egress.value == ""
+		if !on {
+			on, _ = strconv.ParseBool(r.egress.value) // checked when it was parsed
+		}
+		req.Egress = &on
+	}
 }
 
 // commaList splits a flag that takes several values; none is nil.

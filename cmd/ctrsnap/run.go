@@ -36,6 +36,7 @@ type runOptions struct {
 	wait     api.Duration
 	password bool
 	timeout  api.Duration
+	reach    reach
 	names    naming
 	sources  sources
 }
@@ -70,7 +71,7 @@ that key.
 			waitTimeoutFlag(&o.wait),
 			durationFlag("timeout", "give up if the clones are not there after `D`; does not limit the command", &o.timeout),
 			quietFlag(&o.quiet, "no progress of a build"),
-		}, o.names.flags(), o.sources.flags("golden-set")),
+		}, o.reach.flags(), o.names.flags(), o.sources.flags("golden-set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			names, err := atLeastOne(cmd, "GOLDEN")
 			if err == nil {
@@ -87,6 +88,9 @@ that key.
 // checkRun finds what is wrong with the command line.
 func (a *app) checkRun(o *runOptions, names []string) error {
 	hint := usagef("usage: ctrsnap run [flags] GOLDEN… -- CMD [ARG…]")
+	if o.reach.ip != "" && (len(names) > 1 || o.count > 1) {
+		return usagef("leave it away, or ask for one clone").of("--ip is for one clone")
+	}
 	if a.tail == nil {
 		return hint.of("-- and the command are missing")
 	}
@@ -186,9 +190,11 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	}
 	var vars []variable
 	for i, ref := range refs {
-		clones, err := j.clone(ctx, api.CloneRequest{
+		req := api.CloneRequest{
 			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, Networks: commaList(o.networks), WaitTimeout: o.wait,
-		})
+		}
+		o.reach.apply(&req)
+		clones, err := j.clone(ctx, req)
 		if err != nil {
 			return nil, about(err, "clone %s", ref)
 		}

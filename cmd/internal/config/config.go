@@ -76,6 +76,7 @@ type Clone struct {
 	TTL          Duration `toml:"ttl" comment:"lifetime unless asked otherwise"`
 	MaxTTL       Duration `toml:"max_ttl" comment:"the longest that can be asked for"`
 	StartTimeout Duration `toml:"start_timeout" comment:"a server that has not answered by then has failed"`
+	Egress       bool     `toml:"egress" comment:"clones reach what is beyond this host unless asked otherwise"`
 }
 
 // Pool is how many clones are made ahead of those who ask for them.
