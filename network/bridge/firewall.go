@@ -9,11 +9,12 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/firewall"
 )
 
 // openFirewall writes the rules for all that was taken up. A kernel without
-// nf_tables keeps clones apart by their ports alone: see [Network.Firewall].
+// nf_tables keeps clones apart by their ports alone: see [Network.Verify].
 func (n *Network) openFirewall(ctx context.Context) error {
 	n.fw = firewall.New(n.opts.StateDir)
 	clones := map[string]firewall.Clone{}
@@ -30,7 +31,26 @@ func (n *Network) openFirewall(ctx context.Context) error {
 	if n.fwErr != nil {
 		return n.fwErr
 	}
+	stop, err := n.fw.Watch(func(err error) {
+		n.opts.Log.Error("somebody deleted the firewall, and it could not be written anew", "error", err)
+	})
+	if err != nil {
+		return err
+	}
+	n.stop = stop
 	return n.takeUpUplinks()
+}
+
+// Close stops watching over the rules, which stay. It is idempotent.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	stop := n.stop
+	n.stop = nil
+	n.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	return n.fw.Close()
 }
 
 // bridges are those that exist, of those known and another.
@@ -65,8 +85,20 @@ func (n *Network) Gateways() (all []netip.Addr) {
 	return all
 }
 
-// Firewall returns the name of the tables of nf_tables, or why there are none.
-func (n *Network) Firewall() (table string, _ error) { return n.fw.Table(), n.fwErr }
+// Verify says with FailedPrecondition what keeps clones from being isolated as
+// they should, with a hint.
+func (n *Network) Verify(context.Context) error {
+	if n.fwErr != nil {
+		return network.WithHint(
+			fmt.Errorf("no firewall: clones reach services of this host, and none of their lease: %w: %w", errdefs.ErrFailedPrecondition, n.fwErr),
+			"use a kernel with nf_tables, its families inet and netdev, nft_fwd_netdev, nft_ct, nft_masq and nft_reject_inet")
+	}
+	if err := n.fw.Verify(); err != nil {
+		return network.WithHint(fmt.Errorf("clones are kept apart by their ports alone: %w", err),
+			"restart ctrsnapd, and then what deletes its tables")
+	}
+	return nil
+}
 
 // extendFirewall says that there is another bridge, before anybody is attached
 // to it.
@@ -82,7 +114,7 @@ func (n *Network) closeFirewall() error {
 	if n.fwErr != nil {
 		return nil
 	}
-	if err := errors.Join(n.fw.Delete(), n.fw.Close()); err != nil {
+	if err := errors.Join(n.fw.Delete(), n.Close()); err != nil {
 		return fmt.Errorf("delete firewall: %w", err)
 	}
 	return n.closeUplinks()

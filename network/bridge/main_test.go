@@ -11,7 +11,10 @@ func TestMain(m *testing.M) { testsuite.Main(m) }
 
 func openForSuite(ctx context.Context, c testsuite.Config) (testsuite.Network, func() error, error) {
 	n, err := Open(ctx, Options{StateDir: c.StateDir, Bridge: c.Bridge, Subnet: c.Subnet, Log: c.Log, failpoint: c.Failpoint})
-	return n, func() error { return nil }, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return n, n.Close, nil
 }
 
 func TestSuite(t *testing.T) { testsuite.Run(t, openForSuite) }

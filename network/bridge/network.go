@@ -58,6 +58,7 @@ type Network struct {
 	egress  sync.Mutex // held while the host begins to forward
 
 	mu    sync.Mutex
+	stop  func() // what watches the firewall
 	lans  []*lan
 	ports map[string]port // by id
 }
@@ -65,7 +66,8 @@ type Network struct {
 var _ network.Provider = (*Network)(nil)
 
 // Open takes up the bridges and namespaces of an earlier process with the same
-// StateDir, or makes the first bridge. Errors are those of [Claim].
+// StateDir, or makes the first bridge. Errors are those of [Claim]. The caller
+// must Close it.
 func Open(ctx context.Context, opts Options) (*Network, error) {
 	n, err := open(ctx, opts)
 	if err != nil {

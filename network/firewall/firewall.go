@@ -52,6 +52,7 @@ type Firewall struct {
 	uplinks []string
 	clones  map[string]Clone // by id
 	leases  leases
+	deleted bool // by ourselves
 }
 
 // New prepares the tables of an owner, such as a state directory. Nothing is
@@ -121,7 +122,7 @@ func (f *Firewall) rebuild() error {
 	if err := f.commit(b); err != nil {
 		return fmt.Errorf("write firewall %s: %w", f.table, classify(err))
 	}
-	f.leases = ls
+	f.leases, f.deleted = ls, false
 	return nil
 }
 
@@ -234,6 +235,7 @@ func (f *Firewall) Delete() error {
 	defer f.mu.Unlock()
 	b := newBatch()
 	b.destroy(f.table)
+	f.deleted = true // what watches has to know before
 	if err := f.commit(b); err != nil {
 		return fmt.Errorf("delete firewall %s: %w", f.table, classify(err))
 	}

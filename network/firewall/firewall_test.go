@@ -9,7 +9,9 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -147,6 +149,32 @@ func TestFlushed(t *testing.T) {
 		t.Error(err)
 	}
 	mustAgree(t, f)
+}
+
+// TestWatch has somebody delete the tables again and again, and a table of
+// their own.
+func TestWatch(t *testing.T) {
+	f := New("x")
+	mustReset(t, f, map[string]Clone{"a": clone(2)})
+	stop, err := f.Watch(func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		testsuite.DeleteTables(t)
+		deadline := time.Now().Add(20 * time.Second)
+		for sizes(t, f) != [6]int{1, 1, 1, 1} || f.Verify() != nil {
+			if time.Now().After(deadline) {
+				t.Fatalf("sets have %v", sizes(t, f))
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	stop()
+	testsuite.DeleteTables(t)
+	if err := f.Verify(); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("verify without tables: %v", err)
+	}
 }
 
 // TestOthersAreLeftAlone has two owners, and a table of somebody else's.

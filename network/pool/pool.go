@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -97,10 +98,14 @@ func Open(ctx context.Context, inner network.Provider, opts Options) (*Pool, err
 }
 
 // Close stops making namespaces and waits for those being made. Spare ones stay
-// for the next process. It is idempotent.
+// for the next process. It closes the inner Provider, if that can be. It is
+// idempotent.
 func (p *Pool) Close() error {
 	p.stop()
 	p.workers.Wait()
+	if c, ok := p.inner.(io.Closer); ok {
+		return c.Close()
+	}
 	return nil
 }
 
