@@ -159,3 +159,13 @@ func (h Confs) Find(name string) (Conf, error) {
 func Flannel(subnetFile string) Conf {
 	return Conf{Name: flannel.Type, leases: []*flannel.Lease{{Path: subnetFile}}}
 }
+
+// Parse reads a configuration that a program has written. Its plugins keep
+// nothing that would need a place.
+func Parse(doc []byte) (Conf, error) {
+	list, err := libcni.NetworkConfFromBytes(doc)
+	if err != nil {
+		return Conf{}, badConf("", err)
+	}
+	return Conf{Name: list.Name, list: list}, nil
+}

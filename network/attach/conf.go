@@ -1,0 +1,81 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/ctrsnap/ctrsnap/network/cni"
+)
+
+type object = map[string]any
+
+// conf is the network that the plugin is called with.
+func (att Attachment) conf() (cni.Conf, error) {
+	plugin := object{"type": att.Type, "ipam": object{}}
+	switch att.Type {
+	case Bridge:
+		plugin["bridge"] = att.Master
+		if att.VLAN != 0 {
+			plugin["vlan"] = att.VLAN
+		}
+	case Macvlan:
+		plugin["master"], plugin["mode"] = att.parent(), "bridge"
+	}
+	if p, err := netip.ParsePrefix(att.IP); err == nil {
+		plugin["ipam"] = att.static(p)
+	}
+	doc, err := json.Marshal(object{"cniVersion": "1.0.0", "name": "attached", "plugins": []object{plugin}})
+	if err != nil {
+		return cni.Conf{}, err
+	}
+	return cni.Parse(doc)
+}
+
+// static has the plugin of that name give the address that was settled.
+func (att Attachment) static(p netip.Prefix) object {
+	address := object{"address": att.IP}
+	ipam := object{"type": "static", "addresses": []object{address}}
+	switch {
+	case att.Gateway != "":
+		address["gateway"] = att.Gateway
+		all := "::/0"
+		if p.Addr().Is4() {
+			all = "0.0.0.0/0"
+		}
+		ipam["routes"] = []object{{"dst": all, "gw": att.Gateway}}
+	case att.Type == PTP: // the host's end has an address, too
+		address["gateway"] = hostEnd(p).String()
+	}
+	return ipam
+}
+
+// hostEnd is the first address of a range that is not the clone's.
+func hostEnd(p netip.Prefix) netip.Addr {
+	first := p.Masked().Addr()
+	if p.Bits() < p.Addr().BitLen()-1 {
+		first = first.Next() // RFC 3021: ranges of two addresses have no other
+	}
+	if first == p.Addr() {
+		return first.Next()
+	}
+	return first
+}
+
+func (att Attachment) cni(path string) cni.Attachment {
+	c := cni.Attachment{ContainerID: att.ID, NetNS: path, IfName: att.IfName}
+	if att.MAC != "" {
+		c.Args = [][2]string{{"IgnoreUnknown", "1"}, {"MAC", att.MAC}}
+	}
+	return c
+}
+
+func (a *Attacher) run(ctx context.Context, att Attachment, path string) (*types100.Result, error) {
+	conf, err := att.conf()
+	if err != nil {
+		return nil, err
+	}
+	return a.plugins.Add(ctx, conf, att.cni(path))
+}
