@@ -22,7 +22,7 @@ func addAll(t *testing.T, n *Network, count int) []network.Namespace {
 	g.SetLimit(8)
 	for i := range count {
 		g.Go(func() (err error) {
-			all[i], err = n.Add(t.Context(), fmt.Sprintf("c%d", i), network.Options{})
+			all[i], err = n.Add(t.Context(), fmt.Sprintf("c%d", i), network.Options{Lease: fmt.Sprint(i % 100), Egress: i%2 == 0})
 			return err
 		})
 	}
@@ -60,11 +60,21 @@ func TestMoreThanOneBridgeHolds(t *testing.T) {
 			t.Errorf("two have %s", ns.Addrs[0])
 		}
 		seen[ns.Addrs[0]] = true
-		if err := testsuite.Dial(testsuite.Serve(t, ns)); err != nil {
-			t.Error(err)
+		testsuite.MustReach(t, "the host", ns.Addrs, testsuite.EchoIn(t, ns))
+	}
+	testsuite.MustAgree(t)
+	// Of a lease that has clones on both bridges.
+	first, last := all[0], all[1100]
+	port := testsuite.EchoIn(t, last)
+	testsuite.Inside(t, first, func() error { testsuite.MustReach(t, "the lease", last.Addrs, port); return nil })
+	testsuite.Inside(t, all[1], func() error { testsuite.MustNotReach(t, "another lease", last.Addrs, port); return nil })
+	removeAll(t, n, all)
+	testsuite.MustAgree(t)
+	for set, left := range testsuite.Elements(t, n.fw.Table(), "source4", "source6", "peer4", "peer6", "egress4", "egress6") {
+		if len(left) > 0 {
+			t.Errorf("set %s has %d elements left", set, len(left))
 		}
 	}
-	removeAll(t, n, all)
 }
 
 // TestClonesOfTwoBridges fills a small bridge and looks from one to the other,

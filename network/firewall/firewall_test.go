@@ -162,13 +162,16 @@ func TestWatch(t *testing.T) {
 	}
 	for range 5 {
 		testsuite.DeleteTables(t)
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.After(20 * time.Second)
+		tick := time.NewTicker(time.Millisecond)
 		for sizes(t, f) != [6]int{1, 1, 1, 1} || f.Verify() != nil {
-			if time.Now().After(deadline) {
+			select {
+			case <-tick.C:
+			case <-deadline:
 				t.Fatalf("sets have %v", sizes(t, f))
 			}
-			time.Sleep(time.Millisecond)
 		}
+		tick.Stop()
 	}
 	stop()
 	testsuite.DeleteTables(t)
