@@ -71,6 +71,7 @@ type shelf[M comparable] struct {
 	members []M // oldest first
 	making  int
 	wanted  int
+	claimed time.Time // the last one
 	demand  demand
 	cost    int64
 	hits    uint64
@@ -153,6 +154,7 @@ func (p *Pool[M]) claim(g snapshot.Golden) (member M, ok bool) {
 	if i := slices.IndexFunc(s.members, alive); i >= 0 {
 		m := s.members[i]
 		s.members = slices.Delete(s.members, i, i+1)
+		s.claimed = time.Now()
 		s.hits++
 		s.failures = 0
 		return m, true

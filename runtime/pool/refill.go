@@ -13,6 +13,10 @@ const (
 	lookAgain  = time.Minute
 	minBackoff = time.Second
 	maxBackoff = time.Minute
+	// rest is how long the machine is left to whoever took a member, as long as
+	// half of them are there: making one takes all cores, and a claim is over in a
+	// twentieth of that.
+	rest = 50 * time.Millisecond
 )
 
 // run is the one goroutine that decides.
@@ -142,7 +146,11 @@ func (p *Pool[M]) neediest(now time.Time) (_ *shelf[M], wait time.Duration) {
 		if missing <= 0 || len(s.waiting) > 0 { // who waits makes his own when it is his turn
 			continue
 		}
-		if d := s.retryAt.Sub(now); d > 0 {
+		d := s.retryAt.Sub(now)
+		if len(s.members) >= (s.wanted+1)/2 {
+			d = max(d, s.claimed.Add(rest).Sub(now))
+		}
+		if d > 0 {
 			if wait == 0 || d < wait {
 				wait = d
 			}
