@@ -40,6 +40,9 @@ type Golden struct {
 	// Settings are the server's, given with the build: each clone has them,
 	// unless it was asked for with others.
 	Settings map[string]string `json:"settings,omitempty"`
+	// Hot are small files, by their path, that the server of each clone opens for
+	// writing and reads at once.
+	Hot []string `json:"hot,omitempty"`
 
 	// Key is the digest of the files that the golden was built from, as the
 	// builder chose them (--key), or "".

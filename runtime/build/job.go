@@ -188,6 +188,7 @@ func (j *job) record(built runtime.Built) snapshot.Golden {
 		EngineVersion: built.EngineVersion,
 		State:         built.State,
 		Settings:      j.src.Settings,
+		Hot:           built.Hot,
 		Key:           j.req.Key,
 		Base:          j.base,
 		Sources:       j.sources,

@@ -2,6 +2,7 @@ package golden
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -43,10 +44,17 @@ func (s *Store) prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 	if kept.Snapshot != g.Snapshot {
 		return nil, fmt.Errorf("it was removed and built anew: %w", errdefs.ErrNotFound)
 	}
-	return s.snapshots.Prepare(ctx, id, g.Snapshot, snapshots.WithLabels(map[string]string{
+	mounts, err := s.snapshots.Prepare(ctx, id, g.Snapshot, snapshots.WithLabels(map[string]string{
 		labelRoot: time.Now().UTC().Format(time.RFC3339),
 		labelKind: kindClone,
 	}))
+	if err != nil {
+		return nil, err
+	}
+	if err := overlay.CopyUp(mounts, kept.Hot); err != nil {
+		return nil, errors.Join(err, s.snapshots.Remove(context.WithoutCancel(ctx), id))
+	}
+	return mounts, nil
 }
 
 // Remove removes the snapshot of clone id. Its files go later, with containerd's

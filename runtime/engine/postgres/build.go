@@ -37,6 +37,7 @@ type build struct {
 	src runtime.Sources
 	svc runtime.Service // the server under construction, nil if none runs
 	st  state           // what the golden will remember
+	hot []string        // see runtime.Built
 	// cluster says that roles and databases come with the data.
 	cluster bool
 }
@@ -60,7 +61,7 @@ func (*Engine) Build(ctx context.Context, wb runtime.Workbench, src runtime.Sour
 	if err != nil {
 		return built, fmt.Errorf("write state: %w", err)
 	}
-	return runtime.Built{EngineVersion: b.st.Version, State: text}, nil
+	return runtime.Built{EngineVersion: b.st.Version, State: text, Hot: b.hot}, nil
 }
 
 // check refuses names that lead out of the sources, and what makes no sense

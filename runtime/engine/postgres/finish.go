@@ -62,6 +62,9 @@ func (b *build) finish(ctx context.Context) error {
 			return fmt.Errorf("vacuum %s: %w", name, err)
 		}
 	}
+	if err := b.findHot(ctx); err != nil {
+		return err
+	}
 	if err := b.fillRelCache(ctx, names); err != nil {
 		return err
 	}

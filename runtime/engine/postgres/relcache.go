@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -56,8 +58,20 @@ func (b *build) fillRelCache(ctx context.Context, databases []string) error {
 }
 
 // saveRelCache gives the files their second names. Links that came with the data
-// go first.
+// go first, and so do files that no clone gets back.
 func (b *build) saveRelCache(data *os.Root) error {
+	others, err := fs.Glob(data.FS(), "base/*/"+relCache)
+	if err != nil {
+		return err
+	}
+	for _, name := range others {
+		if slices.Contains(b.st.RelCache, path.Dir(name)) {
+			continue
+		}
+		if err := data.Remove(name); err != nil {
+			return err
+		}
+	}
 	for _, dir := range b.st.RelCache {
 		saved := path.Join(dir, savedRelCache)
 		err := data.Remove(saved)
@@ -71,6 +85,7 @@ func (b *build) saveRelCache(data *os.Root) error {
 		if err != nil {
 			return fmt.Errorf("keep relation cache: %w", err)
 		}
+		b.hot = append(b.hot, path.Join(b.st.DataDir, saved))
 	}
 	return nil
 }
