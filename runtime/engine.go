@@ -38,9 +38,12 @@ type Engine interface {
 	// over the golden's, and those over the engine's own. One that cannot be had
 	// is InvalidArgument.
 	Server(g snapshot.Golden, settings map[string]string) (Process, error)
-	// Ready returns when the server at ep has answered a real query, or with
-	// an error when ctx ends or died is closed.
+	// Ready returns when the server at ep answers whoever connects, by its own word,
+	// or with an error when ctx ends or died is closed.
 	Ready(ctx context.Context, g snapshot.Golden, ep Endpoint, died <-chan struct{}) error
+	// Query connects to a server that is ready, as a user of the clone, and asks a
+	// real query. What a server does for its first connection only, it has done then.
+	Query(ctx context.Context, g snapshot.Golden, ep Endpoint) error
 	// Connect tells how a client reaches the server at ep.
 	Connect(g snapshot.Golden, ep Endpoint) (Connection, error)
 	// Client returns the interactive client that runs inside the clone
@@ -120,6 +123,7 @@ type Connection struct {
 type Built struct {
 	EngineVersion string
 	State         json.RawMessage
+	Hot           []string // see [snapshot.Golden]
 }
 
 // Sources is what a golden is built from. The files lie below [SourceDir] in the

@@ -381,6 +381,10 @@ func (e *fakeEngine) Ready(ctx context.Context, _ snapshot.Golden, ep runtime.En
 	return nil
 }
 
+func (e *fakeEngine) Query(ctx context.Context, _ snapshot.Golden, _ runtime.Endpoint) error {
+	return e.w.at(ctx, "engine.Query")
+}
+
 func (e *fakeEngine) NewPassword() (runtime.Password, error) {
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()

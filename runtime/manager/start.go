@@ -226,12 +226,18 @@ func (s *starter) startTask(ctx context.Context) error {
 	return nil
 }
 
-// ready waits for the first answer.
+// ready waits until the server answers. A member of the pool, and one with settings that
+// nobody has tried, has then answered.
 func (s *starter) ready(ctx context.Context) error {
 	c := s.clone
 	rctx, cancel := context.WithTimeout(ctx, s.opts.StartTimeout)
 	defer cancel()
 	err := c.engine.Ready(rctx, c.golden, s.endpoint(c.id, c.rec.Addr, c.rec.PID), c.died)
+	// A golden's databases have been connected to with its own settings. A
+	// connection more would double what the caller's own costs.
+	if err == nil && (s.want.member || len(s.want.settings) > 0) {
+		err = c.engine.Query(rctx, c.golden, s.endpoint(c.id, c.rec.Addr, c.rec.PID))
+	}
 	if err == nil {
 		return nil
 	}

@@ -22,9 +22,8 @@ var errDied = fmt.Errorf("the server has ended before it was ready: %w", errdefs
 // not tell about it (no inotify instance left, data directory not there yet).
 const pollInterval = time.Millisecond
 
-// Ready waits until the server says in its pid file that it takes connections,
-// then connects once and asks a query: each refused connection would fork a
-// backend and slow the boot.
+// Ready waits until the server says in its pid file that it takes connections: from
+// then on none is refused. To try would fork a backend each time and slow the boot.
 func (*Engine) Ready(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint, died <-chan struct{}) error {
 	s, err := stateOf(g)
 	if err != nil {
@@ -35,7 +34,15 @@ func (*Engine) Ready(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint
 	if err := waitBoot(ctx, ep.PID, s.DataDir, s.relCaches(ep.PID), pidFile.ready); err != nil {
 		return fmt.Errorf("wait for server of %s: %w", g.Ref(), cause(ctx, err))
 	}
+	return nil
+}
 
+// Query connects by the socket.
+func (*Engine) Query(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint) error {
+	s, err := stateOf(g)
+	if err != nil {
+		return err
+	}
 	if err := probe(ctx, ep.SocketDir, s.User, s.DB); err != nil {
 		return fmt.Errorf("query server of %s: %w", g.Ref(), cause(ctx, err))
 	}

@@ -303,6 +303,7 @@ func (w *bench) clone(g snapshot.Golden, settings map[string]string) (runtime.Co
 	defer cancel()
 	start := time.Now()
 	must(w.t, New().Ready(ctx, g, s.Endpoint(), s.Died()))
+	must(w.t, New().Query(ctx, g, s.Endpoint()))
 	w.t.Logf("ready after %v", time.Since(start))
 	c, err := New().Connect(g, s.Endpoint())
 	must(w.t, err)
