@@ -319,7 +319,10 @@ func (r *record) live(ttl time.Duration) {
 func (r *record) personalise(want *plan, name string, at time.Time) {
 	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
 	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID
-	r.Egress, r.Networks = want.egress, strings.FieldsFunc(want.networks, func(c rune) bool { return c == ',' })
+	r.Egress = want.egress
+	if want.networks != "" {
+		r.Networks = strings.Split(want.networks, ",")
+	}
 	r.Created, r.CreatedAt = true, at.Round(0)
 }
 
