@@ -21,6 +21,18 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd/containerdtest"
 )
 
+// openBelow returns the files below dir that this process has open.
+func openBelow(dir string) []string {
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	var open []string
+	for _, fd := range fds {
+		if path, _ := os.Readlink(fd); strings.HasPrefix(path, dir) {
+			open = append(open, path)
+		}
+	}
+	return open
+}
+
 // TestStart boots the one containerd that this process may have, uses it in
 // process and over its socket, and stops it.
 func TestStart(t *testing.T) {
@@ -72,6 +84,13 @@ func TestStart(t *testing.T) {
 	}
 	if err := s.Stop(ctx); err != nil {
 		t.Errorf("second Stop: %v", err)
+	}
+	open := openBelow(o.Root)
+	for deadline := time.Now().Add(20 * time.Second); len(open) > 0 && time.Now().Before(deadline); open = openBelow(o.Root) {
+		<-time.After(10 * time.Millisecond) // what is collected is closed a moment later
+	}
+	if len(open) > 0 {
+		t.Errorf("open after Stop, so that the filesystem cannot be unmounted: %q", open)
 	}
 	for _, path := range []string{o.Address, o.Address + ".ttrpc"} {
 		if _, err := os.Stat(path); !os.IsNotExist(err) {
