@@ -1,7 +1,10 @@
 package manager
 
 import (
+	"bytes"
+	"errors"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +39,31 @@ func (c *clone) hasEnded() bool {
 		ended = n > 0
 	})
 	return ended
+}
+
+// pfExiting is PF_EXITING of include/linux/sched.h, sigKill the bit of SIGKILL in a
+// set of signals.
+const (
+	pfExiting = 0x4
+	sigKill   = 1 << (unix.SIGKILL - 1)
+)
+
+// isEnding says that a process is about to end, or has: killed, but still there until its
+// children have gone, and its sockets may be closed. Flags and pending signals
+// are the 9th and 31st field of proc_pid_stat(5).
+func isEnding(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	}
+	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+	fields := bytes.Fields(rest) // from the third on
+	if len(fields) < 29 {
+		return false
+	}
+	flags, _ := strconv.ParseUint(string(fields[9-3]), 10, 64)
+	pending, _ := strconv.ParseUint(string(fields[31-3]), 10, 64)
+	return flags&pfExiting != 0 || pending&sigKill != 0
 }
 
 // leavePool closes what only a member has open.

@@ -17,16 +17,19 @@ func TestHasEnded(t *testing.T) {
 	}
 	c := &clone{died: make(chan struct{}), proc: openPID(cmd.Process.Pid)}
 	defer c.leavePool()
-	if c.hasEnded() {
+	if c.hasEnded() || isEnding(cmd.Process.Pid) {
 		t.Error("it runs")
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	if !isEnding(cmd.Process.Pid) { // at once, however long it takes to end
+		t.Error("it was killed")
+	}
 	_, _ = stdout.Read(make([]byte, 1)) // until it is gone, but not waited for
 	for !c.hasEnded() {                 // the kernel closes files a moment before
 	}
-	if err := cmd.Wait(); err == nil || !c.hasEnded() {
+	if err := cmd.Wait(); err == nil || !c.hasEnded() || !isEnding(cmd.Process.Pid) {
 		t.Error("after the wait it runs again")
 	}
 }

@@ -145,7 +145,7 @@ func stopAwait(a *pool.Await[*clone]) *clone {
 func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name string, begun time.Time) (*clone, error) {
 	defer c.leavePool()
 	err := m.personalise(ctx, c, want, name, begun)
-	if err == nil && !c.hasEnded() {
+	if err == nil && !c.hasEnded() && !isEnding(c.task.PID()) {
 		return c, nil
 	}
 	m.end(ctx, c)
