@@ -62,7 +62,7 @@ func (a *app) root() *cli.Command {
 		},
 		Commands: []*cli.Command{
 			a.cloneCommand(), a.runCommand(), a.lsCommand(), a.inspectCommand(), a.logsCommand(), a.execCommand(),
-			a.connectCommand(), a.extendCommand(), a.rmCommand(), a.goldenCommand(), a.poolCommand(), a.doctorCommand(),
+			a.connectCommand(), a.extendCommand(), a.rmCommand(), a.goldenCommand(), a.poolCommand(), a.netCommand(), a.doctorCommand(),
 			a.versionCommand(), a.completionCommand(),
 		},
 	}

@@ -17,6 +17,7 @@ type daemon interface {
 	goldens
 	builder
 	pools
+	nets
 	host
 }
 
@@ -65,6 +66,13 @@ type builder interface {
 type pools interface {
 	Pools(ctx context.Context) ([]api.Pool, error)
 	SetPool(ctx context.Context, golden string, req api.PoolRequest) (api.Pool, error)
+}
+
+type nets interface {
+	Networks(ctx context.Context) (api.Networks, error)
+	Interfaces(ctx context.Context, id string) ([]api.Interface, error)
+	Attach(ctx context.Context, id string, req api.AttachRequest) (api.Attachment, error)
+	Detach(ctx context.Context, id, ifName string) error
 }
 
 type host interface {

@@ -189,6 +189,7 @@ func (f *fakeDaemon) routes() http.Handler {
 	mux.HandleFunc("GET /v1/clones/{id}/logs", f.logs)
 	mux.HandleFunc("GET /v1/leases/{id}", f.hold)
 	mux.HandleFunc("POST /v1/clones/{id}/exec", f.exec)
+	f.netRoutes(mux)
 	mux.HandleFunc("POST /v1/goldens", f.build)
 	json("POST /v1/builds/{id}/exec", func(r *http.Request) (any, error) {
 		var res api.HostResult

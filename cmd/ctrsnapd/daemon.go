@@ -17,6 +17,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/bridge"
 	"github.com/ctrsnap/ctrsnap/network/named"
 	"github.com/ctrsnap/ctrsnap/network/pool"
@@ -48,6 +49,7 @@ type daemon struct {
 	store      *golden.Store
 	bases      *base.Maker
 	network    *named.Provider
+	attach     *attach.Attacher
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	manager    *manager.Manager
@@ -165,7 +167,10 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 		return err
 	}
 	d.network, err = named.Open(ctx, named.Options{Dir: d.state("networks"), Default: def, Open: d.openNamed, Log: d.log})
-	return err
+	if err != nil {
+		return err
+	}
+	return d.openAttach()
 }
 
 func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
@@ -197,6 +202,7 @@ func (d *daemon) openRuntime(context.Context) error {
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.manager = manager.New(manager.Options{
+		Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin,
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
@@ -296,5 +302,5 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 		stop()
 	})
-	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, Logger: d.log}).Serve(serving, listener)
+	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, Interfaces: d.manager, Networks: d, Logger: d.log}).Serve(serving, listener)
 }

@@ -20,6 +20,21 @@ import (
 // flannelTimeout bounds each wait for something of flannel's.
 const flannelTimeout = 30 * time.Second
 
+// flannelDir is where flannel's programs are.
+func flannelDir(t *testing.T) string {
+	t.Helper()
+	bin, err := filepath.Abs(cmp.Or(os.Getenv("CTRSNAP_TEST_FLANNEL"), "../../.cache/flannel"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"flanneld", "etcd"} {
+		if _, err := os.Stat(filepath.Join(bin, p)); err != nil {
+			t.Skipf("needs flanneld and etcd, built by .ci/flannel-setup: %v", err)
+		}
+	}
+	return bin
+}
+
 // lan is network namespaces on one link, as hosts are on one switch.
 type lan struct {
 	t      *testing.T
@@ -31,16 +46,7 @@ type lan struct {
 // newLAN makes a namespace for each host, with 192.0.2.1, 192.0.2.2 and so on.
 func newLAN(t *testing.T, hosts ...string) *lan {
 	t.Helper()
-	bin, err := filepath.Abs(cmp.Or(os.Getenv("CTRSNAP_TEST_FLANNEL"), "../../.cache/flannel"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []string{"flanneld", "etcd"} {
-		if _, err := os.Stat(filepath.Join(bin, p)); err != nil {
-			t.Skipf("needs flanneld and etcd, built by .ci/flannel-setup: %v", err)
-		}
-	}
-	l := &lan{t, bin, fmt.Sprintf("cst%d", os.Getpid()), t.TempDir()}
+	l := &lan{t: t, prefix: fmt.Sprintf("cst%d", os.Getpid()), dir: t.TempDir()}
 	l.add("switch")
 	l.ip("-n", l.ns("switch"), "link", "add", "lan", "type", "bridge")
 	l.ip("-n", l.ns("switch"), "link", "set", "lan", "up")
@@ -192,7 +198,9 @@ func TestFlannel(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
+	bin := flannelDir(t)
 	l := newLAN(t, "a", "b", "e")
+	l.bin = bin
 	url := l.etcd("e", "192.0.2.3")
 	l.configure("e", url, "vxlan")
 	stop := l.flanneld(url, "a", "b")

@@ -160,6 +160,9 @@ func Flannel(subnetFile string) Conf {
 	return Conf{Name: flannel.Type, leases: []*flannel.Lease{{Path: subnetFile}}}
 }
 
+// Flannel says whether the network is one of flannel's.
+func (c Conf) Flannel() bool { return len(c.leases) > 0 }
+
 // Parse reads a configuration that a program has written. Its plugins keep
 // nothing that would need a place.
 func Parse(doc []byte) (Conf, error) {

@@ -11,8 +11,8 @@ import (
 
 type object = map[string]any
 
-// pluginTypes lists the programs that the network runs.
-func (c Conf) pluginTypes() ([]string, error) {
+// PluginTypes lists the programs that the network runs.
+func (c Conf) PluginTypes() ([]string, error) {
 	list, err := c.current()
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ func (p *Plugins) where() string {
 
 // find says at once which programs are missing, and not only when one is run.
 func (p *Plugins) find(c Conf) error {
-	types, err := c.pluginTypes()
+	types, err := c.PluginTypes()
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 // value with a Path is ready.
 type Lease struct {
 	Path string
-	Log  *slog.Logger
+	Log  *slog.Logger // hears of changes; nil is nobody
 
 	mu   sync.Mutex
 	read os.FileInfo // of what env was read from
@@ -30,7 +30,7 @@ func (l *Lease) Current() (Env, error) {
 	if err != nil {
 		return Env{}, err // not kept: flanneld may be in the midst of writing
 	}
-	if before := l.env.String(); before != "" && before != env.String() {
+	if before := l.env.String(); before != "" && before != env.String() && l.Log != nil {
 		l.Log.Warn("flannel subnet has changed: new clones are in the new one", "before", before, "now", env.String(), "file", l.Path)
 	}
 	l.read, l.env = info, env

@@ -22,6 +22,10 @@
 //	GET    /v1/clones/{id}/logs             text             ?follow=true&tail=100
 //	POST   /v1/clones/{id}/exec             Upgrade: ctrsnap-exec, then frames
 //	GET    /v1/clones/{id}/client           ClientRequest: the command that `connect` execs in the clone
+//	GET    /v1/clones/{id}/interfaces       []Interface
+//	POST   /v1/clones/{id}/interfaces       AttachRequest → Attachment; for administrators of the host
+//	DELETE /v1/clones/{id}/interfaces/{if}
+//	GET    /v1/networks                     Networks
 //	GET    /v1/leases/{id}                  held open: the lease lives as long as the connection
 //	GET    /v1/pools                        []Pool
 //	POST   /v1/pools/{golden}               PoolRequest → Pool
@@ -224,6 +228,7 @@ type Clone struct {
 	Database    string                       `json:"database"`
 	Egress      bool                         `json:"egress,omitempty"`   // it reaches what is beyond the host
 	Networks    []string                     `json:"networks,omitempty"` // that it asked for by name
+	Attached    []Attachment                 `json:"attached,omitempty"` // interfaces that it was given while it ran
 	PID         int                          `json:"pid,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with

@@ -57,6 +57,9 @@ type Options struct {
 	Egress            bool          // clones reach what is beyond the host unless asked otherwise
 	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
+
+	Interfaces     Interfaces               // nil attaches no further interfaces
+	IsNetworkAdmin func(server.Caller) bool // who may, beside root; nil is nobody
 }
 
 func (o *Options) setDefaults() {

@@ -66,6 +66,7 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 		})
 	}
 	_ = g.Wait() // errors are in errs
+	errs = append(errs, m.reconcileInterfaces(ctx, known))
 	orphans, err := m.orphans(ctx, known)
 	for id := range orphans {
 		m.teardown(id)

@@ -132,6 +132,7 @@ func (m *Manager) tearDownOnce(id string) error {
 	defer cancel()
 	steps := []func() error{
 		func() error { return m.opts.Runner.Delete(ctx, id) },
+		func() error { return m.forgetInterfaces(ctx, id) },
 		func() error { return m.opts.Network.Remove(ctx, id) },
 		func() error { return m.opts.Store.Remove(ctx, id) },
 		func() error { return m.removeFiles(id) },

@@ -66,7 +66,9 @@ type Network struct {
 	Conflist string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
 	Use      string   `toml:"use" comment:"name of a CNI network to be used in place of the bridge; flannel needs no file"`
 
-	ConfDirs       []string `toml:"conf_dirs" comment:"where networks are found by name"`
+	ConfDirs   []string `toml:"conf_dirs" comment:"where networks are found by name"`
+	AdminGroup string   `toml:"admin_group" comment:"members of this group may attach clones to interfaces of this host, as root may: see ctrsnap net attach --help"`
+
 	FlannelFile    string   `toml:"flannel_file" comment:"what flanneld writes, for the network flannel where no file has it"`
 	SharedConfDirs []string `toml:"shared_conf_dirs" comment:"the same for networks that others on this host use, too"`
 }

@@ -41,6 +41,7 @@ func (s *Server) routes() {
 	s.goldenRoutes()
 	s.cloneRoutes()
 	s.poolRoutes()
+	s.netRoutes()
 	s.streamRoutes()
 	tidy(s.huma.OpenAPI())
 	document := sync.OnceValues(func() ([]byte, error) { return json.Marshal(s.huma.OpenAPI()) })

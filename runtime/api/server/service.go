@@ -22,6 +22,9 @@ type Options struct {
 	Goldens Goldens
 	Pools   Pools
 	Host    Host
+	// Interfaces and Networks are optional: what is nil is not served.
+	Interfaces Interfaces
+	Networks   Networks
 	// Logger takes the access log and internal errors; nil means slog.Default().
 	Logger *slog.Logger
 	// Grace is how long requests in progress may take to end once the server
@@ -35,8 +38,12 @@ type Server struct {
 	goldens Goldens
 	pools   Pools
 	host    Host
-	log     *slog.Logger
-	grace   time.Duration
+
+	interfaces Interfaces
+	networks   Networks
+
+	log   *slog.Logger
+	grace time.Duration
 	// keepAlive is how often a lease's connection is written to, and watch how
 	// often a stream looks whether its client is still there.
 	keepAlive, watch time.Duration
@@ -54,7 +61,7 @@ type Server struct {
 // New returns a server that does not listen yet.
 func New(o Options) *Server {
 	s := &Server{
-		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, log: o.Logger, grace: o.Grace,
+		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, interfaces: o.Interfaces, networks: o.Networks, log: o.Logger, grace: o.Grace,
 		keepAlive: 15 * time.Second, watch: time.Second,
 		mux: http.NewServeMux(),
 	}

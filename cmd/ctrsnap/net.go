@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// interfaceList is the document of `net ls CLONE -o json`.
+type interfaceList struct {
+	Schema     int             `json:"schema"`
+	Interfaces []api.Interface `json:"interfaces"`
+}
+
+func (a *app) netCommand() *cli.Command {
+	return &cli.Command{
+		Name:     "net",
+		Usage:    "list networks, and attach clones to those of the host",
+		Commands: []*cli.Command{a.netLsCommand(), a.netInspectCommand(), a.netAttachCommand(), a.netDetachCommand()},
+	}
+}
+
+func (a *app) netLsCommand() *cli.Command {
+	out := newOutput("table", "json")
+	return &cli.Command{
+		Name:      "ls",
+		Aliases:   []string{"list"},
+		Usage:     "list the networks that --network takes, or the interfaces of a clone",
+		ArgsUsage: "[CLONE]",
+		Description: `   ctrsnap net ls
+   ctrsnap net ls pr-42`,
+		Flags: out.flags(),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args := cmd.Args().Slice()
+			if len(args) > 1 {
+				return wrongArgs(cmd, "CLONE", false)
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				list, err := d.Interfaces(ctx, args[0])
+				if err != nil {
+					return about(err, "net ls %s", args[0])
+				}
+				return a.printInterfaces(out, list)
+			}
+			list, err := d.Networks(ctx)
+			if err != nil {
+				return about(err, "net ls")
+			}
+			return a.printNetworks(out, list)
+		},
+	}
+}
+
+func (a *app) printNetworks(out *output, list api.Networks) error {
+	switch out.format {
+	case "json":
+		return printJSON(a.stdout, list)
+	case "template":
+		return executeEach(a.stdout, out, list.Networks)
+	}
+	var rows [][]string
+	for _, n := range list.Networks {
+		state := "ok"
+		if n.Problem != "" {
+			state = "unusable"
+			fmt.Fprintf(a.stderr, "ctrsnap: network %s: %s\n", n.Name, n.Problem)
+		}
+		rows = append(rows, []string{n.Name, n.Kind, state, strings.Join(n.Plugins, ","), n.File})
+	}
+	for _, p := range list.Problems {
+		fmt.Fprintf(a.stderr, "ctrsnap: %s\n", p)
+	}
+	return table(a.stdout, "NAME KIND STATE PLUGINS FILE", rows)
+}
+
+func (a *app) printInterfaces(out *output, list []api.Interface) error {
+	switch out.format {
+	case "json":
+		return printJSON(a.stdout, interfaceList{api.Schema, list})
+	case "template":
+		return executeEach(a.stdout, out, list)
+	}
+	var rows [][]string
+	for _, i := range list {
+		typ, master := "", ""
+		if i.Attached != nil {
+			typ, master = i.Attached.Type, i.Attached.Master
+		}
+		rows = append(rows, []string{i.IfName, i.MAC, strings.Join(i.Addresses, ","), strings.Join(i.Gateways, ","), typ, master})
+	}
+	return table(a.stdout, "INTERFACE MAC ADDRESSES GATEWAY ATTACHED MASTER", rows)
+}
+
+func (a *app) netInspectCommand() *cli.Command {
+	out := newOutput("json")
+	return &cli.Command{
+		Name:      "inspect",
+		Usage:     "show a network as JSON",
+		ArgsUsage: "NETWORK",
+		Description: `   ctrsnap net inspect default
+   ctrsnap net inspect flannel --format '{{.problem}}'`,
+		Flags: out.flags(),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "NETWORK")
+			if err != nil {
+				return err
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			list, err := d.Networks(ctx)
+			if err != nil {
+				return about(err, "net inspect %s", args[0])
+			}
+			i := slices.IndexFunc(list.Networks, func(n api.Network) bool { return n.Name == args[0] })
+			if i < 0 {
+				return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("net inspect %s: no network has that name", args[0]), Hint: "'ctrsnap net ls' lists the networks"}
+			}
+			if out.format == "template" {
+				return out.execute(a.stdout, list.Networks[i])
+			}
+			return printJSON(a.stdout, list.Networks[i])
+		},
+	}
+}
+
+const netAttachHelp = `The clone gets a further interface and this command prints its name.
+
+   bridge    a port of the bridge --master
+   macvlan   a child of the interface --master, with a hardware address of its own;
+             the host itself does not reach it
+   ptp       a link to this host alone, which then forwards
+
+--ip ipam takes a free address of the range that the master has itself. Without --ip
+there is no address. --gateway alone is the first address of the range.
+
+An interface on a network of the host is in that network: nothing of what keeps
+clones apart holds there. So root may attach, and network.admin_group of the daemon's
+configuration.
+
+   ctrsnap net attach pr-42 --type macvlan --master eth1 --ip 192.0.2.7/24
+   ctrsnap net attach pr-42 --type bridge --master br0 --ip ipam --gateway=192.0.2.1`
+
+func (a *app) netAttachCommand() *cli.Command {
+	out := newOutput("name", "json")
+	var req api.AttachRequest
+	gateway := optional{check: func(s string) error { _, err := netip.ParseAddr(s); return err }}
+	return &cli.Command{
+		Name:        "attach",
+		Usage:       "attach a clone to a network of the host while it runs",
+		ArgsUsage:   "CLONE",
+		Description: netAttachHelp,
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "type", Usage: "`bridge|macvlan|ptp`", Destination: &req.Type, Validator: oneOf("bridge", "macvlan", "ptp")},
+			&cli.StringFlag{Name: "master", Usage: "interface `IF` of the host", Destination: &req.Master},
+			&cli.StringFlag{Name: "ip", Usage: "address with prefix length: `CIDR|ipam`", Destination: &req.IP},
+			optionalFlag("gateway", "lead the clone's default route to `=ADDR`, or to the first address of --ip", &gateway),
+			&cli.StringFlag{Name: "mac", Usage: "hardware address `MAC`", Destination: &req.MAC},
+			&cli.IntFlag{Name: "vlan", Usage: "VLAN `ID` of 802.1Q, from 1 to 4094", HideDefault: true, Destination: &req.VLAN},
+			&cli.StringFlag{Name: "ifname", Usage: "`NAME` in the clone", DefaultText: "the first free of eth1, eth2 …", Destination: &req.IfName},
+		}, out.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "CLONE")
+			if err != nil {
+				return err
+			}
+			if req.Type == "" {
+				return usagef("see ctrsnap net attach --help").of("net attach: --type is missing")
+			}
+			if req.Gateway, err = gatewayOf(gateway, req.IP); err != nil {
+				return err
+			}
+			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			att, err := d.Attach(ctx, args[0], req)
+			if err != nil {
+				return about(err, "net attach %s", args[0])
+			}
+			return a.printAttachment(out, att)
+		},
+	}
+}
+
+// gatewayOf finds what --gateway alone means.
+func gatewayOf(o optional, ip string) (string, error) {
+	if !o.set || o.value != "" {
+		return o.value, nil
+	}
+	p, err := netip.ParsePrefix(ip)
+	if err != nil {
+		return "", usagef("give the address: --gateway=192.0.2.1").of("net attach: --gateway alone needs --ip with an address")
+	}
+	return p.Masked().Addr().Next().String(), nil
+}
+
+func (a *app) printAttachment(out *output, att api.Attachment) error {
+	switch out.format {
+	case "json":
+		return printJSON(a.stdout, att)
+	case "template":
+		return out.execute(a.stdout, att)
+	}
+	_, err := fmt.Fprintln(a.stdout, att.IfName)
+	return err
+}
+
+func (a *app) netDetachCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "detach",
+		Usage:       "take an interface away that was attached",
+		ArgsUsage:   "CLONE INTERFACE",
+		Description: "   ctrsnap net detach pr-42 eth1",
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "CLONE", "INTERFACE")
+			if err != nil {
+				return err
+			}
+			d, err := a.connect()
+			if err != nil {
+				return err
+			}
+			return about(d.Detach(ctx, args[0], args[1]), "net detach %s %s", args[0], args[1])
+		},
+	}
+}

@@ -1,0 +1,84 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// TestAttach puts a clone into networks of its host while it runs, beyond a
+// crash of the daemon, and takes it out again.
+func TestAttach(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := newLAN(t, "a", "b")
+	l.ip("-n", l.ns("a"), "link", "add", "br0", "type", "bridge")
+	l.ip("-n", l.ns("a"), "address", "add", "198.51.100.1/24", "dev", "br0")
+	l.ip("-n", l.ns("a"), "link", "set", "dev", "br0", "up")
+	d := newDaemonIn(t, l.enter("a"), "ahead = 2\n")
+	d.file("schema.sql", schema)
+	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d.run("clone", "shop", "--name", "pr-42")
+
+	reach := func(from, addr string) error {
+		args := append(l.enter(from), "timeout", "5", "bash", "-c", "</dev/tcp/"+addr+"/5432")
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s from %s: %w: %s", addr, from, err, out)
+		}
+		return nil
+	}
+	if name := d.run("net", "attach", "pr-42", "--type", "bridge", "--master", "br0", "--ip", "198.51.100.7/24"); name != "eth1" {
+		t.Errorf("interface %s", name)
+	}
+	if err := reach("a", "198.51.100.7"); err != nil {
+		t.Error(err)
+	}
+	d.run("net", "attach", "pr-42", "--type", "macvlan", "--master", "eth0", "--ip", "192.0.2.77/24", "--ifname", "lan")
+	if err := reach("b", "192.0.2.77"); err != nil {
+		t.Error(err)
+	}
+	for what, args := range map[string][]string{
+		"192.0.2.2 is taken on eth0":     {"--type", "macvlan", "--master", "eth0", "--ip", "192.0.2.2/24"},
+		"198.51.100.7":                   {"--type", "bridge", "--master", "br0", "--ip", "198.51.100.7/24"},
+		"interface nonesuch of the host": {"--type", "bridge", "--master", "nonesuch", "--ip", "198.51.100.8/24"},
+		"DHCP":                           {"--type", "bridge", "--master", "br0", "--ip", "dhcp"},
+	} {
+		if r := d.try(nil, append([]string{"net", "attach", "pr-42"}, args...)...); r.code == 0 || !strings.Contains(r.stderr, what) {
+			t.Errorf("exit code %d, want it to say %q:\n%s", r.code, what, r.stderr)
+		}
+	}
+
+	d.stop(syscall.SIGKILL)
+	d.start()
+	var list struct{ Interfaces []api.Interface }
+	if err := json.Unmarshal([]byte(d.run("net", "ls", "pr-42", "-o", "json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for _, i := range list.Interfaces {
+		if i.Attached != nil {
+			seen[i.IfName] = strings.Join(i.Addresses, " ")
+		}
+	}
+	if fmt.Sprint(seen) != "map[eth1:198.51.100.7/24 lan:192.0.2.77/24]" {
+		t.Errorf("after a crash: %v", seen)
+	}
+	d.run("net", "detach", "pr-42", "lan")
+	if reach("b", "192.0.2.77") == nil {
+		t.Error("reached after it was detached")
+	}
+	if r := d.try(nil, "net", "detach", "pr-42", "eth0"); r.code != 3 {
+		t.Errorf("its own interface: exit code %d\n%s", r.code, r.stderr)
+	}
+	d.run("rm", "pr-42")
+	if out := d.run("net", "ls"); !strings.Contains(out, "default") {
+		t.Errorf("networks:\n%s", out)
+	}
+}
