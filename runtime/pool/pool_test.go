@@ -306,10 +306,10 @@ func TestSuspend(t *testing.T) {
 		if n := w.there(g.Ref()); n != 4 {
 			t.Errorf("%d after it went on", n)
 		}
+		p.Claim(g)
+		after(2 * rest) // its successor is being made
 		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		p.Claim(g)
-		synctest.Wait()
 		if _, err := p.Suspend(short, g.Ref()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
