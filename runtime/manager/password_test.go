@@ -2,6 +2,7 @@ package manager
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -110,7 +111,7 @@ func TestPasswordIsWithheld(t *testing.T) {
 	own := create(t, m, api.CloneRequest{OwnPassword: true, Name: "own"}).Clones[0]
 	shared := create(t, m, api.CloneRequest{Name: "shared"}).Clones[0]
 	// Nobody's uid is known without a socket.
-	stranger := server.New(server.Options{Clones: m}).Handler()
+	stranger := server.New(server.Options{Clones: m, Logger: slog.New(slog.DiscardHandler)}).Handler()
 	for _, path := range []string{"/v1/clones/own", "/v1/clones"} {
 		answer := httptest.NewRecorder()
 		stranger.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))

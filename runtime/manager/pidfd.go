@@ -41,11 +41,11 @@ func (c *clone) hasEnded() bool {
 	return ended
 }
 
-// pfExiting is PF_EXITING of include/linux/sched.h, sigKill the bit of SIGKILL in a
-// set of signals.
+// pfEnding is PF_EXITING and PF_SIGNALED of include/linux/sched.h, sigKill the bit of
+// SIGKILL in a set of signals.
 const (
-	pfExiting = 0x4
-	sigKill   = 1 << (unix.SIGKILL - 1)
+	pfEnding = 0x4 | 0x400
+	sigKill  = 1 << (unix.SIGKILL - 1)
 )
 
 // isEnding says that a process is about to end, or has: killed, but still there until its
@@ -63,7 +63,7 @@ func isEnding(pid int) bool {
 	}
 	flags, _ := strconv.ParseUint(string(fields[9-3]), 10, 64)
 	pending, _ := strconv.ParseUint(string(fields[31-3]), 10, 64)
-	return flags&pfExiting != 0 || pending&sigKill != 0
+	return flags&pfEnding != 0 || pending&sigKill != 0
 }
 
 // leavePool closes what only a member has open.

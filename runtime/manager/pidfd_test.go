@@ -23,8 +23,7 @@ func TestHasEnded(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if !isEnding(cmd.Process.Pid) { // at once, however long it takes to end
-		t.Error("it was killed")
+	for !isEnding(cmd.Process.Pid) { // at once, but for the moment in which it takes the signal
 	}
 	_, _ = stdout.Read(make([]byte, 1)) // until it is gone, but not waited for
 	for !c.hasEnded() {                 // the kernel closes files a moment before
