@@ -114,6 +114,9 @@ func (a *Attacher) attach(ctx context.Context, id, path string, r Request) (_ At
 			return att, err
 		}
 	}
+	if err := demote(path, att.Gateway); err != nil {
+		return att, err
+	}
 	result, err := a.run(ctx, att, path)
 	if err != nil {
 		return att, err
@@ -155,7 +158,7 @@ func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attach
 	if err := a.address(&att, r, link); err != nil {
 		return att, err
 	}
-	if err := checkDefault(att, in); err != nil {
+	if err := checkDefault(att, have); err != nil {
 		return att, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -195,21 +198,17 @@ func (a *Attacher) address(att *Attachment, r Request, link netlink.Link) error 
 	return r.taken(link, p.Addr())
 }
 
-// checkDefault refuses a second default route: the kernel would use either.
-func checkDefault(att Attachment, in inside) error {
-	gw, err := netip.ParseAddr(att.Gateway)
-	if err != nil {
-		return nil // none
+// checkDefault refuses a second gateway: the kernel would use either.
+func checkDefault(att Attachment, have []Attachment) error {
+	for _, other := range have {
+		if att.Gateway == "" || other.Gateway == "" || family(att.Gateway) != family(other.Gateway) {
+			continue
+		}
+		return network.WithHint(
+			fmt.Errorf("gateway %s: the clone has %s by %s: %w", att.Gateway, other.Gateway, other.IfName, errdefs.ErrFailedPrecondition),
+			"leave the gateway away, or detach "+other.IfName)
 	}
-	family := netlink.FAMILY_V6
-	if gw.Is4() {
-		family = netlink.FAMILY_V4
-	}
-	if !in.defaults[family] {
-		return nil
-	}
-	return network.WithHint(
-		fmt.Errorf("gateway %s: the clone has a default route: %w", gw, errdefs.ErrFailedPrecondition), "leave the gateway away, or clone without egress")
+	return nil
 }
 
 func (a *Attacher) write(att Attachment) error {

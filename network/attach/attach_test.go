@@ -311,20 +311,48 @@ func TestBadRequests(t *testing.T) {
 
 func TestGateway(t *testing.T) {
 	w := newWorld(t)
-	w.clone("ca")
+	path := w.clone("ca")
+	ip(t, "link", "add", "host0", "type", "veth", "peer", "name", "eth0", "netns", path)
+	t.Cleanup(func() { ip(t, "link", "delete", "host0") })
+	var own string
+	w.inside("ca", func() error {
+		if err := configure("eth0", "203.0.113.2/24"); err != nil {
+			return err
+		}
+		err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("203.0.113.1")})
+		own = defaults()
+		return err
+	})
 	r := Request{Type: Bridge, Master: "lan0", IP: "192.0.2.60/24", Gateway: "192.0.2.50"}
-	w.attach("ca", r)
+	att := w.attach("ca", r)
 	w.inside("peer", func() error { return configure("lo", "198.51.100.50/32") })
 	if err := w.reaches("ca", "198.51.100.50"); err != nil {
 		t.Errorf("beyond the gateway: %v", err)
 	}
 	r.IP = "192.0.2.61/24"
-	if _, err := w.Attach(t.Context(), "ca", w.path("ca"), r); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "default route") {
-		t.Errorf("second default route: %v", err)
+	if _, err := w.Attach(t.Context(), "ca", path, r); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "192.0.2.50 by eth1") {
+		t.Errorf("second gateway: %v", err)
 	}
-	if err := w.Forget(t.Context(), "ca"); err != nil {
+	if err := w.Detach(t.Context(), "ca", path, att.IfName); err != nil {
 		t.Error(err)
 	}
+	w.inside("ca", func() error {
+		if now := defaults(); now != own || own == "" {
+			t.Errorf("default route %q after %q", now, own)
+		}
+		return nil
+	})
+}
+
+// defaults lists the gateways of the calling thread's namespace.
+func defaults() (s string) {
+	routes, _ := netlink.RouteList(nil, netlink.FAMILY_V4)
+	for _, r := range routes {
+		if r.Gw != nil {
+			s += r.Gw.String() + " "
+		}
+	}
+	return s
 }
 
 // TestUndoAndCrash fails at each step, and leaves what a crash there would.

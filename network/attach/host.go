@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -59,59 +58,26 @@ func (r Request) filters(link netlink.Link) error {
 		"ip link set "+r.Master+" type bridge vlan_filtering 1 (CONFIG_BRIDGE_VLAN_FILTERING in the kernel)")
 }
 
-// inside is what a namespace has.
-type inside struct {
-	names    map[string]bool
-	defaults map[int]bool // families that have a default route
-}
-
-func look(path string) (in inside, _ error) {
-	in = inside{map[string]bool{}, map[int]bool{}}
-	err := netns.OnNewThread(func() error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		links, err := netlink.LinkList()
-		if err != nil {
-			return err
-		}
-		for _, l := range links {
-			in.names[l.Attrs().Name] = true
-		}
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			routes, err := netlink.RouteList(nil, family)
-			if err != nil {
-				return err
-			}
-			for _, r := range routes {
-				if r.Dst == nil || r.Dst.IP.IsUnspecified() {
-					in.defaults[family] = true
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return in, fmt.Errorf("look into network namespace: %w", err)
+// look lists the interfaces of a namespace.
+func look(path string) (names map[string]bool, _ error) {
+	names = map[string]bool{"lo": true}
+	all, err := netns.Interfaces(path)
+	for _, i := range all {
+		names[i.Name] = true
 	}
-	return in, nil
+	return names, err
 }
 
 // name chooses the interface's name.
-func (r Request) name(in inside) (string, error) {
+func (r Request) name(have map[string]bool) (string, error) {
 	if r.IfName != "" {
-		if in.names[r.IfName] {
+		if have[r.IfName] {
 			return "", fmt.Errorf("interface %s exists in the clone: %w", r.IfName, errdefs.ErrAlreadyExists)
 		}
 		return r.IfName, nil
 	}
 	for i := 1; i <= maxInterfaces+1; i++ {
-		if name := fmt.Sprintf("eth%d", i); !in.names[name] {
+		if name := fmt.Sprintf("eth%d", i); !have[name] {
 			return name, nil
 		}
 	}
