@@ -37,7 +37,7 @@ func (a *app) run(args []string) int {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args, a.tail = args[:i], append([]string{}, args[i+1:]...)
 	}
-	err := a.root().Run(context.Background(), helpArgs(args))
+	err := a.root(args).Run(context.Background(), helpArgs(args))
 	return a.report(err, a.wantsJSON(args))
 }
 
@@ -49,7 +49,26 @@ func helpArgs(args []string) []string {
 	return args
 }
 
-func (a *app) root() *cli.Command {
+// root describes the command line. If args begin with a verb, it is the only one:
+// to set up all takes longer than most requests.
+func (a *app) root(args []string) *cli.Command {
+	verbs := []struct {
+		name string
+		make func() *cli.Command
+	}{
+		{"clone", a.cloneCommand}, {"run", a.runCommand}, {"ls", a.lsCommand}, {"inspect", a.inspectCommand}, {"logs", a.logsCommand},
+		{"exec", a.execCommand}, {"connect", a.connectCommand}, {"extend", a.extendCommand}, {"rm", a.rmCommand},
+		{"golden", a.goldenCommand}, {"pool", a.poolCommand}, {"net", a.netCommand}, {"doctor", a.doctorCommand},
+		{"version", a.versionCommand}, {"completion", a.completionCommand},
+	}
+	var commands []*cli.Command
+	for _, v := range verbs {
+		if len(args) > 1 && args[1] == v.name {
+			commands = []*cli.Command{v.make()}
+			break
+		}
+		commands = append(commands, v.make())
+	}
 	root := &cli.Command{
 		Name:        "ctrsnap",
 		Usage:       "private databases for CI jobs in milliseconds",
@@ -60,11 +79,7 @@ func (a *app) root() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "host", Aliases: []string{"H"}, Usage: "address of the daemon", DefaultText: api.DefaultHost, Sources: cli.EnvVars("CTRSNAP_HOST"), Destination: &a.host},
 		},
-		Commands: []*cli.Command{
-			a.cloneCommand(), a.runCommand(), a.lsCommand(), a.inspectCommand(), a.logsCommand(), a.execCommand(),
-			a.connectCommand(), a.extendCommand(), a.rmCommand(), a.goldenCommand(), a.poolCommand(), a.netCommand(), a.doctorCommand(),
-			a.versionCommand(), a.completionCommand(),
-		},
+		Commands: commands,
 	}
 	prepare(root)
 	return root

@@ -77,7 +77,7 @@ func (a *app) complete(words []string) int {
 
 func (a *app) candidates(before []string, cur string) []candidate {
 	a.host = a.getenv("CTRSNAP_HOST")
-	cmd, awaited := descend(a.root(), before)
+	cmd, awaited := descend(a.root(nil), before)
 	switch {
 	case awaited != nil:
 		return flagValues(awaited)

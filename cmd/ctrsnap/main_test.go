@@ -146,7 +146,7 @@ func TestExamples(t *testing.T) {
 			walk(sub, words+" "+sub.Name)
 		}
 	}
-	walk(a.root(), "ctrsnap")
+	walk(a.root(nil), "ctrsnap")
 	if n < 25 {
 		t.Errorf("only %d examples found", n)
 	}

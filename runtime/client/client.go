@@ -46,14 +46,15 @@ func New(host string) (*Client, error) {
 			Hint:    fmt.Sprintf("use unix:///PATH with a path of at most %d bytes", maxSocketPath),
 		}
 	}
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression: true,
 	}
-	return &Client{host: host, http: &http.Client{Transport: transport}, protocol: api.Protocol}, nil
+	return &Client{host: host, http: &http.Client{Transport: &direct{dial, transport}}, protocol: api.Protocol}, nil
 }
 
 // Host returns where the daemon is, as given to New.
