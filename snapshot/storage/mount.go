@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -123,7 +122,6 @@ func (s *Storage) unmountFree(ctx context.Context) error {
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
-		runtime.GC() // closes what containerd opened to try fsverity, and forgot
 		select {
 		case <-ctx.Done():
 			return err
