@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net/netip"
@@ -37,6 +38,19 @@ func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 		}
 		return nil
 	}
+}
+
+// addNetwork makes a clone's network. A wanted address may be that of a clone that
+// is on its way out: it is waited for.
+func (s *starter) addNetwork(ctx context.Context) (network.Namespace, error) {
+	ns, err := s.opts.Network.Add(ctx, s.clone.id, s.want.network())
+	if s.want.addr.IsValid() && errdefs.IsAlreadyExists(err) && len(s.pending()) > 0 {
+		if err := s.Drain(ctx); err != nil {
+			return ns, err
+		}
+		ns, err = s.opts.Network.Add(ctx, s.clone.id, s.want.network())
+	}
+	return ns, err
 }
 
 // network returns what a clone's network is to be like.

@@ -116,7 +116,7 @@ func (s *starter) prepare(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		return s.stage(ctx, api.StageNetwork, func(ctx context.Context) (err error) {
-			s.netns, err = s.opts.Network.Add(ctx, id, s.want.network())
+			s.netns, err = s.addNetwork(ctx)
 			if err != nil {
 				return fmt.Errorf("add network: %w", err)
 			}
