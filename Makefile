@@ -34,6 +34,12 @@ test: ## run all tests; sets up all they need by itself (needs root)
 	@$(MAKE) --no-print-directory build
 	@.ci/test
 
+.PHONY: test-network
+test-network: ## run the tests of the network alone, and measure it (needs root)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory build
+	@.ci/test-network
+
 .PHONY: lint
 lint: ## run the linters
 	@.ci/lint

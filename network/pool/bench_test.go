@@ -27,7 +27,17 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	state := b.TempDir()
 	pool, _ := mustOpen(b, 4)
-	byPlugins, err := cni.Open(b.Context(), cni.Options{StateDir: state, BinDirs: []string{plugins}})
+	conflist := filepath.Join(b.TempDir(), "x.conflist")
+	err = os.WriteFile(conflist, []byte(`{"cniVersion": "1.0.0", "name": "x", "plugins": [{"type": "bridge", "bridge": "cni7", "isGateway": true,
+		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.98.0.0/16"}]]}}]}`), 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	conf, err := cni.Read(conflist, false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	byPlugins, err := cni.Open(b.Context(), cni.Options{StateDir: state, BinDirs: []string{plugins}, Networks: []cni.Conf{conf}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -44,7 +54,7 @@ func BenchmarkAdd(b *testing.B) {
 		for _, w := range ways {
 			id := fmt.Sprintf("c%s%d", w.name, i)
 			began := time.Now()
-			testsuite.MustAdd(b, w, id)
+			testsuite.MustAddTo(b, w, id, network.Options{Lease: id})
 			added := time.Now()
 			testsuite.MustRemove(b, w, id)
 			took[w.name] = append(took[w.name], added.Sub(began))
