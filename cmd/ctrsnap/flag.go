@@ -166,7 +166,7 @@ func wrongArgs(cmd *cli.Command, want string, few bool) error {
 }
 
 func networkFlag(names *string) cli.Flag {
-	return &cli.StringFlag{Name: "network", Usage: "attach to `NAME[,NAME]` of 'ctrsnap net ls' in place of the default network", Destination: names}
+	return &cli.StringFlag{Name: "network", Usage: "attach to `NAME[,NAME]` of 'ctrsnap net ls' in place of the default network; none is a unix socket only", Destination: names}
 }
 
 // reach are the flags that say what a clone's network is like.

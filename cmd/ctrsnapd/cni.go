@@ -8,6 +8,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/cni"
 	"github.com/ctrsnap/ctrsnap/network/named"
+	"github.com/ctrsnap/ctrsnap/network/none"
 	"github.com/ctrsnap/ctrsnap/network/pool"
 )
 
@@ -36,6 +37,14 @@ func (d *daemon) cniConf() (cni.Conf, error) {
 // openNamed opens CNI networks that a clone asks for. What was found by name
 // when they were first used is kept: their clones can be removed when it is gone.
 func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (named.Network, error) {
+	size := min(namedAhead, d.cfg.Network.Ahead)
+	if slices.Equal(names, []string{none.Name}) {
+		inner, err := none.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: size, Log: d.log})
+	}
 	confs := make([]cni.Conf, len(names))
 	for i, name := range names {
 		var err error
@@ -47,7 +56,7 @@ func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (nam
 	if err != nil {
 		return nil, err
 	}
-	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: min(namedAhead, d.cfg.Network.Ahead), Log: d.log})
+	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: size, Log: d.log})
 }
 
 // confs are the configurations of CNI networks.

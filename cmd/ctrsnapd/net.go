@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/cni"
+	"github.com/ctrsnap/ctrsnap/network/none"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
@@ -55,7 +56,7 @@ func (d *daemon) Networks(ctx context.Context) (api.Networks, error) {
 		own = d.describeConf(ctx, conf)
 		own.Name, own.Default, own.Detail = "default", true, fmt.Sprint(d.network)
 	}
-	list.Networks = append(list.Networks, own)
+	list.Networks = append(list.Networks, own, api.Network{Name: none.Name, Kind: none.Name, Detail: "reached by the unix socket only"})
 	confs, err := d.confs().List()
 	if err != nil {
 		list.Problems = strings.Split(err.Error(), "\n")

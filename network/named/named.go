@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/none"
 )
 
 const (
@@ -92,6 +93,9 @@ func Check(names string) error {
 	list := strings.Split(names, ",")
 	if len(list) > maxNetworks {
 		return fmt.Errorf("%d networks are more than %d: %w", len(list), maxNetworks, errdefs.ErrInvalidArgument)
+	}
+	if len(list) > 1 && slices.Contains(list, none.Name) {
+		return fmt.Errorf("network %s is for clones without any other: %w", none.Name, errdefs.ErrInvalidArgument)
 	}
 	for i, name := range list {
 		if !nameRE.MatchString(name) {

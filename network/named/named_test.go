@@ -148,7 +148,7 @@ func TestRestart(t *testing.T) {
 
 func TestBadNames(t *testing.T) {
 	p := newWorld(t).open(t)
-	for _, names := range []string{",", "a,", "../x", "a b", "a,a", "a,b,c,d,e", strings.Repeat("a", 65), "a\n"} {
+	for _, names := range []string{",", "a,", "../x", "a b", "a,a", "a,b,c,d,e", "a,none", "none,a", strings.Repeat("a", 65), "a\n"} {
 		if _, err := p.Add(t.Context(), "ca", network.Options{Networks: names}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", names, err)
 		}

@@ -4,7 +4,7 @@ package api
 type Network struct {
 	Schema  int      `json:"schema"`
 	Name    string   `json:"name"`
-	Kind    string   `json:"kind"`              // bridge, cni or flannel
+	Kind    string   `json:"kind"`              // bridge, cni, flannel or none
 	Default bool     `json:"default"`           // of clones that name none
 	File    string   `json:"file,omitempty"`    // its CNI configuration
 	Shared  bool     `json:"shared,omitempty"`  // others on this host use it, too

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/none"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -17,7 +18,8 @@ import (
 // lifetime, which knows the lease.
 func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) (err error) {
-		p.egress = m.opts.Egress
+		p.networks = strings.Join(req.Networks, ",")
+		p.egress = m.opts.Egress && p.networks != none.Name
 		if req.Egress != nil {
 			p.egress = *req.Egress
 		}
@@ -25,7 +27,6 @@ func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 		if p.peers == "" && p.count > 1 {
 			p.peers = "r" + strings.ToLower(rand.Text())
 		}
-		p.networks = strings.Join(req.Networks, ",")
 		if req.IP == "" {
 			return nil
 		}
