@@ -27,7 +27,7 @@ func flannelDir(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{"flanneld", "etcd"} {
+	for _, p := range []string{"flanneld", "etcd", "flannel"} {
 		if _, err := os.Stat(filepath.Join(bin, p)); err != nil {
 			t.Skipf("needs flanneld and etcd, built by .ci/flannel-setup: %v", err)
 		}
@@ -205,8 +205,8 @@ func TestFlannel(t *testing.T) {
 	l.configure("e", url, "vxlan")
 	stop := l.flanneld(url, "a", "b")
 	daemons := map[string]*daemon{}
-	for _, host := range []string{"a", "b"} {
-		d := newDaemonIn(t, l.enter(host), fmt.Sprintf("use = \"flannel\"\nflannel_file = %q\nahead = 2\n", l.subnetFile(host)))
+	for host, plugins := range map[string]string{"a": "", "b": bin} { // b has flannel's CNI plugin
+		d := newDaemonIn(t, l.enter(host), fmt.Sprintf("use = \"flannel\"\nflannel_file = %q\nbin_dirs = [%q]\nahead = 2\n", l.subnetFile(host), plugins))
 		d.file("schema.sql", schema)
 		d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 		daemons[host] = d

@@ -43,7 +43,8 @@ func (c Conf) current() (*libcni.NetworkConfigList, error) {
 	if env, err := c.leases[0].Current(); err == nil { // else the plugin says so
 		delegate["bridge"] = flannelBridge(env)
 	}
-	list := &libcni.NetworkConfigList{Name: c.Name, CNIVersion: "1.0.0"}
+	// The last version that flannel's plugin of containernetworking/plugins knows.
+	list := &libcni.NetworkConfigList{Name: c.Name, CNIVersion: "0.4.0"}
 	return rebuild(list, []object{c.keep(object{
 		"type": flannel.Type, "subnetFile": c.leases[0].Path, "delegate": delegate,
 	})})
