@@ -73,12 +73,14 @@ type attribute struct {
 // dump asks nf_tables for a list.
 func dump(t testing.TB, typ int, family uint8, with ...*nl.RtAttr) (list []map[uint16][]byte) {
 	t.Helper()
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|typ, unix.NLM_F_DUMP)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: family})
-	for _, a := range with {
-		req.AddData(a)
-	}
-	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	msgs, err := whole(func() ([][]byte, error) {
+		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|typ, unix.NLM_F_DUMP)
+		req.AddData(&nl.Nfgenmsg{NfgenFamily: family})
+		for _, a := range with {
+			req.AddData(a)
+		}
+		return req.Execute(unix.NETLINK_NETFILTER, 0)
+	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		t.Fatalf("ask nf_tables: %v", err)
 	}
