@@ -120,10 +120,10 @@ func cpuPressure() float64 {
 }
 
 // fromPool takes a member of the pool, or a place among those who wait for
-// one. A server with settings or
-// networks of its own is made for its caller.
+// one. A server with settings, networks
+// or an address of its own is made for its caller.
 func (m *Manager) fromPool(want *plan) (*clone, *pool.Await[*clone]) {
-	if len(want.settings) > 0 || want.networks != "" {
+	if len(want.settings) > 0 || want.networks != "" || want.addr.IsValid() {
 		return nil, nil
 	}
 	c, _, await := m.pool.ClaimOrAwait(want.golden)
