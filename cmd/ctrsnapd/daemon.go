@@ -49,6 +49,8 @@ type daemon struct {
 	store      *golden.Store
 	bases      *base.Maker
 	network    *named.Provider
+	bridge     *bridge.Network // nil where a CNI network is the default one
+	names      *names          // nil where nobody answers for names
 	attach     *attach.Attacher
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
@@ -181,7 +183,9 @@ func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
 			return nil, fmt.Errorf("network.subnet: %w", err)
 		}
 	}
-	return bridge.Open(ctx, opts)
+	var err error
+	d.bridge, err = bridge.Open(ctx, opts)
+	return d.bridge, err
 }
 
 func (d *daemon) openRuntime(context.Context) error {
@@ -206,7 +210,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, Pool: d.pool(), Logger: d.log,
+		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
@@ -252,6 +256,9 @@ func (d *daemon) close(ctx context.Context) error {
 	if d.manager != nil {
 		err = d.manager.Close(ctx)
 	}
+	if d.names != nil {
+		err = errors.Join(err, d.names.server.Close())
+	}
 	if d.shims != nil {
 		d.shims.Close()
 	}
@@ -278,6 +285,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	if d.shims != nil {
 		d.shims.Warm(namespaces.WithNamespace(ctx, snapshot.Namespace))
 	}
+	d.openNames(ctx)
 	if err := d.manager.RefreshPool(ctx); err != nil {
 		return err
 	}

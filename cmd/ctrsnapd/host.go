@@ -29,6 +29,9 @@ func (d *daemon) Version() api.Version {
 func (d *daemon) Doctor(ctx context.Context) api.Doctor {
 	report := api.Doctor{Schema: api.Schema}
 	report.Checks = append(d.checkStorage(ctx), d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(ctx), checkCgroups())
+	if d.names != nil {
+		report.Checks = append(report.Checks, d.names.check(ctx))
+	}
 	return report
 }
 

@@ -76,11 +76,14 @@ func (b *Bridge) gateways() []netip.Addr {
 	return []netip.Addr{b.Gateway()}
 }
 
-// Gateways are the host's addresses on all bridges, for services that clones may
-// use.
-func (n *Network) Gateways() (all []netip.Addr) {
+// Gateways are the host's addresses on all bridges, each with the length of its
+// subnet, for services that clones may use.
+func (n *Network) Gateways() (all []netip.Prefix) {
 	for _, l := range n.all() {
-		all = append(all, l.bridge.gateways()...)
+		for i, a := range l.bridge.gateways() {
+			bits := [...]int{l.bridge.Subnet.Bits(), l.bridge.Subnet6.Bits()}
+			all = append(all, netip.PrefixFrom(a, bits[i]))
+		}
 	}
 	return all
 }

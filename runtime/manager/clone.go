@@ -26,6 +26,10 @@ type record struct {
 	api.Clone
 	OwnerUID int        `json:"owner_uid"`
 	Addr     netip.Addr `json:"addr"`
+	// Addrs are all addresses of the first interface.
+	Addrs []netip.Addr `json:"addrs,omitempty"`
+	// Peers is of the clones that reach each other; "" is each by itself.
+	Peers string `json:"peers,omitempty"`
 	// Ready says that the clone may have been handed out. One that is not
 	// belongs to nobody.
 	Ready bool `json:"ready"`

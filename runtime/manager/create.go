@@ -247,6 +247,7 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 // attach makes a clone visible. The caller holds mu.
 func (m *Manager) attach(c *clone) {
 	m.clones[c.id] = c
+	m.namesVersion.Add(1)
 	if c.rec.Name != "" {
 		m.names[c.rec.Name] = c
 	}
@@ -259,6 +260,7 @@ func (m *Manager) detach(c *clone) bool {
 		return false
 	}
 	delete(m.clones, c.id)
+	m.namesVersion.Add(1)
 	if m.names[c.rec.Name] == c {
 		delete(m.names, c.rec.Name)
 	}

@@ -9,8 +9,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -57,6 +59,11 @@ type Options struct {
 	Egress            bool          // clones reach what is beyond the host unless asked otherwise
 	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
+
+	// ResolvConf returns the host's file that a clone with an address of the default
+	// network has as its resolv.conf(5); "" leaves it the golden's. nil is "" for all.
+	// It is called while a clone is made.
+	ResolvConf func(ctx context.Context, addr netip.Addr) string
 
 	Interfaces     Interfaces               // nil attaches no further interfaces
 	IsNetworkAdmin func(server.Caller) bool // who may, beside root; nil is nobody
@@ -105,6 +112,8 @@ type Manager struct {
 	wg     sync.WaitGroup // goroutines
 
 	refreshing sync.Mutex // held while the pool is told of goldens; taken before all others
+
+	namesVersion atomic.Uint64 // changed with mu held
 
 	mu        sync.Mutex
 	closing   bool

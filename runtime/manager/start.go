@@ -132,7 +132,7 @@ func (s *starter) prepare(ctx context.Context) error {
 func (s *starter) connect() error {
 	c := s.clone
 	if len(s.netns.Addrs) > 0 {
-		c.rec.Addr = s.netns.Addrs[0]
+		c.rec.Addr, c.rec.Addrs = s.netns.Addrs[0], s.netns.Addrs
 	}
 	conn, err := c.engine.Connect(c.golden, s.endpoint(c.id, c.rec.Addr, 0))
 	if err != nil {
@@ -177,10 +177,10 @@ func (s *starter) create(ctx context.Context) error {
 		Process:  s.want.process,
 		NetNS:    s.netns.Path,
 		Hostname: hostname,
-		Mounts: []specs.Mount{{
+		Mounts: append(s.resolvConf(ctx), specs.Mount{
 			Destination: runtime.SocketDir, Type: "bind", Source: s.socketDir(c.id),
 			Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
-		}},
+		}),
 		LogPath:  s.logPath(c.id),
 		Labels:   map[string]string{KindLabel: KindClone},
 		Record:   rec,
@@ -319,7 +319,7 @@ func (r *record) live(ttl time.Duration) {
 func (r *record) personalise(want *plan, name string, at time.Time) {
 	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
 	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID
-	r.Egress = want.egress
+	r.Egress, r.Peers = want.egress, want.peers
 	if want.networks != "" {
 		r.Networks = strings.Split(want.networks, ",")
 	}

@@ -63,6 +63,7 @@ type Network struct {
 	Subnet   string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
 	Ahead    int      `toml:"ahead" comment:"how many network namespaces wait for clones"`
 	BinDirs  []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
+	DNS      bool     `toml:"dns" comment:"answer at the bridge's addresses for the names of clones: NAME.ctrsnap.internal"`
 	Conflist string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
 	Use      string   `toml:"use" comment:"name of a CNI network to be used in place of the bridge; flannel needs no file"`
 
@@ -108,7 +109,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
-		Network:    Network{Ahead: 16, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
+		Network:    Network{Ahead: 16, DNS: true, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2},

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/ctrsnap/ctrsnap/network/bridge"
+	"github.com/ctrsnap/ctrsnap/network/dns"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// hostResolvers are the files that say whom this host asks for names: the
+// second one where the first names a resolver of this host's.
+var hostResolvers = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
+
+// names answers for the names of clones at the addresses of the bridges, and
+// has clones ask there. It is safe for concurrent use.
+type names struct {
+	bridge *bridge.Network
+	server *dns.Server
+	dir    string // of the files that are clones' resolv.conf
+	log    *slog.Logger
+
+	mu     sync.Mutex
+	files  map[netip.Prefix]string // by the host's address; "" where somebody else listens
+	failed map[netip.Prefix]error
+}
+
+// openNames begins to answer. Clones do without where that cannot be.
+func (d *daemon) openNames(ctx context.Context) {
+	if d.bridge == nil || !d.cfg.Network.DNS {
+		return
+	}
+	d.names = &names{
+		bridge: d.bridge, server: dns.New(d.manager, dns.Options{Log: d.log}), dir: d.state("resolv"), log: d.log,
+		files: map[netip.Prefix]string{}, failed: map[netip.Prefix]error{},
+	}
+	for _, at := range d.bridge.Gateways() {
+		d.names.listen(ctx, at)
+	}
+}
+
+// resolvConf returns the resolv.conf of a clone with an address, or "".
+func (d *daemon) resolvConf(ctx context.Context, addr netip.Addr) string {
+	if d.names == nil {
+		return ""
+	}
+	file := ""
+	for _, at := range d.bridge.Gateways() {
+		got, known := d.names.file(at)
+		if !known { // a bridge that came later: its first clone
+			got = d.names.listen(ctx, at)
+		}
+		if at.Contains(addr) {
+			file = got
+		}
+	}
+	return file
+}
+
+func (n *names) file(at netip.Prefix) (file string, known bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	file, known = n.files[at]
+	return file, known
+}
+
+// listen listens at an address, unless it does already, and returns the file
+// that sends clones there.
+func (n *names) listen(ctx context.Context, at netip.Prefix) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	err := n.server.Listen(ctx, at)
+	file := filepath.Join(n.dir, at.Addr().String())
+	if err == nil {
+		err = errors.Join(os.MkdirAll(n.dir, 0o755), os.WriteFile(file, resolvConf(at.Addr()), 0o644)) //nolint:gosec // all users of clones read it
+	}
+	delete(n.failed, at)
+	if err != nil {
+		file = ""
+		n.failed[at] = err
+		n.log.WarnContext(ctx, "no names for clones", "address", at.Addr(), "error", err)
+	}
+	n.files[at] = file
+	return file
+}
+
+// resolvConf is written so that names of clones need no domain, and what we
+// refuse is asked elsewhere by clones that reach it.
+func resolvConf(at netip.Addr) []byte {
+	lines := []string{"search " + strings.TrimSuffix(dns.Zone, "."), "nameserver " + at.String()}
+	for _, path := range hostResolvers {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) < 2 || f[0] != "nameserver" || len(lines) >= 4 { // resolv.conf(5): at most three servers
+				continue
+			}
+			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() {
+				lines = append(lines, "nameserver "+f[1])
+			}
+		}
+		if len(lines) > 2 {
+			break
+		}
+	}
+	return []byte(strings.Join(lines, "\n") + "\n")
+}
+
+// check tries again where it could not listen.
+func (n *names) check(ctx context.Context) api.Check {
+	var at []string
+	for _, gateway := range n.bridge.Gateways() {
+		n.listen(ctx, gateway)
+		at = append(at, gateway.Addr().String())
+	}
+	c := api.Check{Name: "names", Status: "ok", Detail: fmt.Sprintf("%s at %s", strings.TrimSuffix(dns.Zone, "."), strings.Join(at, ", "))}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, err := range n.failed {
+		c.Status, c.Why = "warning", fmt.Sprintf("clones do not find each other by name: %v", err)
+		c.Fix = "have what listens on port 53 of all addresses leave these out, or set network.dns = false"
+	}
+	return c
+}
