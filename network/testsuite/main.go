@@ -27,6 +27,11 @@ func Main(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "set loopback up:", err)
 			os.Exit(1)
 		}
+		// A new namespace has what the host's first one has at that moment.
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0); err != nil {
+			fmt.Fprintln(os.Stderr, "be no router:", err)
+			os.Exit(1)
+		}
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
