@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
@@ -151,9 +152,10 @@ func (o *Options) socketDir() string {
 }
 
 // stop closes plugins in reverse order of their start, then what they left.
-func (e *embedded) stop(context.Context) error {
+func (e *embedded) stop(ctx context.Context) error {
 	var err error
 	e.once.Do(func() {
+		e.settle(ctx)
 		if e.server != nil {
 			e.server.Stop()
 		}
@@ -172,6 +174,27 @@ func (e *embedded) stop(context.Context) error {
 		}
 	})
 	return err
+}
+
+// settlePeriod bounds the wait for a collection that goes on.
+const settlePeriod = 2 * time.Second
+
+// settle waits for a collection of the metadata that goes on, by one more: it would go on
+// with stores that are closed. containerd starts one a moment after it was started.
+func (e *embedded) settle(ctx context.Context) {
+	if e.metadata == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = e.metadata.GarbageCollect(context.WithoutCancel(ctx)) // it goes on at the next start
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-time.After(settlePeriod):
+	}
 }
 
 // containerdVersion returns the version of the module that is linked in.
