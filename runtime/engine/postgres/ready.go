@@ -31,7 +31,7 @@ func (*Engine) Ready(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint
 	}
 	ctx, stop := untilDied(ctx, died)
 	defer stop()
-	if err := waitBoot(ctx, ep.PID, s.DataDir, s.relCaches(ep.PID), pidFile.ready); err != nil {
+	if err := waitBoot(ctx, ep.PID, s.DataDir, s.RelCache, pidFile.ready); err != nil {
 		return fmt.Errorf("wait for server of %s: %w", g.Ref(), cause(ctx, err))
 	}
 	return nil
@@ -105,7 +105,7 @@ func waitBoot(ctx context.Context, pid int, dataDir string, dirs []string, ok fu
 	root, err := rootfs.Open(fmt.Sprintf("/proc/%d/root", pid))
 	if err == nil {
 		defer root.Close()
-		err = watchBoot(ctx, root, dataDir, dirs, ok)
+		err = watchBoot(ctx, pid, root, dataDir, dirs, ok)
 	}
 	if err == nil || ctx.Err() != nil || errors.Is(err, errRelCache) {
 		return err
@@ -135,7 +135,7 @@ func pollPidFile(ctx context.Context, pid int, dataDir string, ok func(pidFile) 
 
 // watchBoot has inotify(7) wake it. An error other than ctx's says that this is not
 // possible, or is errRelCache.
-func watchBoot(ctx context.Context, root *rootfs.Root, dataDir string, dirs []string, ok func(pidFile) bool) error {
+func watchBoot(ctx context.Context, pid int, root *rootfs.Root, dataDir string, dirs []string, ok func(pidFile) bool) error {
 	w, err := newWatch()
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func watchBoot(ctx context.Context, root *rootfs.Root, dataDir string, dirs []st
 	if _, err := w.add(root, dataDir, unix.IN_CLOSE_WRITE|unix.IN_MODIFY); err != nil {
 		return err
 	}
-	caches, err := w.addCaches(root, dataDir, dirs)
+	caches, err := w.addCaches(pid, root, dataDir, dirs)
 	defer caches.close()
 	if err != nil {
 		return err

@@ -93,25 +93,24 @@ func (b *build) saveRelCache(data *os.Root) error {
 // errRelCache says that a clone may have a relation cache that is wrong.
 var errRelCache = fmt.Errorf("put relation cache back: the server was faster: %w", errdefs.ErrUnavailable)
 
-// relCaches says which directories of a server's data can have theirs back.
-func (s state) relCaches(pid int) []string {
+// preloads says whether a server was told to preload libraries. Just after its
+// exec the kernel does not know its arguments.
+func preloads(pid int) bool {
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || bytes.Contains(args, []byte("\x00shared_preload_libraries=")) {
-		return nil
-	}
-	return s.RelCache
+	return err != nil || len(args) == 0 || bytes.Contains(args, []byte("\x00shared_preload_libraries="))
 }
 
 // relCaches are the directories of one clone whose relation cache will be removed.
 type relCaches struct {
+	pid     int
 	root    *rootfs.Root
 	dataDir string
 	dirs    map[int32]*os.Root // by the number of their watch
 }
 
 // addCaches watches dirs. The result is to be closed, also after an error.
-func (w *watch) addCaches(root *rootfs.Root, dataDir string, dirs []string) (relCaches, error) {
-	c := relCaches{root, dataDir, map[int32]*os.Root{}}
+func (w *watch) addCaches(pid int, root *rootfs.Root, dataDir string, dirs []string) (relCaches, error) {
+	c := relCaches{pid, root, dataDir, map[int32]*os.Root{}}
 	for _, name := range dirs {
 		name = path.Join(dataDir, name)
 		wd, err := w.add(root, name, unix.IN_DELETE)
@@ -136,7 +135,7 @@ func (c relCaches) close() {
 // Without it clones are slower, so that only a wrong one is an error.
 func (c relCaches) restore(number int32) error {
 	dir, begun := c.dirs[number], time.Now()
-	if dir == nil || c.ready() || dir.Rename(savedRelCache, relCache) != nil || !c.ready() {
+	if dir == nil || preloads(c.pid) || c.ready() || dir.Rename(savedRelCache, relCache) != nil || !c.ready() {
 		return nil
 	}
 	// Too late. No harm is done unless somebody had the time to change a
