@@ -16,10 +16,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-// hostResolvers are the files that say whom this host asks for names: the
-// second one where the first names a resolver of this host's.
-var hostResolvers = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
-
 // names answers for the names of clones at the addresses of the bridges, and
 // has clones ask there. It is safe for concurrent use.
 type names struct {
@@ -92,29 +88,11 @@ func (n *names) listen(ctx context.Context, at netip.Prefix) string {
 	return file
 }
 
-// resolvConf is written so that names of clones need no domain, and what we
-// refuse is asked elsewhere by clones that reach it.
+// resolvConf is written so that names of clones need no domain. It names no other
+// server: a clone that does not reach it would wait for it with each name that is
+// none of ours. See resolv.conf(5).
 func resolvConf(at netip.Addr) []byte {
-	lines := []string{"search " + strings.TrimSuffix(dns.Zone, "."), "nameserver " + at.String()}
-	for _, path := range hostResolvers {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(b)) {
-			f := strings.Fields(line)
-			if len(f) < 2 || f[0] != "nameserver" || len(lines) >= 4 { // resolv.conf(5): at most three servers
-				continue
-			}
-			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() {
-				lines = append(lines, "nameserver "+f[1])
-			}
-		}
-		if len(lines) > 2 {
-			break
-		}
-	}
-	return []byte(strings.Join(lines, "\n") + "\n")
+	return fmt.Appendf(nil, "search %s\nnameserver %s\n", strings.TrimSuffix(dns.Zone, "."), at)
 }
 
 // check tries again where it could not listen.
