@@ -197,6 +197,29 @@ func (b *builder) noLink(p string) error {
 	return nil // what is not there will be made
 }
 
+// follow returns where a path leads whose last part is a link, so that what is
+// not there can be made.
+func (b *builder) follow(p string) string {
+	buf := make([]byte, unix.PathMax)
+	for range 8 {
+		dir, err := b.open(path.Dir(p), unix.O_PATH)
+		if err != nil {
+			return p
+		}
+		n, err := unix.Readlinkat(int(fd(dir)), path.Base(p), buf)
+		_ = dir.Close()
+		if err != nil {
+			return p // no link, or nothing
+		}
+		to := string(buf[:n])
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir(p), to)
+		}
+		p = path.Clean("/" + to)
+	}
+	return p
+}
+
 // open opens a file of the root filesystem; links lead nowhere else.
 func (b *builder) open(p string, flags int) (*os.File, error) {
 	if flags&unix.O_PATH == 0 {

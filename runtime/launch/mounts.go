@@ -148,10 +148,8 @@ func (b *builder) bind(source, dest string, o mountOptions) error {
 	if st.IsDir() {
 		b.mkdirAll(dest)
 	} else {
-		if link := b.noLink(dest); link != nil {
-			if _, err := b.stat(dest); err != nil { // it leads nowhere: nothing to mount on
-				return link
-			}
+		if dest = b.follow(dest); under(dest, "/proc") {
+			return refuse("mounts: bind to " + dest)
 		}
 		b.mkdirAll(path.Dir(dest))
 		b.add("make file "+dest, unix.SYS_MKNODAT, atCwd, b.text(dest), unix.S_IFREG|0o644, 0).ignoring(unix.EEXIST, unix.EROFS)
