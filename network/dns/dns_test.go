@@ -40,6 +40,12 @@ func (f *fake) NamesVersion() uint64 {
 	return f.version
 }
 
+func (f *fake) reads() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
 func (f *fake) set(clones ...Clone) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -247,8 +253,8 @@ func TestChangesAreSeenAtOnce(t *testing.T) {
 		if got := said(w.ask(hostAddr, "pr-1.ctrsnap.internal.", dns.TypeA)); got[0] != "NXDOMAIN" {
 			t.Errorf("got %s", got)
 		}
-		if w.dir.asked != 2*(i+1) {
-			t.Errorf("read %d times", w.dir.asked)
+		if n := w.dir.reads(); n != 2*(i+1) {
+			t.Errorf("read %d times", n)
 		}
 	}
 }
