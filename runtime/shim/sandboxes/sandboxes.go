@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -236,13 +237,21 @@ func (p *Pool) give(id string) bool {
 func (p *Pool) remove(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
-	if err := p.controller.Shutdown(ctx, id); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsUnavailable(err) {
+	if err := p.controller.Shutdown(ctx, id); err != nil && !ended(err) {
 		return fmt.Errorf("end sandbox %s: %w", id, err)
 	}
 	if err := p.store.Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete record of sandbox %s: %w", id, err)
 	}
 	return nil
+}
+
+// ended says that an error of Shutdown means that the shim is no more. One that ends
+// may close its connection before its answer is out, and the controller makes no known
+// class of that.
+func ended(err error) bool {
+	return errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || errors.Is(err, ttrpc.ErrClosed) ||
+		strings.HasSuffix(err.Error(), ttrpc.ErrClosed.Error())
 }
 
 // Drain removes all sandboxes without containers: for the end of a daemon that

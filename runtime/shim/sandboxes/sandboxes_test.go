@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 	"go.uber.org/goleak"
 )
 
@@ -176,6 +177,9 @@ func (c controller) Shutdown(ctx context.Context, id string) error {
 	}
 	close(c.shims[id])
 	delete(c.shims, id)
+	if c.fail["answer"] { // in containerd's words, which lose the class
+		return fmt.Errorf("failed to shutdown sandbox: %v", ttrpc.ErrClosed) //nolint:errorlint // as it is
+	}
 	return nil
 }
 
@@ -311,6 +315,14 @@ func TestFailures(t *testing.T) {
 			})
 		})
 	}
+	t.Run("answer", func(t *testing.T) { // of a shim that has ended
+		pooled(t, func(t *testing.T, w *world, p *Pool) {
+			must(t, p.Release(t.Context(), acquire(t, p)))
+			w.fail["answer"] = true
+			must(t, p.Drain(t.Context()))
+			w.wantLeft(t, 0)
+		})
+	})
 	t.Run("shutdown", func(t *testing.T) {
 		pooled(t, func(t *testing.T, w *world, p *Pool) {
 			id := acquire(t, p)
