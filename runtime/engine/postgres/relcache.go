@@ -146,4 +146,9 @@ func (c relCaches) restore(number int32) error {
 	return nil
 }
 
-func (c relCaches) ready() bool { return readPidFile(c.root, c.dataDir).ready() }
+// ready says whether the server may serve already; it may where its pid file cannot be
+// read, for it is there when the caches go.
+func (c relCaches) ready() bool {
+	text := readPidFile(c.root, c.dataDir)
+	return text == "" || text.ready()
+}

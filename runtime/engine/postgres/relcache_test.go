@@ -17,6 +17,7 @@ func TestRelCacheRestored(t *testing.T) {
 		want          bool
 	}{
 		{"starting", "1\n/data\n2\n5432\n/run\n*\n3\nstarting\n", true},
+		{"cannot be read", "", false},
 		{"serves already", "1\n/data\n2\n5432\n/run\n*\n3\nready   \n", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
