@@ -65,7 +65,7 @@ func (b *build) finish(ctx context.Context) error {
 	if err := b.findHot(ctx); err != nil {
 		return err
 	}
-	if err := b.fillRelCache(ctx, names); err != nil {
+	if err := b.fillRelCache(ctx); err != nil {
 		return err
 	}
 	b.wb.Step("shut down")

@@ -40,21 +40,19 @@ const (
 	autovacuumRest = 100 * time.Millisecond
 )
 
-// fillRelCache connects once to each database, when nothing changes any more:
-// that writes the files. It finds out which of them clones will want.
-func (b *build) fillRelCache(ctx context.Context, databases []string) error {
-	for _, name := range databases {
-		if _, err := b.query(ctx, name, "SELECT 1"); err != nil {
-			return fmt.Errorf("connect to %s: %w", name, err)
-		}
-	}
+// fillRelCache connects once to the database of clones, when nothing changes any
+// more: that writes the files. It finds out where they are.
+func (b *build) fillRelCache(ctx context.Context) error {
 	dirs, err := b.query(ctx, b.st.DB, `SELECT 'base/' || oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
 		AND dattablespace = 1663 AND pg_catalog.current_setting('shared_preload_libraries') = ''`)
+	if err != nil {
+		return fmt.Errorf("find relation cache: %w", err)
+	}
 	b.st.RelCache = nil
-	if err == nil && len(dirs) > 0 {
+	if len(dirs) > 0 {
 		b.st.RelCache = []string{"global", dirs[0]}
 	}
-	return err
+	return nil
 }
 
 // saveRelCache gives the files their second names. Links that came with the data
