@@ -31,7 +31,6 @@ type passwords struct {
 func (m *Manager) takePassword(name string, e runtime.PasswordSetter) (runtime.Password, error) {
 	p := &m.passwords
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.ready == nil {
 		p.ready, p.making = map[string][]runtime.Password{}, map[string]bool{}
 	}
@@ -40,10 +39,13 @@ func (m *Manager) takePassword(name string, e runtime.PasswordSetter) (runtime.P
 		p.making[name] = true
 		m.wg.Go(func() { m.makePasswords(name, e) })
 	}
-	if len(have) == 0 {
+	if len(have) > 0 {
+		p.ready[name] = have[1:]
+	}
+	p.mu.Unlock()
+	if len(have) == 0 { // it takes milliseconds, which others need not wait for
 		return e.NewPassword()
 	}
-	p.ready[name] = have[1:]
 	return have[0], nil
 }
 
