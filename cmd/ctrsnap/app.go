@@ -164,6 +164,14 @@ func (a *app) connect() (daemon, error) {
 	return wire{c}, nil
 }
 
+// connectFor is connect for a command with an output, once that is known to be one.
+func (a *app) connectFor(out *output) (daemon, error) {
+	if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
+		return nil, err
+	}
+	return a.connect()
+}
+
 // interruptible returns a context that ends with a signal that asks the
 // command to stop; its cause then is a *signalError.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -21,10 +21,7 @@ func (a *app) doctorCommand() *cli.Command {
 			if cmd.Args().Present() {
 				return wrongArgs(cmd, "", false)
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}

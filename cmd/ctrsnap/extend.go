@@ -33,10 +33,7 @@ func (a *app) extendCommand() *cli.Command {
 			if ttl == 0 {
 				return usagef("usage: ctrsnap extend ID --ttl D").of("extend: --ttl is missing")
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}

@@ -92,10 +92,7 @@ func (a *app) goldenLsCommand() *cli.Command {
 			if cmd.NArg() > 1 {
 				return wrongArgs(cmd, "NAME", false)
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}
@@ -153,10 +150,7 @@ func (a *app) goldenHistoryCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}

@@ -32,10 +32,7 @@ func inspectCommand[T any](a *app, arg, verb string, get func(daemon, context.Co
 		if err != nil {
 			return err
 		}
-		if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-			return err
-		}
-		d, err := a.connect()
+		d, err := a.connectFor(out)
 		if err != nil {
 			return err
 		}

@@ -28,10 +28,7 @@ func (a *app) lsCommand() *cli.Command {
 			if cmd.Args().Present() {
 				return wrongArgs(cmd, "", false)
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}

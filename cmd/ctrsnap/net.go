@@ -41,10 +41,7 @@ func (a *app) netLsCommand() *cli.Command {
 			if len(args) > 1 {
 				return wrongArgs(cmd, "CLONE", false)
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}
@@ -105,40 +102,27 @@ func (a *app) printInterfaces(out *output, list []api.Interface) error {
 }
 
 func (a *app) netInspectCommand() *cli.Command {
-	out := newOutput("json")
-	return &cli.Command{
-		Name:      "inspect",
-		Usage:     "show a network as JSON",
-		ArgsUsage: "NETWORK",
+	get := func(d daemon, ctx context.Context, name string) (api.Network, error) {
+		return networkNamed(ctx, d, name)
+	}
+	return inspectCommand(a, "NETWORK", "net inspect", get, nil, &cli.Command{
+		Name:  "inspect",
+		Usage: "show a network as JSON",
 		Description: `   ctrsnap net inspect default
    ctrsnap net inspect flannel --format '{{.problem}}'`,
-		Flags: out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "NETWORK")
-			if err != nil {
-				return err
-			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
-			if err != nil {
-				return err
-			}
-			list, err := d.Networks(ctx)
-			if err != nil {
-				return about(err, "net inspect %s", args[0])
-			}
-			i := slices.IndexFunc(list.Networks, func(n api.Network) bool { return n.Name == args[0] })
-			if i < 0 {
-				return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("net inspect %s: no network has that name", args[0]), Hint: "'ctrsnap net ls' lists the networks"}
-			}
-			if out.format == "template" {
-				return out.execute(a.stdout, list.Networks[i])
-			}
-			return printJSON(a.stdout, list.Networks[i])
-		},
+	})
+}
+
+func networkNamed(ctx context.Context, d daemon, name string) (api.Network, error) {
+	list, err := d.Networks(ctx)
+	if err != nil {
+		return api.Network{}, err
 	}
+	i := slices.IndexFunc(list.Networks, func(n api.Network) bool { return n.Name == name })
+	if i < 0 {
+		return api.Network{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("net inspect %s: no network has that name", name), Hint: "'ctrsnap net ls' lists the networks"}
+	}
+	return list.Networks[i], nil
 }
 
 const netAttachHelp = `The clone gets a further interface and this command prints its name.
@@ -187,10 +171,7 @@ func (a *app) netAttachCommand() *cli.Command {
 			if req.Gateway, err = gatewayOf(gateway, req.IP); err != nil {
 				return err
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}

@@ -42,10 +42,7 @@ that had to be made.
 			if cmd.Args().Present() {
 				return wrongArgs(cmd, "", false)
 			}
-			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
-				return err
-			}
-			d, err := a.connect()
+			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}
