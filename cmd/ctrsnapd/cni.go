@@ -37,13 +37,16 @@ func (d *daemon) cniConf() (cni.Conf, error) {
 // openNamed opens CNI networks that a clone asks for. What was found by name
 // when they were first used is kept: their clones can be removed when it is gone.
 func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (named.Network, error) {
-	size := min(namedAhead, d.cfg.Network.Ahead)
+	inner, err := d.namedProvider(ctx, dir, names)
+	if err != nil {
+		return nil, err
+	}
+	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: min(namedAhead, d.cfg.Network.Ahead), Log: d.log})
+}
+
+func (d *daemon) namedProvider(ctx context.Context, dir string, names []string) (network.Provider, error) {
 	if slices.Equal(names, []string{none.Name}) {
-		inner, err := none.Open(dir)
-		if err != nil {
-			return nil, err
-		}
-		return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: size, Log: d.log})
+		return none.Open(dir)
 	}
 	confs := make([]cni.Conf, len(names))
 	for i, name := range names {
@@ -52,11 +55,7 @@ func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (nam
 			return nil, err
 		}
 	}
-	inner, err := cni.Open(ctx, cni.Options{StateDir: dir, BinDirs: d.pluginDirs(), Networks: confs, Log: d.log})
-	if err != nil {
-		return nil, err
-	}
-	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: size, Log: d.log})
+	return cni.Open(ctx, cni.Options{StateDir: dir, BinDirs: d.pluginDirs(), Networks: confs, Log: d.log})
 }
 
 // confs are the configurations of CNI networks.
