@@ -1,29 +1,18 @@
 package bridge
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// whole repeats a listing that the kernel says may be incomplete, because
-// something changed meanwhile (NLM_F_DUMP_INTR). A busy host changes all the
-// time, so it gives up in the end.
-func whole[T any](list func() (T, error)) (T, error) {
-	for range 50 {
-		if v, err := list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return v, err
-		}
-	}
-	return list()
-}
+	"github.com/ctrsnap/ctrsnap/network/netns"
+)
 
 // linkByName is a lookup in present kernels and a listing in old ones.
 func linkByName(name string) (netlink.Link, error) {
-	return whole(func() (netlink.Link, error) { return netlink.LinkByName(name) })
+	return netns.List(func() (netlink.Link, error) { return netlink.LinkByName(name) })
 }
 
 // ipv4Addrs lists the IPv4 addresses of a link.
@@ -31,20 +20,20 @@ func ipv4Addrs(link netlink.Link) ([]netlink.Addr, error) { return addrsOf(link,
 
 // addrsOf lists the addresses of a link, or of all with nil.
 func addrsOf(link netlink.Link, family int) ([]netlink.Addr, error) {
-	return whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
+	return netns.List(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
 }
 
 // routes lists the routes of all tables.
 func routes(family int) ([]netlink.Route, error) {
 	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
-	return whole(func() ([]netlink.Route, error) {
+	return netns.List(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(family, all, netlink.RT_FILTER_TABLE)
 	})
 }
 
 // portsOf counts the links that are attached to a bridge.
 func portsOf(br netlink.Link) (ports int, _ error) {
-	links, err := whole(netlink.LinkList)
+	links, err := netns.List(netlink.LinkList)
 	if err != nil {
 		return 0, err
 	}

@@ -5,13 +5,15 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // takeUp finds the bridges and ports of an earlier process. A bridge that does
 // not fit the configuration is deleted if it is empty, else it serves those who
 // are in it and nobody else.
 func (n *Network) takeUp(ctx context.Context) error {
-	links, err := whole(netlink.LinkList)
+	links, err := netns.List(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

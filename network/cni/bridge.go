@@ -16,6 +16,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/bridge"
 	"github.com/ctrsnap/ctrsnap/network/flannel"
+	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // flannelBridge names the bridge of the flannel network that is built in. Each
@@ -133,7 +134,7 @@ func (n *Network) claimBridge(r *types100.Result) error {
 // deleteBridges deletes the bridges that are ours and that nobody uses, but
 // for the one of the name keep.
 func (n *Network) deleteBridges(keep string) error {
-	links, err := whole(netlink.LinkList)
+	links, err := netns.List(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

@@ -1,12 +1,13 @@
 package cni
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
 // overlap says what route of this host, in any table, overlaps a range, but for
@@ -14,7 +15,7 @@ import (
 // halves that VPNs use instead, overlap everything and say nothing.
 func overlap(p netip.Prefix, own func(link string) bool) (string, error) {
 	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
-	routes, err := whole(func() ([]netlink.Route, error) {
+	routes, err := netns.List(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -37,15 +38,4 @@ func overlap(p netip.Prefix, own func(link string) bool) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// whole repeats a listing that the kernel says may be incomplete, because
-// something changed meanwhile (NLM_F_DUMP_INTR).
-func whole[T any](list func() (T, error)) (v T, err error) {
-	for range 50 {
-		if v, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return v, err
 }
