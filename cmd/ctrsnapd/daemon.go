@@ -43,6 +43,7 @@ const stopTimeout = 30 * time.Second
 type daemon struct {
 	cfg        config.Config
 	log        *slog.Logger
+	failpoints *failpoints // nil but in tests
 	lock       *os.File
 	storage    *storage.Storage
 	containerd *containerd.Server
@@ -112,6 +113,7 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 		Image:      filepath.Join(d.cfg.Root, "storage.xfs"),
 		Size:       int64(d.cfg.Storage.Size),
 		AllowPlain: true,
+		Failpoint:  d.failpoints.of("storage"),
 	})
 	return err
 }
@@ -119,13 +121,13 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 // openContainerd starts or connects containerd, restores what the last boot
 // checkpointed, and clears what builds left behind.
 func (d *daemon) openContainerd(ctx context.Context) error {
-	saved := checkpoint.Options{Dir: d.stored("checkpoint"), Root: d.stored("containerd")}
+	saved := checkpoint.Options{Dir: d.stored("checkpoint"), Root: d.stored("containerd"), Failpoint: d.failpoints.of("checkpoint")}
 	restored, err := checkpoint.Restore(saved)
 	if err != nil {
 		return err
 	}
 	d.log.Info("metadata", "restarted", restored.Restarted, "restored", restored.Restored, "taken", restored.Taken, "damaged", restored.Damaged)
-	opts := golden.Options{Exclusive: storage.Exclusive}
+	opts := golden.Options{Exclusive: storage.Exclusive, Failpoint: d.failpoints.of("golden")}
 	if address := d.cfg.Containerd.Address; address != "" {
 		d.containerd, err = containerd.Connect(ctx, address)
 	} else {
@@ -164,7 +166,7 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	def, err := pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log})
+	def, err := pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log, Failpoint: d.failpoints.of("netpool")})
 	if err != nil {
 		return err
 	}
@@ -176,7 +178,7 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 }
 
 func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
-	opts := bridge.Options{StateDir: d.cfg.State, Bridge: d.cfg.Network.Bridge, Log: d.log}
+	opts := bridge.Options{StateDir: d.cfg.State, Bridge: d.cfg.Network.Bridge, Log: d.log, Failpoint: d.failpoints.of("bridge")}
 	if s := d.cfg.Network.Subnet; s != "" {
 		var err error
 		if opts.Subnet, err = netip.ParsePrefix(s); err != nil {
@@ -200,13 +202,14 @@ func (d *daemon) openRuntime(context.Context) error {
 		FIFODir:    d.state("fifo"),
 		CgroupPath: d.cfg.Containerd.Cgroup,
 		Logger:     d.log,
+		Failpoint:  d.failpoints.of("runner"),
 	}
 	if d.shims != nil {
 		opts.Shims = d.shims
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.manager = manager.New(manager.Options{
-		Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin,
+		Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
@@ -216,6 +219,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
 		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel,
+		Failpoint: d.failpoints.of("build"),
 	})
 	return nil
 }
@@ -279,6 +283,9 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	d := &daemon{cfg: cfg, log: slog.Default()}
 	defer func() { err = errors.Join(err, d.close(ctx)) }()
 	began := time.Now()
+	if d.failpoints, err = openFailpoints(os.Getenv(failpointEnv), os.Getenv(visitsEnv)); err != nil {
+		return err
+	}
 	if err := d.open(ctx); err != nil {
 		return err
 	}

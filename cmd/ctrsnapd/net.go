@@ -21,7 +21,7 @@ var _ server.Networks = (*daemon)(nil)
 
 // openAttach opens what gives clones further interfaces.
 func (d *daemon) openAttach() (err error) {
-	d.attach, err = attach.Open(attach.Options{Dir: d.state("attach"), BinDirs: d.pluginDirs(), Log: d.log})
+	d.attach, err = attach.Open(attach.Options{Dir: d.state("attach"), BinDirs: d.pluginDirs(), Log: d.log, Failpoint: d.failpoints.of("attach")})
 	return err
 }
 

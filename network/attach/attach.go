@@ -46,8 +46,8 @@ type Options struct {
 	BinDirs []string // see [cni.Options]
 	Log     *slog.Logger
 
-	// failpoint, if set, is called before each step of Attach.
-	failpoint func(step string) error
+	// Failpoint, if set, is called before each step of Attach and Detach.
+	Failpoint func(step string) error
 }
 
 // Attacher attaches and detaches interfaces. It is safe for concurrent use.
@@ -303,7 +303,7 @@ func (a *Attacher) detach(ctx context.Context, att Attachment, path string) erro
 	if err != nil {
 		return err
 	}
-	if err := a.plugins.Del(ctx, conf, att.cni(path)); err != nil {
+	if err := errors.Join(a.plugins.Del(ctx, conf, att.cni(path)), a.step("detached")); err != nil {
 		return err
 	}
 	if err := os.Remove(a.record(att.ID, att.IfName)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -313,8 +313,8 @@ func (a *Attacher) detach(ctx context.Context, att Attachment, path string) erro
 }
 
 func (a *Attacher) step(name string) error {
-	if a.opts.failpoint == nil {
+	if a.opts.Failpoint == nil {
 		return nil
 	}
-	return a.opts.failpoint(name)
+	return a.opts.Failpoint(name)
 }

@@ -363,7 +363,7 @@ func TestUndoAndCrash(t *testing.T) {
 	before := len(w.links())
 	for _, step := range []string{"recorded", "attached"} {
 		boom := errors.New("boom")
-		w.opts.failpoint = func(s string) error {
+		w.opts.Failpoint = func(s string) error {
 			if s == step {
 				return boom
 			}
@@ -376,7 +376,7 @@ func TestUndoAndCrash(t *testing.T) {
 			t.Errorf("%s: left %v, links %v", step, have, w.links())
 		}
 	}
-	w.opts.failpoint = nil
+	w.opts.Failpoint = nil
 	for i := range maxInterfaces {
 		w.attach("ca", Request{Type: Bridge, Master: "lan0", IP: fmt.Sprintf("192.0.2.%d/24", 100+i)})
 	}

@@ -10,7 +10,7 @@ import (
 func TestMain(m *testing.M) { testsuite.Main(m) }
 
 func openForSuite(ctx context.Context, c testsuite.Config) (testsuite.Network, func() error, error) {
-	n, err := Open(ctx, Options{StateDir: c.StateDir, Bridge: c.Bridge, Subnet: c.Subnet, Log: c.Log, failpoint: c.Failpoint})
+	n, err := Open(ctx, Options{StateDir: c.StateDir, Bridge: c.Bridge, Subnet: c.Subnet, Log: c.Log, Failpoint: c.Failpoint})
 	if err != nil {
 		return nil, nil, err
 	}

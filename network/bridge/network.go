@@ -42,8 +42,8 @@ type Options struct {
 
 	Log *slog.Logger // nil means slog.Default()
 
-	// failpoint, if set, is called before each step of Add and Remove.
-	failpoint func(step string) error
+	// Failpoint, if set, is called before each step of Add and Remove.
+	Failpoint func(step string) error
 }
 
 // Network gives network namespaces a link to a bridge and an address. It is
@@ -240,8 +240,8 @@ func (n *Network) Teardown(ctx context.Context) error {
 }
 
 func (n *Network) step(name string) error {
-	if n.opts.failpoint == nil {
+	if n.opts.Failpoint == nil {
 		return nil
 	}
-	return n.opts.failpoint(name)
+	return n.opts.Failpoint(name)
 }

@@ -39,8 +39,8 @@ type Options struct {
 
 	Log *slog.Logger // nil means slog.Default()
 
-	// failpoint, if set, is called before each step of Add.
-	failpoint func(step string) error
+	// Failpoint, if set, is called before each step of Add.
+	Failpoint func(step string) error
 }
 
 // Network attaches network namespaces to CNI networks. It is safe for
@@ -290,8 +290,8 @@ func (n *Network) Namespaces(context.Context) ([]string, error) {
 }
 
 func (n *Network) step(name string) error {
-	if n.opts.failpoint == nil {
+	if n.opts.Failpoint == nil {
 		return nil
 	}
-	return n.opts.failpoint(name)
+	return n.opts.Failpoint(name)
 }

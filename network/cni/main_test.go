@@ -35,7 +35,7 @@ func openBridge(plugins string) testsuite.Open {
 		if err != nil {
 			return nil, nil, err
 		}
-		n, err := Open(ctx, Options{StateDir: c.StateDir, BinDirs: []string{plugins}, Networks: []Conf{conf}, Log: c.Log, failpoint: c.Failpoint})
+		n, err := Open(ctx, Options{StateDir: c.StateDir, BinDirs: []string{plugins}, Networks: []Conf{conf}, Log: c.Log, Failpoint: c.Failpoint})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -20,7 +20,7 @@ func sized(size int) testsuite.Open {
 		if err != nil {
 			return nil, nil, err
 		}
-		p, err := Open(ctx, inner, Options{Dir: filepath.Join(c.StateDir, "pool"), Size: size, Parallel: 2, Log: c.Log, failpoint: c.Failpoint})
+		p, err := Open(ctx, inner, Options{Dir: filepath.Join(c.StateDir, "pool"), Size: size, Parallel: 2, Log: c.Log, Failpoint: c.Failpoint})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -34,8 +34,8 @@ type Options struct {
 
 	Log *slog.Logger // nil means slog.Default()
 
-	// failpoint, if set, is called before each step of Add and Remove.
-	failpoint func(step string) error
+	// Failpoint, if set, is called before each step of Add and Remove.
+	Failpoint func(step string) error
 }
 
 // Checker is a Provider that can say, without waiting for anything, whether a
@@ -311,8 +311,8 @@ func (p *Pool) Spare() int {
 }
 
 func (p *Pool) step(name string) error {
-	if p.opts.failpoint == nil {
+	if p.opts.Failpoint == nil {
 		return nil
 	}
-	return p.opts.failpoint(name)
+	return p.opts.Failpoint(name)
 }

@@ -70,6 +70,8 @@ type Options struct {
 	Drain       func(context.Context) error
 	Logger      *slog.Logger // default slog.Default()
 	Concurrency int          // default DefaultConcurrency
+	// Failpoint, if set, is called before each step of a build.
+	Failpoint func(step string) error
 }
 
 // Builder builds goldens and keeps them. It is safe for concurrent use.
@@ -103,13 +105,16 @@ func New(o Options) *Builder {
 	if o.Concurrency <= 0 {
 		o.Concurrency = DefaultConcurrency
 	}
+	if o.Failpoint == nil {
+		o.Failpoint = func(string) error { return nil }
+	}
 	return &Builder{
 		Options: o,
 		gate:    make(chan struct{}, o.Concurrency),
 		locks:   keyLocks{held: map[string]*keyLock{}},
 		mount:   mount.All,
 		unmount: mount.UnmountRecursive,
-		fail:    func(string) error { return nil },
+		fail:    o.Failpoint,
 		jobs:    map[string]*job{},
 	}
 }

@@ -38,11 +38,15 @@ func (r *Runner) Delete(ctx context.Context, id string) error {
 	if err := r.deleteTask(ctx, container); err != nil {
 		return fmt.Errorf("delete task %s: %w", id, err)
 	}
+	if err := r.opts.Failpoint("ended"); err != nil {
+		return fmt.Errorf("delete record of container %s: %w", id, err)
+	}
 	err = r.client.ContainerService().Delete(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete record of container %s: %w", id, err)
 	}
 	if err == nil {
+		_ = r.opts.Failpoint("deleted") // there is no way back
 		r.release(ctx, sandbox)
 	}
 	return nil

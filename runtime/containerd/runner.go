@@ -54,6 +54,8 @@ type Options struct {
 	Shims       Shims
 	Logger      *slog.Logger  // default discards
 	drainPeriod time.Duration // see streams.drain
+	// Failpoint, if set, is called between the steps of Create and Delete.
+	Failpoint func(step string) error
 }
 
 // Shims are the sandboxes of our own runtime. A context given to it carries
@@ -67,6 +69,9 @@ type Shims interface {
 
 func (o *Options) setDefaults() {
 	setDefault(&o.Logger, slog.New(slog.DiscardHandler))
+	if o.Failpoint == nil {
+		o.Failpoint = func(string) error { return nil }
+	}
 	setDefault(&o.Runtime, "io.containerd.runc.v2")
 	setDefault(&o.RuncBinary, "runc")
 	setDefault(&o.RuncRoot, "/run/ctrsnap/runc")
@@ -144,6 +149,9 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 			err = errors.Join(err, r.Delete(context.WithoutCancel(ctx), c.ID))
 		}
 	}()
+	if err := r.opts.Failpoint("recorded"); err != nil {
+		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
+	}
 	container, err := r.client.LoadContainer(octx, c.ID)
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", c.ID, err)
@@ -156,7 +164,7 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 	if c.Stdio != nil {
 		r.keep(c.ID, s)
 	}
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), r.opts.Failpoint("created")); err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
 	return &task{runner: r, task: t, streams: s}, nil

@@ -215,6 +215,9 @@ func (m *Manager) discard(clones []*clone) {
 // handOut makes clones visible and takes their predecessors away. It returns
 // the lease that they live by, if any.
 func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone) (string, error) {
+	if err := m.step("hand out"); err != nil {
+		return "", err
+	}
 	m.mu.Lock()
 	if m.closing {
 		m.mu.Unlock()
@@ -239,6 +242,7 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 	m.mu.Unlock()
 	m.poke()
 	for _, c := range replaced {
+		_ = m.step("replace") // there is no way back
 		m.end(ctx, c)
 	}
 	return want.leaseID, nil

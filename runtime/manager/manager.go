@@ -67,6 +67,9 @@ type Options struct {
 
 	Interfaces     Interfaces               // nil attaches no further interfaces
 	IsNetworkAdmin func(server.Caller) bool // who may, beside root; nil is nobody
+
+	// Failpoint, if set, is called after each step of a clone's creation, claim and removal.
+	Failpoint func(step string) error
 }
 
 func (o *Options) setDefaults() {
@@ -179,6 +182,14 @@ func (m *Manager) enter(ctx context.Context) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	unlink := context.AfterFunc(m.stopping, func() { cancel(errClosing) })
 	return ctx, func() { unlink(); cancel(nil); m.requests.Done() }, nil
+}
+
+// step calls the failpoint, if there is one.
+func (m *Manager) step(name string) error {
+	if m.opts.Failpoint == nil {
+		return nil
+	}
+	return m.opts.Failpoint(name)
 }
 
 // Drain waits until what was removed so far is torn down.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -175,13 +176,16 @@ func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name st
 	if err != nil {
 		return err
 	}
+	if err := m.step("claim"); err != nil {
+		return err
+	}
 	err = m.update(ctx, c, func(r *record) {
 		r.Member, r.Process, r.Timings = false, "", timings
 		withPassword(r)
 		r.personalise(want, name, begun)
 		r.live(want.ttl)
 	})
-	if err != nil {
+	if err := errors.Join(err, m.step("claimed")); err != nil {
 		return err
 	}
 	m.mu.Lock()

@@ -29,6 +29,7 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 	m.mu.Unlock()
 	if detached { // else somebody else was faster
 		m.log.Info("clone removed", "clone", c.id, "golden", c.golden.Ref().String())
+		_ = m.step("removed") // there is no way back
 		m.end(ctx, c)
 	}
 	return nil
@@ -43,6 +44,7 @@ func (m *Manager) end(ctx context.Context, c *clone) {
 	if !c.isDead() {
 		_ = c.task.Signal(ctx, syscall.SIGKILL) // the teardown kills again
 	}
+	_ = m.step("killed")
 	m.teardown(c.id)
 }
 
@@ -130,15 +132,18 @@ func (m *Manager) tearDownOnce(id string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), undoTimeout)
 	defer cancel()
-	steps := []func() error{
-		func() error { return m.opts.Runner.Delete(ctx, id) },
-		func() error { return m.forgetInterfaces(ctx, id) },
-		func() error { return m.opts.Network.Remove(ctx, id) },
-		func() error { return m.opts.Store.Remove(ctx, id) },
-		func() error { return m.removeFiles(id) },
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"remove container", func() error { return m.opts.Runner.Delete(ctx, id) }},
+		{"remove interfaces", func() error { return m.forgetInterfaces(ctx, id) }},
+		{"remove network", func() error { return m.opts.Network.Remove(ctx, id) }},
+		{"remove snapshot", func() error { return m.opts.Store.Remove(ctx, id) }},
+		{"remove files", func() error { return m.removeFiles(id) }},
 	}
 	for _, step := range steps {
-		if err := step(); err != nil {
+		if err := errors.Join(m.step(step.name), step.do()); err != nil {
 			return fmt.Errorf("tear down clone %s: %w", id, err)
 		}
 	}

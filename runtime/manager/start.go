@@ -111,7 +111,7 @@ func (s *starter) prepare(ctx context.Context) error {
 				return fmt.Errorf("prepare snapshot: %w", err)
 			}
 			s.undo.add(func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
-			return nil
+			return s.step("prepared")
 		})
 	})
 	g.Go(func() error {
@@ -121,7 +121,7 @@ func (s *starter) prepare(ctx context.Context) error {
 				return fmt.Errorf("add network: %w", err)
 			}
 			s.undo.add(func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
-			return nil
+			return s.step("connected")
 		})
 	})
 	return g.Wait()
@@ -160,7 +160,7 @@ func setConnection(c *api.Clone, conn runtime.Connection) {
 // create makes the directories, the container and its task.
 func (s *starter) create(ctx context.Context) error {
 	c := s.clone
-	if err := s.makeFiles(); err != nil {
+	if err := errors.Join(s.makeFiles(), s.step("files")); err != nil {
 		return err
 	}
 	rec, err := json.Marshal(c.rec)
@@ -190,7 +190,7 @@ func (s *starter) create(ctx context.Context) error {
 		return fmt.Errorf("create container: %w", err)
 	}
 	s.undo.add(func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, c.id) })
-	return nil
+	return s.step("created")
 }
 
 // makeFiles makes the directory of the socket and the log file.
@@ -223,7 +223,7 @@ func (s *starter) startTask(ctx context.Context) error {
 		return fmt.Errorf("start server: %w", err)
 	}
 	s.clone.rec.PID = s.clone.task.PID()
-	return nil
+	return s.step("started")
 }
 
 // ready waits until the server answers. A member of the pool, and one with settings that
@@ -283,11 +283,17 @@ func (s *starter) explain(ctx context.Context, err error, timedOut bool) error {
 // keep completes the record. It is kept before anybody hears of the clone, so
 // that a restart does not take a clone for unfinished that somebody uses.
 func (s *starter) keep(ctx context.Context) error {
+	if err := s.step("ready"); err != nil {
+		return err
+	}
 	s.timings[api.StageTotal] = milliseconds(time.Since(s.begun))
-	return s.update(ctx, s.clone, func(r *record) {
+	if err := s.update(ctx, s.clone, func(r *record) {
 		r.Ready, r.Timings = true, s.timings
 		r.live(s.want.ttl)
-	})
+	}); err != nil {
+		return err
+	}
+	return s.step("kept")
 }
 
 func (s *starter) record(name string) record {

@@ -36,8 +36,8 @@ type Options struct {
 	// nil means the kernel's (proc(5), /proc/sys/kernel/random/boot_id).
 	BootID func() (string, error)
 
-	// failpoint is called before each step of Save and Restore; tests make it fail.
-	failpoint func(step string) error
+	// Failpoint is called before each step of Save and Restore; tests make it fail.
+	Failpoint func(step string) error
 }
 
 // Checkpoint takes checkpoints of a running containerd.
@@ -58,8 +58,8 @@ func (o Options) complete() Options {
 	if o.BootID == nil {
 		o.BootID = kernelBootID
 	}
-	if o.failpoint == nil {
-		o.failpoint = func(string) error { return nil }
+	if o.Failpoint == nil {
+		o.Failpoint = func(string) error { return nil }
 	}
 	return o
 }
@@ -148,7 +148,7 @@ func (c *Checkpoint) write(tmp string, cut *cut) error {
 
 // step does one step unless the failpoint fails.
 func (o Options) step(name string, do func() error) error {
-	if err := o.failpoint(name); err != nil {
+	if err := o.Failpoint(name); err != nil {
 		return err
 	}
 	return do()

@@ -208,7 +208,7 @@ func TestCutOff(t *testing.T) {
 				do(t, d.Save(d.ctx))
 			})
 			whole := m.Options
-			m.failpoint = func(s string) error {
+			m.Failpoint = func(s string) error {
 				if s == step {
 					return broken
 				}

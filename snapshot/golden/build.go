@@ -53,6 +53,9 @@ func buildKey(id string) string { return "ctrsnap/build/" + id }
 
 func (b *build) begin(ctx context.Context, parent string) (err error) {
 	labels := map[string]string{labelKind: kindBuild}
+	if err := b.store.opts.Failpoint("begin"); err != nil {
+		return err
+	}
 	b.lease, err = b.store.leases.Create(ctx, leases.WithID(b.key), leases.WithLabels(labels))
 	if err != nil {
 		return err
@@ -62,6 +65,9 @@ func (b *build) begin(ctx context.Context, parent string) (err error) {
 			err = errors.Join(err, b.Close(ctx))
 		}
 	}()
+	if err := b.store.opts.Failpoint("leased"); err != nil {
+		return err
+	}
 	b.mounts, err = b.store.snapshots.Prepare(b.leased(ctx), b.key, parent, snapshots.WithLabels(labels))
 	if err != nil {
 		return err
@@ -106,7 +112,7 @@ func (b *build) seal(ctx context.Context, g *snapshot.Golden) (err error) {
 	if err := b.unmounted(); err != nil {
 		return err
 	}
-	if err := b.store.opts.failpoint("sync"); err != nil {
+	if err := b.store.opts.Failpoint("sync"); err != nil {
 		return err
 	}
 	if err := unix.Syncfs(int(b.dir.Fd())); err != nil {
@@ -150,7 +156,7 @@ func (b *build) record(ctx context.Context, g *snapshot.Golden) (err error) {
 		return err
 	}
 	g.Snapshot = fmt.Sprintf("ctrsnap/golden/%s/%d/%s", g.Name, g.Version, b.id)
-	c := change{failpoint: s.opts.failpoint}
+	c := change{failpoint: s.opts.Failpoint}
 	defer func() { err = c.end(ctx, err) }()
 
 	if err := c.step(ctx, "snapshot", func(ctx context.Context) error { return b.commitSnapshot(ctx, *g) }); err != nil {

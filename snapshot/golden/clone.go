@@ -51,7 +51,7 @@ func (s *Store) prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 	if err != nil {
 		return nil, err
 	}
-	if err := overlay.CopyUp(mounts, kept.Hot); err != nil {
+	if err := errors.Join(s.opts.Failpoint("prepared"), overlay.CopyUp(mounts, kept.Hot)); err != nil {
 		return nil, errors.Join(err, s.snapshots.Remove(context.WithoutCancel(ctx), id))
 	}
 	return mounts, nil

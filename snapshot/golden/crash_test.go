@@ -95,7 +95,7 @@ func TestCrash(t *testing.T) {
 
 func crashCommit(t *testing.T) {
 	armed := false
-	e, _ := boot(t, Options{failpoint: func(step string) error {
+	e, _ := boot(t, Options{Failpoint: func(step string) error {
 		if armed && step == os.Getenv(envStep) {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}

@@ -33,11 +33,13 @@ func (s *Store) promote(ctx context.Context, ref snapshot.Ref) (err error) {
 	if err != nil {
 		return err
 	}
-	c := change{failpoint: s.opts.failpoint}
+	c := change{failpoint: s.opts.Failpoint}
 	defer func() { err = c.end(ctx, err) }()
-	undo, err := s.setRecord(ctx, recordName(snapshot.Ref{Name: ref.Name}), ref.Name, img.Target)
-	c.onFail(undo)
-	if err != nil {
+	if err := c.step(ctx, "promote", func(ctx context.Context) error {
+		undo, err := s.setRecord(ctx, recordName(snapshot.Ref{Name: ref.Name}), ref.Name, img.Target)
+		c.onFail(undo)
+		return err
+	}); err != nil {
 		return err
 	}
 	return c.step(ctx, "checkpoint", s.opts.Save)
@@ -83,7 +85,7 @@ func (s *Store) remove(ctx context.Context, ref snapshot.Ref) (err error) {
 	if err != nil {
 		return err
 	}
-	c := change{failpoint: s.opts.failpoint}
+	c := change{failpoint: s.opts.Failpoint}
 	// Until the checkpoint that forgets the goldens is on disk, the lease keeps
 	// their files: after a power loss the checkpoint before is what counts.
 	c.onFail(release)
@@ -95,7 +97,9 @@ func (s *Store) remove(ctx context.Context, ref snapshot.Ref) (err error) {
 		return err
 	}
 	c.undo = nil
-	return errors.Join(s.removeSnapshots(ctx, gone), release(ctx))
+	// It is gone, durably: whatever fails from here on is garbage that a start collects.
+	return errors.Join(c.step(ctx, "remove", func(ctx context.Context) error { return s.removeSnapshots(ctx, gone) }),
+		c.step(ctx, "release", release))
 }
 
 // removeSnapshots removes the snapshots of goldens, children before parents. The

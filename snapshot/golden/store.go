@@ -42,8 +42,8 @@ type Options struct {
 	// nil means that all of their blocks count.
 	Exclusive func(ctx context.Context, path string) (int64, error)
 
-	// failpoint is called before each step of a change; tests make it fail.
-	failpoint func(step string) error
+	// Failpoint is called before each step of a change; tests make it fail.
+	Failpoint func(step string) error
 }
 
 // Store implements [snapshot.Store].
@@ -69,8 +69,8 @@ func New(c *client.Client, o Options) *Store {
 	if o.Save == nil {
 		o.Save = func(context.Context) error { return nil }
 	}
-	if o.failpoint == nil {
-		o.failpoint = func(string) error { return nil }
+	if o.Failpoint == nil {
+		o.Failpoint = func(string) error { return nil }
 	}
 	return &Store{
 		opts: o, client: c,

@@ -265,7 +265,7 @@ func testFailpoints(t *testing.T, e *env) {
 	e.commit(t, "shop", e.base, "data", "x")
 	broken := errors.New("broken")
 	for _, step := range commitSteps {
-		s := New(e.srv.Client(), Options{failpoint: failAt(step, func() error { return broken })})
+		s := New(e.srv.Client(), Options{Failpoint: failAt(step, func() error { return broken })})
 		b, err := s.Begin(e.ctx, "bfail", e.base)
 		do(t, err)
 		if _, err := b.Commit(e.ctx, snapshot.Golden{Name: "shop"}); !errors.Is(err, broken) {
@@ -276,7 +276,7 @@ func testFailpoints(t *testing.T, e *env) {
 		e.assertNoBuild(t)
 	}
 	for _, step := range []string{"forget", "checkpoint"} {
-		s := New(e.srv.Client(), Options{failpoint: failAt(step, func() error { return broken })})
+		s := New(e.srv.Client(), Options{Failpoint: failAt(step, func() error { return broken })})
 		for _, ref := range []string{"shop", "shop:2"} {
 			if err := s.RemoveGolden(e.ctx, mustRef(t, ref)); !errors.Is(err, broken) {
 				t.Errorf("RemoveGolden at %s: %v", step, err)
@@ -284,7 +284,7 @@ func testFailpoints(t *testing.T, e *env) {
 			e.assertGoldens(t, "shop:1", "shop:2*")
 		}
 	}
-	s := New(e.srv.Client(), Options{failpoint: failAt("checkpoint", func() error { return broken })})
+	s := New(e.srv.Client(), Options{Failpoint: failAt("checkpoint", func() error { return broken })})
 	if err := s.Promote(e.ctx, g.Ref()); !errors.Is(err, broken) {
 		t.Errorf("Promote: %v", err)
 	}

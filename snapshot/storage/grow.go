@@ -59,12 +59,12 @@ func (s *Storage) Grow(ctx context.Context, size int64) error {
 	if size < fi.Size() {
 		return fmt.Errorf("grow storage to %d bytes: it has %d, and XFS cannot shrink: %w", size, fi.Size(), errdefs.ErrInvalidArgument)
 	}
-	return s.growTo(ctx, size)
+	return s.growTo(ctx, size, func(string) error { return nil })
 }
 
 // growTo brings image, loop device and filesystem to size, or to the largest
 // of the three, one after the other. Each step is idempotent.
-func (s *Storage) growTo(ctx context.Context, size int64) error {
+func (s *Storage) growTo(ctx context.Context, size int64, step func(string) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -85,7 +85,13 @@ func (s *Storage) growTo(ctx context.Context, size int64) error {
 	if blocks < geo.DataBlocks+minAGBlocks {
 		return nil
 	}
+	if err := step("extended"); err != nil {
+		return err
+	}
 	if err := s.setCapacity(); err != nil {
+		return err
+	}
+	if err := step("resized"); err != nil {
 		return err
 	}
 	grow := xfsGrowData{NewBlocks: blocks, IMaxPct: geo.IMaxPct}

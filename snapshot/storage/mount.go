@@ -65,7 +65,7 @@ func (s *Storage) settle(ctx context.Context, opts Options) error {
 	if err := opts.step("grow"); err != nil {
 		return err
 	}
-	if err := s.growTo(ctx, opts.Size); err != nil {
+	if err := s.growTo(ctx, opts.Size, opts.step); err != nil {
 		return err
 	}
 	_, err := s.Trim()

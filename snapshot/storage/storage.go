@@ -40,9 +40,9 @@ type Options struct {
 	// Mkfs is the path of mkfs.xfs; "" looks in PATH and the sbin directories.
 	Mkfs string
 
-	// failpoint, if set, is called before each step of Open; tests fail or
+	// Failpoint, if set, is called before each step of Open; tests fail or
 	// die there.
-	failpoint func(step string) error
+	Failpoint func(step string) error
 }
 
 // Storage is an open storage. It holds no resources of the process, so there
@@ -167,7 +167,7 @@ func asIs(dir string, reflink bool, opts Options, imageExists bool) *Storage {
 // adopt takes over the mount of an earlier process.
 func adopt(ctx context.Context, dir string, opts Options) (*Storage, error) {
 	s := &Storage{dir: dir, image: opts.Image, reflink: true}
-	if err := s.growTo(ctx, opts.Size); err != nil {
+	if err := s.growTo(ctx, opts.Size, opts.step); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -230,8 +230,8 @@ func isEmpty(dir string) (bool, error) {
 }
 
 func (o Options) step(name string) error {
-	if o.failpoint == nil {
+	if o.Failpoint == nil {
 		return nil
 	}
-	return o.failpoint(name)
+	return o.Failpoint(name)
 }

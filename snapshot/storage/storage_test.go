@@ -215,7 +215,7 @@ func TestOpenFailsCleanlyAtEachStep(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			opts := testOptions(t)
 			bad := opts
-			bad.failpoint = func(s string) error {
+			bad.Failpoint = func(s string) error {
 				if s == step {
 					return boom
 				}
@@ -266,7 +266,7 @@ func TestCrashChild(t *testing.T) {
 	}
 	_, err := Open(t.Context(), Options{
 		Dir: os.Getenv("CRASH_DIR"), Image: os.Getenv("CRASH_IMAGE"), Size: 512 * mib,
-		failpoint: func(s string) error {
+		Failpoint: func(s string) error {
 			if s == step {
 				return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			}

@@ -34,6 +34,8 @@ const (
 type Options struct {
 	Runtime string // containerd's name of the runtime; default io.containerd.ctrsnap.v1
 	Most    int    // containers in one sandbox, default 32: a shim that dies takes them along
+	// Failpoint, if set, is called between the steps that make and remove a sandbox.
+	Failpoint func(step string) error
 }
 
 // Pool knows the sandboxes and how many containers each has. A context given to
@@ -60,6 +62,9 @@ func New(store sandbox.Store, controller sandbox.Controller, opts Options) *Pool
 	}
 	if opts.Most == 0 {
 		opts.Most = defaultMost
+	}
+	if opts.Failpoint == nil {
+		opts.Failpoint = func(string) error { return nil }
 	}
 	return &Pool{store: store, controller: controller, opts: opts, used: map[string]int{}, making: make(chan struct{}, 1)}
 }
@@ -193,10 +198,19 @@ func (p *Pool) make(ctx context.Context, used int) (_ string, err error) {
 			err = errors.Join(err, p.remove(ctx, s.ID))
 		}
 	}()
+	if err := p.opts.Failpoint("recorded"); err != nil {
+		return "", err
+	}
 	if err := p.controller.Create(ctx, s); err != nil {
 		return "", err
 	}
+	if err := p.opts.Failpoint("created"); err != nil {
+		return "", err
+	}
 	if _, err := p.controller.Start(ctx, s.ID); err != nil {
+		return "", err
+	}
+	if err := p.opts.Failpoint("started"); err != nil {
 		return "", err
 	}
 	p.adopt(ctx, s.ID, used)
@@ -239,6 +253,9 @@ func (p *Pool) remove(ctx context.Context, id string) error {
 	defer cancel()
 	if err := p.controller.Shutdown(ctx, id); err != nil && !ended(err) {
 		return fmt.Errorf("end sandbox %s: %w", id, err)
+	}
+	if err := p.opts.Failpoint("ended"); err != nil {
+		return fmt.Errorf("delete record of sandbox %s: %w", id, err)
 	}
 	if err := p.store.Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete record of sandbox %s: %w", id, err)
