@@ -33,11 +33,15 @@ func TestPerWindow(t *testing.T) {
 	}
 }
 
-func TestProgressOfPgbench(t *testing.T) {
-	const out = "pgbench (15.1)\nprogress: 1.0 s, 1500.7 tps, lat 2.6 ms stddev 1.2, 0 failed\nprogress: 2.0 s, 99.5 tps, lat 2 ms stddev 1, 3 failed\n"
-	got := progressRE.FindAllStringSubmatch(out, -1)
-	if len(got) != 2 || got[0][1] != "1500.7" || got[0][2] != "0" || got[1][2] != "3" {
-		t.Errorf("got %q", got)
+func TestRateOfPgbench(t *testing.T) {
+	const out = "pgbench (15.1)\nnumber of failed transactions: 0 (0.000%)\ninitial connection time = 5.2 ms\ntps = 1500.75 (without initial connection time)\n"
+	if got, err := rateOf(out); err != nil || got != 1500.75 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, wrong := range []string{"", strings.Replace(out, ": 0 (", ": 10 (", 1), strings.Replace(out, "tps", "rate", 1)} {
+		if got, err := rateOf(wrong); err == nil {
+			t.Errorf("%q: got %v", wrong, got)
+		}
 	}
 }
 
