@@ -1,13 +1,15 @@
 // Package bench is the contract of the benchmarks: what a scenario is, and the
 // JSON in which its result is written. It does no I/O.
 //
-// The packages below: recorder makes series, machine describes where a run
-// happened, rig is a daemon of the run's own, peer holds what ctrsnap is
-// compared with, scenario the scenarios, report what people read.
+// The packages below: recorder makes series, load makes requests at chosen times,
+// machine describes where a run happened, rig is the daemon that is measured, peer holds
+// what ctrsnap is compared with, scenario the scenarios, stat and report say what was
+// found, sim and plan what follows from it.
 package bench
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -59,7 +61,18 @@ type Series struct {
 	Max    float64 `json:"max"`
 	// Stages are medians in milliseconds of the parts of the quantity.
 	Stages map[string]float64 `json:"stages,omitempty"`
+	// At is where the series was measured, if that is one of several places: how many
+	// clones lived, how large the golden was …
+	At map[string]float64 `json:"at,omitempty"`
+	// Samples are values, all of them or as many as are kept, chosen by chance:
+	// to draw the distribution, and to compare it with that of another run.
+	Samples []float64 `json:"samples,omitempty"`
+	// StageSamples are the same of the stages, in milliseconds.
+	StageSamples map[string][]float64 `json:"stage_samples,omitempty"`
 }
+
+// More says that more of the quantity is better: it is a rate.
+func (s Series) More() bool { return strings.HasPrefix(s.Unit, "1/") }
 
 // Machine describes where and beside what a scenario ran.
 type Machine struct {

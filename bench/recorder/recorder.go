@@ -29,7 +29,15 @@ type Recorder struct {
 	min, max float64
 	errors   int64
 	order    []string // of stages, so that results do not depend on maps
-	stages   map[string]*hdrhistogram.Histogram
+	stages   map[string]*stage
+	kept     reservoir
+	at       map[string]float64
+}
+
+// stage is a part of the values.
+type stage struct {
+	values *hdrhistogram.Histogram
+	kept   reservoir
 }
 
 // New returns an empty Recorder.
@@ -37,8 +45,19 @@ func New(name, golden, unit string) *Recorder {
 	return &Recorder{
 		name: name, golden: golden, unit: unit,
 		values: histogram(), min: math.Inf(1), max: math.Inf(-1),
-		stages: map[string]*hdrhistogram.Histogram{},
+		stages: map[string]*stage{},
 	}
+}
+
+// At says where the values are measured, and returns r.
+func (r *Recorder) At(name string, value float64) *Recorder {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at == nil {
+		r.at = map[string]float64{}
+	}
+	r.at[name] = value
+	return r
 }
 
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, highest, digits) }
@@ -53,6 +72,7 @@ func (r *Recorder) Add(v float64) {
 		return
 	}
 	r.min, r.max = min(r.min, v), max(r.max, v)
+	r.kept.add(v)
 }
 
 func record(h *hdrhistogram.Histogram, v float64) bool {
@@ -66,16 +86,18 @@ func (r *Recorder) AddDuration(d time.Duration) { r.Add(Milliseconds(d)) }
 func Milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // AddStage records how long, in milliseconds, a part of a value took.
-func (r *Recorder) AddStage(stage string, ms float64) {
+func (r *Recorder) AddStage(name string, ms float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h := r.stages[stage]
-	if h == nil {
-		h = histogram()
-		r.stages[stage] = h
-		r.order = append(r.order, stage)
+	s := r.stages[name]
+	if s == nil {
+		s = &stage{values: histogram()}
+		r.stages[name] = s
+		r.order = append(r.order, name)
 	}
-	record(h, ms)
+	if record(s.values, ms) {
+		s.kept.add(ms)
+	}
 }
 
 // Fail counts an attempt that gave no value.
@@ -92,14 +114,14 @@ func (r *Recorder) Reset() {
 	defer r.mu.Unlock()
 	r.values.Reset()
 	r.min, r.max = math.Inf(1), math.Inf(-1)
-	r.order, r.stages = nil, map[string]*hdrhistogram.Histogram{}
+	r.order, r.stages, r.kept = nil, map[string]*stage{}, reservoir{}
 }
 
 // Series returns what was recorded so far.
 func (r *Recorder) Series() bench.Series {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := bench.Series{Name: r.name, Golden: r.golden, Unit: r.unit, N: r.values.TotalCount(), Errors: r.errors}
+	s := bench.Series{Name: r.name, Golden: r.golden, Unit: r.unit, N: r.values.TotalCount(), Errors: r.errors, At: r.at, Samples: r.kept.values()}
 	if s.N == 0 {
 		return s
 	}
@@ -113,9 +135,10 @@ func (r *Recorder) Series() bench.Series {
 	s.P1, s.P50, s.P90, s.P99 = at(1), at(50), at(90), at(99)
 	for _, stage := range r.order {
 		if s.Stages == nil {
-			s.Stages = map[string]float64{}
+			s.Stages, s.StageSamples = map[string]float64{}, map[string][]float64{}
 		}
-		s.Stages[stage] = float64(r.stages[stage].ValueAtPercentile(50)) / scale
+		s.Stages[stage] = float64(r.stages[stage].values.ValueAtPercentile(50)) / scale
+		s.StageSamples[stage] = r.stages[stage].kept.values()
 	}
 	return s
 }

@@ -85,3 +85,28 @@ func TestStagesAndReset(t *testing.T) {
 	near(t, "boot", s.Stages["boot"], 10, 0.001)
 	near(t, "p50", s.P50, 20, 0.001)
 }
+
+// Of many values, the same part is kept from everywhere.
+func TestSamples(t *testing.T) {
+	r := recorder.New("", "", "ms").At("live", 10)
+	for i := range 30_000 {
+		r.Add(float64(i))
+		r.AddStage("start", float64(i)/2)
+	}
+	s := r.Series()
+	sum, halves := 0.0, 0.0
+	for i, v := range s.Samples {
+		sum, halves = sum+v, halves+s.StageSamples["start"][i]
+	}
+	n := float64(len(s.Samples))
+	near(t, "mean of the samples", sum/n, 15_000, 0.15)
+	near(t, "mean of the stage's", halves/n, 7_500, 0.15)
+	if n != 300 || s.At["live"] != 10 {
+		t.Errorf("%g kept, at %v", n, s.At)
+	}
+	r.Reset()
+	r.Add(1.23456)
+	if s := r.Series(); len(s.Samples) != 1 || s.Samples[0] != 1.235 || len(s.StageSamples) != 0 {
+		t.Errorf("after reset: %v, %v", s.Samples, s.StageSamples)
+	}
+}

@@ -49,6 +49,9 @@ func number(v float64) string {
 }
 
 func limit(x bench.Ratio, v float64) string {
+	if v == 0 {
+		return "-"
+	}
 	sign := "≤"
 	if bench.Limits[x.Name].More {
 		sign = "≥"

@@ -1,0 +1,245 @@
+package sim
+
+import (
+	"container/heap"
+	"math"
+	"math/rand/v2"
+)
+
+// world is the state of a simulation at one moment.
+type world struct {
+	Model
+	callers []Arrival
+	rand    *rand.Rand
+	res     Result
+
+	now       float64
+	next      int // caller who comes next
+	served    int
+	used      float64 // processor seconds
+	ready     int     // members that wait
+	refilling int     // members that are made
+	making    int     // slots that are taken
+	removing  int
+	toRemove  int
+	live      int // clones that callers have, or are handed
+	lastClaim float64
+	outside   []int    // callers who wait for Model.Live
+	queue     []int    // callers who wait for a member or a slot
+	tasks     []*task  // what is worked at now
+	ends      lifetime // when clones are given back
+}
+
+// kind says what a task ends with.
+type kind int
+
+const (
+	claiming kind = iota // a caller has a member
+	own                  // a caller has a clone that was made for him
+	refill               // the pool has a member more
+	removal              // a clone is gone
+	noCaller = -1
+)
+
+// task is work under way. left is how long it takes yet, alone on the machine.
+type task struct {
+	kind   kind
+	caller int
+	left   float64
+	cpus   float64
+}
+
+// lifetime is a heap of the times at which clones are given back.
+type lifetime []float64
+
+func (l lifetime) Len() int           { return len(l) }
+func (l lifetime) Less(i, j int) bool { return l[i] < l[j] }
+func (l lifetime) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+func (l *lifetime) Push(x any)        { *l = append(*l, x.(float64)) }
+func (l *lifetime) Pop() any {
+	old := *l
+	last := old[len(old)-1]
+	*l = old[:len(old)-1]
+	return last
+}
+
+// advance goes to the next event, and handles it.
+func (w *world) advance() {
+	speed := w.speed()
+	done, at := w.firstDone(speed)
+	happens := func() { w.finish(done) }
+	if w.next < len(w.callers) && w.callers[w.next].At < at {
+		at, happens = w.callers[w.next].At, w.arrive
+	}
+	if len(w.ends) > 0 && w.ends[0] < at {
+		at, happens = w.ends[0], w.giveBack
+	}
+	if wait := w.restsUntil(); w.now < wait && wait < at {
+		at, happens = wait, func() {}
+	}
+	w.pass(max(at-w.now, 0), speed)
+	w.now = max(at, w.now)
+	happens()
+	w.dispatch()
+}
+
+// arrive has the next caller come.
+func (w *world) arrive() {
+	w.outside = append(w.outside, w.next)
+	w.next++
+}
+
+// giveBack ends the life of the clone that lives shortest.
+func (w *world) giveBack() {
+	heap.Pop(&w.ends)
+	w.live--
+	w.toRemove++
+}
+
+// demand is how many processors would be used if there were enough.
+func (w *world) demand() float64 {
+	d := w.Use * float64(len(w.ends))
+	for _, t := range w.tasks {
+		d += t.cpus
+	}
+	return d
+}
+
+// speed is that of work compared with a machine of its own.
+func (w *world) speed() float64 {
+	d := w.demand()
+	if w.Cores <= 0 || d <= w.Cores {
+		return 1
+	}
+	return w.Cores / d
+}
+
+// firstDone returns the task that ends first if nothing else happens.
+func (w *world) firstDone(speed float64) (first *task, at float64) {
+	at = math.Inf(1)
+	for _, t := range w.tasks {
+		if end := w.now + t.left/speed; first == nil || end < at {
+			first, at = t, end
+		}
+	}
+	return first, at
+}
+
+// pass lets time pass.
+func (w *world) pass(d, speed float64) {
+	if w.Cores > 0 {
+		w.used += d * min(w.demand(), w.Cores)
+	}
+	for _, t := range w.tasks {
+		t.left -= d * speed
+	}
+}
+
+func (w *world) begin(k kind, caller int, s Step) {
+	takes := 0.0
+	if s.Takes != nil {
+		takes = s.Takes(w.rand)
+	}
+	w.tasks = append(w.tasks, &task{k, caller, takes, s.CPUs})
+}
+
+// finish ends a task.
+func (w *world) finish(done *task) {
+	for i, t := range w.tasks {
+		if t == done {
+			w.tasks = append(w.tasks[:i], w.tasks[i+1:]...)
+			break
+		}
+	}
+	switch done.kind {
+	case claiming:
+		w.serve(done.caller)
+	case own:
+		w.making--
+		w.serve(done.caller)
+	case refill:
+		w.making--
+		w.refilling--
+		w.give()
+	case removal:
+		w.removing--
+	}
+}
+
+// give hands a member that was just made to the first who waits.
+func (w *world) give() {
+	if len(w.queue) == 0 {
+		w.ready++
+		return
+	}
+	w.res.Given++
+	w.begin(claiming, w.queue[0], w.Claim)
+	w.queue = w.queue[1:]
+}
+
+// serve gives a caller his clone.
+func (w *world) serve(caller int) {
+	w.res.Latency[caller] = w.now - w.callers[caller].At
+	w.served++
+	heap.Push(&w.ends, w.now+w.callers[caller].Keeps)
+}
+
+// dispatch begins all that can begin now.
+func (w *world) dispatch() {
+	for len(w.outside) > 0 && (w.Live == 0 || w.live < w.Live) {
+		w.come(w.outside[0])
+		w.outside = w.outside[1:]
+	}
+	for len(w.queue) > 0 && w.making < w.Slots {
+		w.making++
+		w.res.Made++
+		w.begin(own, w.queue[0], w.Make)
+		w.queue = w.queue[1:]
+	}
+	for w.wantsMember() && w.restsUntil() <= w.now {
+		w.making++
+		w.refilling++
+		w.begin(refill, noCaller, w.Make)
+	}
+	for w.toRemove > 0 && (w.Removers == 0 || w.removing < w.Removers) {
+		w.toRemove--
+		w.removing++
+		w.begin(removal, noCaller, w.Remove)
+	}
+	w.res.Queue = max(w.res.Queue, len(w.queue)+len(w.outside))
+}
+
+// come has a caller take a member, or a place in the queue.
+func (w *world) come(caller int) {
+	w.live++
+	w.res.Live = max(w.res.Live, w.live)
+	if w.Pool > 0 {
+		w.lastClaim = w.now
+	}
+	if w.ready == 0 {
+		w.queue = append(w.queue, caller)
+		return
+	}
+	w.ready--
+	w.res.Hits++
+	w.begin(claiming, caller, w.Claim)
+}
+
+// wantsMember says whether the pool is to begin a member. One at a time is made
+// while callers have theirs made.
+func (w *world) wantsMember() bool {
+	limit := w.Refill
+	if w.making > w.refilling {
+		limit = min(limit, 1)
+	}
+	return len(w.queue) == 0 && w.ready+w.refilling < w.Pool && w.refilling < limit && w.making < w.Slots
+}
+
+// restsUntil is when the pool goes on after a claim; it does at once while less
+// than half of it is there.
+func (w *world) restsUntil() float64 {
+	if w.ready < (w.Pool+1)/2 {
+		return 0
+	}
+	return w.lastClaim + w.Rest
+}
