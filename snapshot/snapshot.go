@@ -63,6 +63,9 @@ type Golden struct {
 	// Current says whether NAME without a version means this one. It is read
 	// from the moving record, not stored.
 	Current bool `json:"-"`
+	// Access is of all versions of the name: read like Current, and given to Commit for
+	// a name that is new.
+	Access Access `json:"-"`
 }
 
 // Ref returns the golden's full name, "shop:3".
@@ -112,6 +115,8 @@ type Store interface {
 	// Promote makes ref the current version of its name, atomically and
 	// durably.
 	Promote(ctx context.Context, ref Ref) error
+	// SetAccess says who may do what with all versions of a name, durably.
+	SetAccess(ctx context.Context, name string, a Access) error
 	// VerifyDigest reads the whole golden and compares it with its digest. A
 	// golden that is not what was built is DataLoss.
 	VerifyDigest(ctx context.Context, ref Ref) error

@@ -55,6 +55,7 @@ type goldens interface {
 	Promote(ctx context.Context, ref string) (api.Golden, error)
 	Rollback(ctx context.Context, name string) (api.Golden, error)
 	Verify(ctx context.Context, ref string) (api.Golden, error)
+	SetGoldenAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error)
 	RemoveGolden(ctx context.Context, ref string) error
 }
 

@@ -129,6 +129,7 @@ func (f *fakeDaemon) routes() http.Handler {
 	json("GET /v1/goldens/{ref}", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
 	json("POST /v1/goldens/{ref}/promote", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
 	json("POST /v1/goldens/{ref}/verify", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
+	json("POST /v1/goldens/{ref}/access", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
 	json("POST /v1/goldens/{ref}/rollback", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
 	json("DELETE /v1/goldens/{ref}", func(r *http.Request) (any, error) {
 		g, err := f.golden(r.PathValue("ref"))

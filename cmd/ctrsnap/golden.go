@@ -19,7 +19,7 @@ func (a *app) goldenCommand() *cli.Command {
 		Usage: "build, list and remove goldens",
 		Commands: []*cli.Command{
 			a.goldenBuildCommand(), a.goldenLsCommand(), a.goldenInspectCommand(), a.goldenHistoryCommand(),
-			a.goldenRmCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(), a.goldenVerifyCommand(),
+			a.goldenRmCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(), a.goldenVerifyCommand(), a.goldenAccessCommand(),
 		},
 	}
 }

@@ -65,6 +65,7 @@ func (s *sources) flags(set string) []cli.Flag {
 		text("password", "its `PASSWORD`", &s.req.Password),
 		text("password-file", "`FILE` with its password", &s.passwordFile),
 		text("database", "`DATABASE` that clones are handed out with", &s.req.Database),
+		text("mode", "who may do what with a golden whose name is new, as `MODE` of a file: see golden access --help", &s.req.Mode),
 		env,
 		settings,
 	}

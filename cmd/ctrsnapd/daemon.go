@@ -213,12 +213,12 @@ func (d *daemon) openRuntime(context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, Pool: d.pool(), Logger: d.log,
+		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
-		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel,
+		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
 		Failpoint: d.failpoints.of("build"),
 	})
 	return nil
@@ -317,5 +317,5 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 		stop()
 	})
-	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, Interfaces: d.manager, Networks: d, Logger: d.log}).Serve(serving, listener)
+	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup, Interfaces: d.manager, Networks: d, Logger: d.log}).Serve(serving, listener)
 }

@@ -52,6 +52,12 @@ func (p pooled) Rollback(ctx context.Context, name string) (api.Golden, error) {
 	return p.Builder.Rollback(ctx, name)
 }
 
+// SetAccess implements [server.Goldens].
+func (p pooled) SetAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+	defer p.refresh(ctx)
+	return p.Builder.SetAccess(ctx, name, req)
+}
+
 // Build implements [server.Goldens].
 func (p pooled) Build(ctx context.Context, caller server.Caller, req api.BuildRequest, next func() (server.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 	g, existed, err := p.Builder.Build(ctx, caller, req, next, events)
@@ -69,11 +75,14 @@ func (p pooled) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	if ref.Version == 0 && strings.Contains(name, ":") { // the current one, not all: see Builder.Remove
-		g, err := p.d.store.Golden(ctx, ref)
+		g, err := p.Get(ctx, ref.String())
 		if err != nil {
 			return err
 		}
-		ref = g.Ref()
+		ref.Version = g.Version
+	}
+	if err := p.MayRemove(ctx, ref); err != nil { // before its pool is emptied
+		return err
 	}
 	resume, err := p.d.manager.SuspendPool(ctx, ref)
 	if err != nil {

@@ -48,6 +48,8 @@ type Clone struct {
 	// Local says that what comes from Addrs is this clone's, whatever it sends:
 	// it is on the network that is listened on, and cannot use others' addresses.
 	Local bool
+	// Owner is the number of a user: a name that several have is nobody's to the host.
+	Owner int
 }
 
 // Directory knows the clones. It is called for each query, concurrently.

@@ -84,9 +84,13 @@ func (v view) sees(c *Clone) bool {
 	return v.all || c == v.self || c.Lease != "" && c.Lease == v.self.Lease
 }
 
-// of returns those that are seen.
+// of returns those that are seen. Which of several users' clones the host means by a name
+// that all of them gave, nobody knows: it must not be led to the wrong one.
 func (v view) of(clones []*Clone) (seen []*Clone) {
 	for _, c := range clones {
+		if v.all && c.Owner != clones[0].Owner {
+			return nil
+		}
 		if v.sees(c) {
 			seen = append(seen, c)
 		}

@@ -12,6 +12,7 @@
 //	POST   /v1/goldens/{ref}/promote        Golden
 //	POST   /v1/goldens/{ref}/verify         Golden, if it is what was built
 //	POST   /v1/goldens/{name}/rollback      Golden
+//	POST   /v1/goldens/{name}/access        AccessRequest → Golden
 //	DELETE /v1/goldens/{ref}
 //	POST   /v1/builds/{id}/exec             HostResult: the caller's answer to a BuildEvent "exec"
 //	POST   /v1/clones                       CloneRequest → CloneResponse
@@ -293,6 +294,19 @@ type Golden struct {
 	Clones        int       `json:"clones"` // how many live clones it has
 	// Settings are the server's, given with the build.
 	Settings map[string]string `json:"settings,omitempty"`
+	// Owner, Group and Mode, as in "0644", are of all versions of the name: r is to see and
+	// clone, w to build further versions, promote, roll back and remove.
+	Owner string `json:"owner"`
+	Group string `json:"group"`
+	Mode  string `json:"mode"`
+}
+
+// AccessRequest changes who may do what with the goldens of a name; what is empty
+// stays. The owner may give the mode and a group that he is in, administrators all.
+type AccessRequest struct {
+	Owner string `json:"owner,omitempty" doc:"user name or number"`
+	Group string `json:"group,omitempty" doc:"group name or number"`
+	Mode  string `json:"mode,omitempty" doc:"octal, as in 0640"`
 }
 
 // Base is what a golden's root filesystem came from.
@@ -340,7 +354,8 @@ type BuildRequest struct {
 
 	// Key is the digest of the files that decide about the golden's content.
 	// If the current or an older version of Name has it, nothing is built.
-	Key string `json:"key,omitempty"`
+	Key  string `json:"key,omitempty"`
+	Mode string `json:"mode,omitempty" doc:"who may do what with a golden whose name is new, as in 0640; default the daemon's"`
 	// CheckOnly asks whether a golden with Key exists and builds nothing.
 	CheckOnly bool `json:"check_only,omitempty"`
 }

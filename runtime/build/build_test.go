@@ -71,8 +71,9 @@ func TestBuild(t *testing.T) {
 			{Kind: "init", Name: "a b;.sql", Size: 14},
 			{Kind: "mask", Name: "m.sql", Size: 8},
 		},
+		Mode: "0644",
 	}
-	opts := cmpopts.IgnoreFields(api.Golden{}, "CreatedAt", "BuildSeconds")
+	opts := cmpopts.IgnoreFields(api.Golden{}, "CreatedAt", "BuildSeconds", "Owner", "Group")
 	if diff := cmp.Diff(want, got, opts, cmpopts.IgnoreFields(api.Source{}, "Digest")); diff != "" {
 		t.Error(diff)
 	}

@@ -72,6 +72,7 @@ type Options struct {
 	Concurrency int          // default DefaultConcurrency
 	// Failpoint, if set, is called before each step of a build.
 	Failpoint func(step string) error
+	Mode      uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]
 }
 
 // Builder builds goldens and keeps them. It is safe for concurrent use.
@@ -79,6 +80,8 @@ type Builder struct {
 	Options
 	gate  chan struct{}
 	locks keyLocks
+
+	naming sync.Mutex // held while it is decided whose a name is; commits are one at a time anyway
 
 	// Replaced by tests.
 	mount   func(mounts []mount.Mount, target string) error
@@ -107,6 +110,9 @@ func New(o Options) *Builder {
 	}
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) error { return nil }
+	}
+	if o.Mode == 0 {
+		o.Mode = snapshot.DefaultAccess.Mode
 	}
 	return &Builder{
 		Options: o,

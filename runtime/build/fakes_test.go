@@ -23,6 +23,14 @@ import (
 // serverProgram serves until it gets a signal.
 // left lists what exists that should not when no build is under way.
 // request is a build request with its parts and what happened to it.
+// owned gives a golden that is nobody's to whoever calls in these tests.
+func owned(g snapshot.Golden) snapshot.Golden {
+	if g.Access == (snapshot.Access{}) {
+		g.Access = snapshot.Access{Owner: 1000, Mode: 0o644}
+	}
+	return g
+}
+
 type fakeStore struct{ w *world }
 
 func (s fakeStore) Begin(ctx context.Context, id, parent string) (snapshot.Build, error) {
@@ -40,7 +48,7 @@ func (s fakeStore) Golden(_ context.Context, ref snapshot.Ref) (snapshot.Golden,
 	defer s.w.mu.Unlock()
 	for _, g := range s.w.goldens {
 		if g.Name == ref.Name && (g.Version == ref.Version || ref.Version == 0 && g.Current) {
-			return g, nil
+			return owned(g), nil
 		}
 	}
 	return snapshot.Golden{}, fmt.Errorf("golden %s: %w", ref, errdefs.ErrNotFound)
@@ -49,7 +57,11 @@ func (s fakeStore) Golden(_ context.Context, ref snapshot.Ref) (snapshot.Golden,
 func (s fakeStore) Goldens(context.Context) ([]snapshot.Golden, error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	return slices.Clone(s.w.goldens), nil
+	all := slices.Clone(s.w.goldens)
+	for i := range all {
+		all[i] = owned(all[i])
+	}
+	return all, nil
 }
 
 func (s fakeStore) Promote(_ context.Context, ref snapshot.Ref) error {
@@ -61,6 +73,17 @@ func (s fakeStore) Promote(_ context.Context, ref snapshot.Ref) error {
 	for i := range s.w.goldens {
 		if g := &s.w.goldens[i]; g.Name == ref.Name {
 			g.Current = g.Version == ref.Version
+		}
+	}
+	return nil
+}
+
+func (s fakeStore) SetAccess(_ context.Context, name string, a snapshot.Access) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	for i, g := range s.w.goldens {
+		if g.Name == name {
+			s.w.goldens[i].Access = a
 		}
 	}
 	return nil
@@ -104,7 +127,7 @@ func (b *fakeBuild) Commit(ctx context.Context, g snapshot.Golden) (snapshot.Gol
 	for i := range b.w.goldens {
 		if b.w.goldens[i].Name == g.Name {
 			b.w.goldens[i].Current = false
-			g.Version = max(g.Version, b.w.goldens[i].Version+1)
+			g.Version, g.Access = max(g.Version, b.w.goldens[i].Version+1), b.w.goldens[i].Access
 		}
 	}
 	b.w.goldens = append(b.w.goldens, g)

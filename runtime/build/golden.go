@@ -18,7 +18,7 @@ func (b *Builder) List(ctx context.Context, name string) ([]api.Golden, error) {
 			return nil, err
 		}
 	}
-	all, err := b.Store.Goldens(ctx)
+	all, err := b.goldens(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list goldens: %w", err)
 	}
@@ -37,7 +37,7 @@ func (b *Builder) Get(ctx context.Context, ref string) (api.Golden, error) {
 	if err != nil {
 		return api.Golden{}, err
 	}
-	g, err := b.Store.Golden(ctx, r)
+	g, err := b.find(ctx, r)
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("get golden %s: %w", r, err)
 	}
@@ -59,6 +59,9 @@ func (b *Builder) Promote(ctx context.Context, ref string) (api.Golden, error) {
 }
 
 func (b *Builder) promote(ctx context.Context, r snapshot.Ref) (api.Golden, error) {
+	if err := b.writable(ctx, r); err != nil {
+		return api.Golden{}, fmt.Errorf("promote golden %s: %w", r, err)
+	}
 	if err := b.Store.Promote(ctx, r); err != nil {
 		return api.Golden{}, fmt.Errorf("promote golden %s: %w", r, err)
 	}
@@ -72,7 +75,7 @@ func (b *Builder) Verify(ctx context.Context, ref string) (api.Golden, error) {
 	if err != nil {
 		return api.Golden{}, err
 	}
-	g, err := b.Store.Golden(ctx, r)
+	g, err := b.find(ctx, r)
 	if err != nil {
 		return api.Golden{}, err
 	}
@@ -85,11 +88,11 @@ func (b *Builder) Rollback(ctx context.Context, name string) (api.Golden, error)
 	if err := snapshot.ValidateName(name); err != nil {
 		return api.Golden{}, err
 	}
-	current, err := b.Store.Golden(ctx, snapshot.Ref{Name: name})
+	current, err := b.find(ctx, snapshot.Ref{Name: name})
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("roll back golden %s: %w", name, err)
 	}
-	all, err := b.Store.Goldens(ctx)
+	all, err := b.goldens(ctx)
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("roll back golden %s: %w", name, err)
 	}
@@ -112,6 +115,9 @@ func (b *Builder) Rollback(ctx context.Context, name string) (api.Golden, error)
 func (b *Builder) Remove(ctx context.Context, ref string) error {
 	r, err := snapshot.ParseRef(ref)
 	if err != nil {
+		return err
+	}
+	if err := b.MayRemove(ctx, r); err != nil {
 		return err
 	}
 	// A Ref without version means the current one to ParseRef, but all of them
@@ -152,6 +158,9 @@ func (b *Builder) golden(g snapshot.Golden) api.Golden {
 		Digest:        g.Digest,
 		Clones:        b.Live(g.Ref()),
 		Settings:      g.Settings,
+		Owner:         userName(g.Access.Owner),
+		Group:         groupName(g.Access.Group),
+		Mode:          fmt.Sprintf("%04o", g.Access.Mode),
 	}
 	for _, s := range g.Sources {
 		a.Sources = append(a.Sources, api.Source(s))

@@ -56,11 +56,14 @@ func (b *Builder) build(
 	ctx context.Context, caller server.Caller, req api.BuildRequest,
 	next func() (server.Part, error), events func(api.BuildEvent),
 ) (g snapshot.Golden, existed bool, err error) {
-	if g, existed, err = b.hit(ctx, req); existed || err != nil {
+	if g, existed, err = b.hit(ctx, caller, req); existed || err != nil {
 		return g, existed, err
 	}
 	if req.CheckOnly {
 		return g, false, fmt.Errorf("no version has key %s: %w", req.Key, errdefs.ErrNotFound)
+	}
+	if err := b.mayBuild(ctx, caller, req.Name); err != nil {
+		return g, false, err
 	}
 	j := &job{Builder: b, id: newID(), start: time.Now(), caller: caller, req: req}
 	if err := b.plan(ctx, j); err != nil {
@@ -84,7 +87,7 @@ func (j *job) locked(ctx context.Context, next func() (server.Part, error)) (g s
 			return g, false, err
 		}
 		j.undo.add("unlock", func(context.Context) error { unlock(); return nil })
-		if g, existed, err = j.hit(ctx, j.req); existed || err != nil {
+		if g, existed, err = j.hit(ctx, j.caller, j.req); existed || err != nil {
 			return g, existed, err
 		}
 	}
@@ -175,10 +178,24 @@ func (j *job) work(ctx context.Context) (g snapshot.Golden, err error) {
 		return g, err
 	}
 	j.out.step("commit")
-	if g, err = wb.build.Commit(ctx, j.record(built)); err == nil {
+	if g, err = j.commit(ctx, wb.build, built); err == nil {
 		j.Logger.InfoContext(ctx, "golden built", "golden", g.Ref().String(), "engine", g.Engine, "build", j.id, "builder", g.Builder)
 	}
 	return g, err
+}
+
+// commit makes the golden. Whose the name is may have changed since the build began.
+func (j *job) commit(ctx context.Context, b snapshot.Build, built runtime.Built) (g snapshot.Golden, err error) {
+	j.naming.Lock()
+	defer j.naming.Unlock()
+	if err := j.mayBuild(ctx, j.caller, j.req.Name); err != nil {
+		return g, err
+	}
+	g = j.record(built)
+	if g.Access, err = j.access(); err != nil {
+		return g, err
+	}
+	return b.Commit(ctx, g)
 }
 
 func (j *job) record(built runtime.Built) snapshot.Golden {

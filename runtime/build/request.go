@@ -47,6 +47,11 @@ func validate(req api.BuildRequest) error {
 			return err
 		}
 	}
+	if req.Mode != "" {
+		if _, err := snapshot.ParseMode(req.Mode); err != nil {
+			return err
+		}
+	}
 	_, err := redactURL(req.FromURL)
 	return err
 }
@@ -145,7 +150,7 @@ func redactURL(s string) (string, error) {
 
 // hit looks for a golden that a build of req would make anew: the current
 // version if it has the key, else the latest that has.
-func (b *Builder) hit(ctx context.Context, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
+func (b *Builder) hit(ctx context.Context, caller server.Caller, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
 	if req.Key == "" {
 		return g, false, nil
 	}
@@ -154,7 +159,7 @@ func (b *Builder) hit(ctx context.Context, req api.BuildRequest) (g snapshot.Gol
 		return g, false, fmt.Errorf("look for key: %w", err)
 	}
 	for _, o := range all {
-		if o.Name != req.Name || o.Key != req.Key {
+		if o.Name != req.Name || o.Key != req.Key || !caller.MayRead(o) {
 			continue
 		}
 		if !found || o.Current || (!g.Current && o.Version > g.Version) {
@@ -197,6 +202,9 @@ func (b *Builder) planParent(ctx context.Context, j *job) error {
 		return err
 	}
 	parent, err := b.Store.Golden(ctx, ref)
+	if err == nil && !j.caller.MayRead(parent) {
+		err = snapshot.NoGolden(ref)
+	}
 	if err != nil {
 		return fmt.Errorf("get parent %s: %w", ref, err)
 	}

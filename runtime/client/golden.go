@@ -40,6 +40,11 @@ func (c *Client) Rollback(ctx context.Context, name string) (api.Golden, error) 
 	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(name)+"/rollback", nil, nil)
 }
 
+// SetGoldenAccess says who may do what with all versions of name, and returns the current one.
+func (c *Client) SetGoldenAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(name)+"/access", nil, req)
+}
+
 // RemoveGolden removes one version ("shop:3"), or all of them ("shop").
 func (c *Client) RemoveGolden(ctx context.Context, ref string) error {
 	return c.callNoContent(ctx, http.MethodDelete, goldenPath(ref), nil)

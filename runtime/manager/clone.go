@@ -77,7 +77,11 @@ func (m *Manager) endpoint(id string, addr netip.Addr, pid int) runtime.Endpoint
 	return runtime.Endpoint{SocketDir: m.socketDir(id), Addr: addr, PID: pid}
 }
 
-func (m *Manager) socketDir(id string) string { return filepath.Join(m.opts.RunDir, id) }
+// runDir is the clone's owner's alone, so that nobody else gets to what is in it.
+func (m *Manager) runDir(id string) string { return filepath.Join(m.opts.RunDir, id) }
+
+// socketDir is the server's.
+func (m *Manager) socketDir(id string) string { return filepath.Join(m.runDir(id), "s") }
 
 func (m *Manager) logPath(id string) string { return filepath.Join(m.opts.LogDir, id+".log") }
 

@@ -40,7 +40,7 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 	if err != nil {
 		return api.CloneResponse{}, err
 	}
-	unlock, err := m.naming.lock(ctx, want.names)
+	unlock, err := m.naming.lock(ctx, want.keys())
 	if err != nil {
 		return api.CloneResponse{}, fmt.Errorf("wait for the name %s: %w", req.Name, err)
 	}
@@ -65,7 +65,7 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 			c, created = old[i], false
 			m.prolong(ctx, c, want)
 		}
-		seen := m.describe(ctx, c)
+		seen := m.describe(c)
 		seen.Created = created
 		resp.Clones = append(resp.Clones, seen)
 	}
@@ -79,7 +79,7 @@ func (m *Manager) existing(want *plan) ([]*clone, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, name := range want.names {
-		c := m.names[name]
+		c := m.names[nameOf{want.caller.UID, name}]
 		if c == nil {
 			continue
 		}
@@ -88,10 +88,6 @@ func (m *Manager) existing(want *plan) ([]*clone, error) {
 			return nil, snapshot.WithHint(
 				fmt.Errorf("clone %s exists already (%s): %w", name, c.id, errdefs.ErrAlreadyExists),
 				"choose another name, or use if_exists=reuse or reset")
-		case want.ifExists == api.IfExistsReuse && c.rec.OwnPassword && !want.caller.May(c.rec.OwnerUID):
-			return nil, snapshot.WithHint(
-				fmt.Errorf("clone %s has a password of %s's: %w", name, c.rec.Owner, errdefs.ErrPermissionDenied),
-				"choose another name")
 		case want.ifExists == api.IfExistsReuse && c.rec.Golden != want.golden.Name:
 			return nil, snapshot.WithHint(
 				fmt.Errorf("clone %s is of golden %s, not %s: %w", name, c.rec.Golden, want.golden.Name, errdefs.ErrAlreadyExists),
@@ -253,7 +249,7 @@ func (m *Manager) attach(c *clone) {
 	m.clones[c.id] = c
 	m.namesVersion.Add(1)
 	if c.rec.Name != "" {
-		m.names[c.rec.Name] = c
+		m.names[c.name()] = c
 	}
 }
 
@@ -265,8 +261,8 @@ func (m *Manager) detach(c *clone) bool {
 	}
 	delete(m.clones, c.id)
 	m.namesVersion.Add(1)
-	if m.names[c.rec.Name] == c {
-		delete(m.names, c.rec.Name)
+	if m.names[c.name()] == c {
+		delete(m.names, c.name())
 	}
 	close(c.gone)
 	return true

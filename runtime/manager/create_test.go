@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,7 +41,7 @@ func TestCreate(t *testing.T) {
 	want := api.Clone{
 		Schema: 1, ID: c.ID, Name: "pr-2", Golden: "shop", Version: 1, Engine: "fake", State: api.StateRunning, Created: true,
 		CreatedAt: c.CreatedAt, ExpiresAt: c.ExpiresAt, URL: "fake://10.0.0.7",
-		URLs: map[string]string{"tcp": "fake://10.0.0.7", "socket": "fake://" + dir}, Host: "10.0.0.7", Port: 1, Socket: "/run/x",
+		URLs: map[string]string{"tcp": "fake://10.0.0.7", "socket": "fake://" + filepath.Join(dir, "s")}, Host: "10.0.0.7", Port: 1, Socket: "/run/x",
 		User: "u", Password: "p", Database: "d", PID: os.Getpid(), Labels: map[string]string{"job": "7"},
 		Settings: map[string]string{"s": "1"}, Owner: "me", Env: map[string]map[string]string{"tcp": {"FAKEHOST": "10.0.0.7", "FAKEPASSWORD": "p"}},
 		Timings: api.Timings{"prepare": 1, "network": 1, "create": 1, "start": 1, "ready": 1, "total": 1},
@@ -53,8 +52,8 @@ func TestCreate(t *testing.T) {
 	if ttl := c.ExpiresAt.Sub(c.CreatedAt); ttl < time.Hour || ttl > time.Hour+time.Minute {
 		t.Errorf("default ttl is %s", ttl)
 	}
-	st, err := os.Stat(dir)
-	if err != nil || st.Mode() != 0o770|os.ModeDir || int(st.Sys().(*syscall.Stat_t).Gid) != os.Getgid() {
+	st, err := os.Stat(filepath.Join(dir, "s"))
+	if err != nil || st.Mode() != 0o755|os.ModeDir {
 		t.Errorf("socket directory: %v, %v", st.Mode(), err)
 	}
 	if st, err := os.Stat(filepath.Join(w.dir, "logs", c.ID+".log")); err != nil || st.Mode()&^0o640 != 0 {
@@ -316,7 +315,7 @@ func TestServerDiesAtStart(t *testing.T) {
 	w := newWorld(t)
 	m, _ := w.manager(t)
 	w.ready = func(ctx context.Context, ep runtime.Endpoint, died <-chan struct{}) error {
-		task := w.task(filepath.Base(ep.SocketDir))
+		task := w.task(filepath.Base(filepath.Dir(ep.SocketDir)))
 		task.log(t, strings.Repeat("chatter\n", 100)+"FATAL: out of luck\n")
 		task.end(3)
 		<-died

@@ -16,7 +16,7 @@ import (
 // another, in the environment of the engine's client: psql without arguments is
 // connected to the clone's database.
 func (m *Manager) Exec(ctx context.Context, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
-	c, err := m.running(id)
+	c, err := m.running(ctx, id)
 	if err != nil {
 		return 0, err
 	}
@@ -34,8 +34,8 @@ func (m *Manager) Exec(ctx context.Context, id string, req api.ExecRequest, stdi
 }
 
 // running returns a clone whose server runs.
-func (m *Manager) running(id string) (*clone, error) {
-	c, err := m.find(id)
+func (m *Manager) running(ctx context.Context, id string) (*clone, error) {
+	c, err := m.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +118,8 @@ func withFirst(ctx context.Context, req api.ExecRequest, size <-chan runtime.Win
 }
 
 // Client returns the engine's interactive client.
-func (m *Manager) Client(_ context.Context, id string, args []string) (api.ClientRequest, error) {
-	c, err := m.running(id)
+func (m *Manager) Client(ctx context.Context, id string, args []string) (api.ClientRequest, error) {
+	c, err := m.running(ctx, id)
 	if err != nil {
 		return api.ClientRequest{}, err
 	}

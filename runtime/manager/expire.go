@@ -83,7 +83,7 @@ func (m *Manager) Extend(ctx context.Context, id string, ttl api.Duration) (api.
 	if err := m.checkTTL(time.Duration(ttl)); err != nil {
 		return api.Clone{}, err
 	}
-	c, err := m.find(id)
+	c, err := m.find(ctx, id)
 	if err != nil {
 		return api.Clone{}, err
 	}

@@ -45,13 +45,17 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	return &world{
 		dir:        t.TempDir(),
-		goldens:    map[string][]snapshot.Golden{"shop": {{Name: "shop", Version: 1, Engine: "fake"}, {Name: "shop", Version: 2, Engine: "fake"}}},
+		goldens:    map[string][]snapshot.Golden{"shop": {fakeGolden("shop", 1), fakeGolden("shop", 2)}},
 		snapshots:  map[string]bool{},
 		networks:   map[string]bool{},
 		containers: map[string]*fakeTask{},
 		secrets:    map[string]string{},
 		calls:      map[string]int{},
 	}
+}
+
+func fakeGolden(name string, version int) snapshot.Golden {
+	return snapshot.Golden{Name: name, Version: version, Engine: "fake", Access: snapshot.DefaultAccess}
 }
 
 func (w *world) options() Options {
@@ -129,6 +133,9 @@ func (s *fakeStore) Begin(context.Context, string, string) (snapshot.Build, erro
 func (s *fakeStore) Promote(context.Context, snapshot.Ref) error      { return nil }
 func (s *fakeStore) VerifyDigest(context.Context, snapshot.Ref) error { return nil }
 func (s *fakeStore) RemoveGolden(context.Context, snapshot.Ref) error { return nil }
+func (s *fakeStore) SetAccess(context.Context, string, snapshot.Access) error {
+	return errdefs.ErrNotImplemented
+}
 
 func (s *fakeStore) Goldens(context.Context) ([]snapshot.Golden, error) {
 	s.mu.Lock()
@@ -394,7 +401,7 @@ func (e *fakeEngine) NewPassword() (runtime.Password, error) {
 }
 
 func (e *fakeEngine) OpenPassword(ctx context.Context, _ snapshot.Golden, ep runtime.Endpoint) (runtime.PasswordSession, error) {
-	return &fakeSession{w: e.w, id: filepath.Base(ep.SocketDir)}, e.w.at(ctx, "engine.OpenPassword")
+	return &fakeSession{w: e.w, id: filepath.Base(filepath.Dir(ep.SocketDir))}, e.w.at(ctx, "engine.OpenPassword")
 }
 
 type fakeSession struct {
@@ -479,3 +486,5 @@ func drain(t testing.TB, m *Manager) {
 		t.Fatal(err)
 	}
 }
+
+func isRoot() bool { return os.Getuid() == 0 }

@@ -15,7 +15,7 @@ import (
 // lease is what clones live by that end with a connection.
 type lease struct {
 	id       string
-	uid      int // who may add clones
+	uid      int // who may add clones, and hold it
 	holders  int
 	deadline time.Time // when it ends, if nobody holds it
 }
@@ -29,11 +29,8 @@ func (m *Manager) joinLease(want *plan, clones []*clone) error {
 		return nil
 	}
 	l := m.leases[want.leaseID]
-	if l == nil {
+	if l == nil || !want.caller.May(l.uid) {
 		return errNoLease(want.leaseID)
-	}
-	if !want.caller.May(l.uid) {
-		return fmt.Errorf("lease %s is somebody else's: %w", l.id, errdefs.ErrPermissionDenied)
 	}
 	return nil
 }
@@ -50,9 +47,10 @@ func errNoLease(id string) error {
 func (m *Manager) Hold(ctx context.Context, id string, held func()) error {
 	m.mu.Lock()
 	l := m.leases[id]
-	if l == nil || m.closing {
+	hidden := l == nil || !sees(ctx, l.uid)
+	if hidden || m.closing {
 		m.mu.Unlock()
-		if l != nil {
+		if !hidden {
 			return errClosing
 		}
 		return errNoLease(id)

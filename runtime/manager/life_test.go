@@ -135,8 +135,8 @@ func TestLease(t *testing.T) {
 		if second.LeaseID != resp.LeaseID {
 			t.Errorf("lease of the second is %s", second.LeaseID)
 		}
-		stranger := server.Caller{UID: caller.UID + 1, GID: caller.GID}
-		if _, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", LeaseID: resp.LeaseID}); !errdefs.IsPermissionDenied(err) {
+		stranger := server.Caller{UID: caller.UID + 1, GID: caller.GID + 1}
+		if _, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", LeaseID: resp.LeaseID}); !errdefs.IsNotFound(err) {
 			t.Errorf("a stranger's: %v", err)
 		}
 		kept := create(t, m, api.CloneRequest{LeaseID: resp.LeaseID})

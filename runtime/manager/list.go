@@ -13,22 +13,26 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// find returns the clone of an id, a name, or a unique prefix of an id.
-func (m *Manager) find(id string) (*clone, error) {
+// find returns the clone of an id, a name, or a unique prefix of an id, among
+// those that the sender of ctx's request may know of. His own names come first.
+func (m *Manager) find(ctx context.Context, id string) (*clone, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c := m.clones[id]; c != nil {
+	if c := m.clones[id]; c != nil && sees(ctx, c.rec.OwnerUID) {
 		return c, nil
 	}
-	if c := m.names[id]; c != nil {
-		return c, nil
+	if who, known := server.CallerOf(ctx); known {
+		if c := m.names[nameOf{who.UID, id}]; c != nil && sees(ctx, c.rec.OwnerUID) {
+			return c, nil
+		}
 	}
 	var found []*clone
 	for _, c := range m.clones {
-		if id != "" && strings.HasPrefix(c.id, id) {
+		if id != "" && (strings.HasPrefix(c.id, id) || c.rec.Name == id && m.names[c.name()] == c) && sees(ctx, c.rec.OwnerUID) {
 			found = append(found, c)
 		}
 	}
@@ -39,14 +43,14 @@ func (m *Manager) find(id string) (*clone, error) {
 		return nil, snapshot.WithHint(fmt.Errorf("no clone %.64q: %w", id, errdefs.ErrNotFound), "'ctrsnap ls' lists the clones")
 	default:
 		return nil, snapshot.WithHint(
-			fmt.Errorf("%d clones have ids that begin with %q: %w", len(found), id, errdefs.ErrInvalidArgument),
+			fmt.Errorf("%d clones have ids that begin with %q, or that name: %w", len(found), id, errdefs.ErrInvalidArgument),
 			"give more of the id")
 	}
 }
 
 // Get returns a clone with what it uses now, and what its server is set to.
 func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
-	c, err := m.find(id)
+	c, err := m.find(ctx, id)
 	if err != nil {
 		return api.Clone{}, err
 	}
@@ -64,9 +68,10 @@ func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
 	return seen, nil
 }
 
-// List returns the clones that have all the labels, oldest first.
+// List returns the clones that have all the labels, oldest first, of those that the
+// sender of ctx's request may know of.
 func (m *Manager) List(ctx context.Context, labels map[string]string) ([]api.Clone, error) {
-	clones := m.labelled(labels)
+	clones := m.labelled(ctx, labels)
 	list := make([]api.Clone, len(clones))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(goruntime.NumCPU())
@@ -86,12 +91,12 @@ func (m *Manager) List(ctx context.Context, labels map[string]string) ([]api.Clo
 	return list, nil
 }
 
-func (m *Manager) labelled(labels map[string]string) []*clone {
+func (m *Manager) labelled(ctx context.Context, labels map[string]string) []*clone {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	list := make([]*clone, 0, len(m.clones))
 	for _, c := range m.clones {
-		if hasLabels(c.rec.Labels, labels) {
+		if hasLabels(c.rec.Labels, labels) && sees(ctx, c.rec.OwnerUID) {
 			list = append(list, c)
 		}
 	}
@@ -108,10 +113,10 @@ func hasLabels(have, want map[string]string) bool {
 }
 
 // describe returns what is known of a clone without asking anybody.
-func (m *Manager) describe(ctx context.Context, c *clone) api.Clone {
+func (m *Manager) describe(c *clone) api.Clone {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	seen := withhold(ctx, c.rec.OwnerUID, c.rec.Clone)
+	seen := c.rec.Clone
 	if c.isDead() {
 		seen.State, seen.PID = api.StateDead, 0
 	}
@@ -121,7 +126,7 @@ func (m *Manager) describe(ctx context.Context, c *clone) api.Clone {
 // measure adds disk and memory. A figure that cannot be had (the clone is going
 // just now) is 0.
 func (m *Manager) measure(ctx context.Context, c *clone) api.Clone {
-	seen := m.describe(ctx, c)
+	seen := m.describe(c)
 	if n, err := m.opts.Store.Usage(ctx, c.id); err == nil {
 		seen.DiskBytes = n
 	}

@@ -20,7 +20,7 @@ const flushTime = 100 * time.Millisecond
 // Logs writes what the server of a clone has written. Following ends with the
 // server's end or the clone's.
 func (m *Manager) Logs(ctx context.Context, id string, tail int, follow bool, w io.Writer) error {
-	c, err := m.find(id)
+	c, err := m.find(ctx, id)
 	if err != nil {
 		return err
 	}

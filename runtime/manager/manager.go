@@ -44,9 +44,9 @@ type Options struct {
 	Runner  runtime.Runner
 	Network network.Provider
 	Engines map[string]runtime.Engine // by the name that goldens record
-	// RunDir holds a directory per clone, mounted at [runtime.SocketDir]. It is
-	// owned by the server's user and the caller's group, mode 0770: who is
-	// neither of them nor root does not get in.
+	// RunDir holds a directory per clone, which is its owner's alone: who is neither
+	// he nor root does not get in. The one in it is the server's, and mounted at
+	// [runtime.SocketDir].
 	RunDir string
 	LogDir string // holds ID.log of each clone, mode 0640: others read it through the API
 
@@ -56,6 +56,7 @@ type Options struct {
 	LeaseGrace        time.Duration // a new lease must be held within it, default 10 s
 	LeaseRestartGrace time.Duration // the same after a restart of the daemon, default 30 s
 	Parallel          int           // clones that are made, or torn down, at a time; default twice the cores
+	OwnPassword       bool          // clones get passwords of their own, where the engine can
 	Egress            bool          // clones reach what is beyond the host unless asked otherwise
 	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
@@ -121,7 +122,7 @@ type Manager struct {
 	mu        sync.Mutex
 	closing   bool
 	clones    map[string]*clone        // those that are handed out, by id
-	names     map[string]*clone        // the same, by name
+	names     map[nameOf]*clone        // the same, by name
 	leases    map[string]*lease        // by id
 	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
 	backlog   int                      // teardowns that were not tried yet
@@ -140,7 +141,7 @@ func New(opts Options) *Manager {
 		removing:  make(chan struct{}, opts.Parallel),
 		wake:      make(chan struct{}, 1),
 		clones:    map[string]*clone{},
-		names:     map[string]*clone{},
+		names:     map[nameOf]*clone{},
 		leases:    map[string]*lease{},
 		teardowns: map[string]chan struct{}{},
 		torn:      make(chan struct{}),

@@ -22,7 +22,7 @@ func (m *Manager) Names() []dns.Clone {
 	recs := make([]record, 0, len(m.clones))
 	for _, c := range m.clones {
 		rec := c.rec
-		if m.names[rec.Name] != c { // its successor has it
+		if m.names[c.name()] != c { // its successor has it
 			rec.Name = ""
 		}
 		recs = append(recs, rec)
@@ -39,7 +39,7 @@ func (m *Manager) Names() []dns.Clone {
 // describe says what others may know of a clone.
 func (r *record) describe() dns.Clone {
 	c := dns.Clone{
-		ID: r.ID, Name: r.Name, Golden: r.Golden, Lease: r.Peers, Addrs: r.Addrs,
+		ID: r.ID, Name: r.Name, Golden: r.Golden, Lease: r.Peers, Addrs: r.Addrs, Owner: r.OwnerUID,
 		Port: uint16(r.Port), Local: len(r.Networks) == 0, //nolint:gosec // it is a port
 	}
 	c.Service, _, _ = strings.Cut(r.URLs["tcp"], ":") // the scheme is the registered name

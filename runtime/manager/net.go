@@ -63,7 +63,7 @@ func (m *Manager) Attach(ctx context.Context, caller server.Caller, id string, r
 	if err := m.mayAttach(caller); err != nil {
 		return api.Attachment{}, err
 	}
-	c, err := m.running(id)
+	c, err := m.running(ctx, id)
 	if err != nil {
 		return api.Attachment{}, err
 	}
@@ -100,7 +100,7 @@ func (m *Manager) Detach(ctx context.Context, caller server.Caller, id, ifName s
 	if err := m.mayAttach(caller); err != nil {
 		return err
 	}
-	c, err := m.find(id)
+	c, err := m.find(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -116,8 +116,8 @@ func without(all []api.Attachment, ifName string) []api.Attachment {
 }
 
 // Interfaces lists the interfaces of a clone that runs.
-func (m *Manager) Interfaces(_ context.Context, id string) ([]api.Interface, error) {
-	c, err := m.running(id)
+func (m *Manager) Interfaces(ctx context.Context, id string) ([]api.Interface, error) {
+	c, err := m.running(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func (m *Manager) reconcileInterfaces(ctx context.Context, containers map[string
 		keep = append(keep, id)
 	}
 	errs := []error{m.opts.Interfaces.Reconcile(ctx, keep)}
-	for _, c := range m.labelled(nil) {
+	for _, c := range m.labelled(ctx, nil) {
 		errs = append(errs, m.reconcileClone(ctx, c))
 	}
 	return errors.Join(errs...)

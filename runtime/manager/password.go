@@ -11,7 +11,6 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -168,24 +167,16 @@ func (m *Manager) lock(ctx context.Context, c *clone, want *plan) (*clone, error
 // checkPassword refuses what the engine cannot do, and has members made ready for
 // the next request of the kind.
 func (m *Manager) checkPassword(p *plan) error {
+	_, ok := p.engine.(runtime.PasswordSetter)
+	p.ownPassword = p.ownPassword || m.opts.OwnPassword && ok
 	if !p.ownPassword {
 		return nil
 	}
-	if _, ok := p.engine.(runtime.PasswordSetter); !ok {
+	if !ok {
 		return snapshot.WithHint(
 			fmt.Errorf("engine %s has no passwords of a clone's own: %w", p.golden.Engine, errdefs.ErrInvalidArgument),
 			"leave it out: the golden's password is used")
 	}
 	m.passwords.want(p.golden.Name)
 	return nil
-}
-
-// withhold hides a password of a clone's own from others than its owner and root.
-func withhold(ctx context.Context, owner int, c api.Clone) api.Clone {
-	who, known := server.CallerOf(ctx)
-	if !c.OwnPassword || !known || who.May(owner) {
-		return c
-	}
-	c.Password, c.URL, c.URLs, c.Env = "", "", nil, nil
-	return c
 }

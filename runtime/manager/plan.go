@@ -56,6 +56,15 @@ func (p *plan) name(i int) string {
 	return p.names[i]
 }
 
+// keys are what the names are locked by.
+func (p *plan) keys() []string {
+	keys := make([]string, len(p.names))
+	for i, name := range p.names {
+		keys[i] = fmt.Sprintf("%d/%s", p.caller.UID, name)
+	}
+	return keys
+}
+
 // plan checks a request; whatever is wrong with it is an error before anything is made.
 func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneRequest) (*plan, error) {
 	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings, ownPassword: req.OwnPassword, wait: time.Duration(req.WaitTimeout)}
@@ -158,6 +167,9 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 		return err
 	}
 	p.golden, err = m.opts.Store.Golden(ctx, ref)
+	if err == nil && !p.caller.MayRead(p.golden) {
+		err = snapshot.NoGolden(ref)
+	}
 	if err != nil {
 		return hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
 	}

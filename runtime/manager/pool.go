@@ -164,8 +164,8 @@ func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name strin
 func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name string, begun time.Time) error {
 	timings := api.Timings{api.StageClaim: milliseconds(time.Since(begun))}
 	claimed := time.Now()
-	if want.caller.GID != 0 {
-		if err := os.Chown(m.socketDir(c.id), -1, want.caller.GID); err != nil {
+	if want.caller.UID > 0 { // it is root's
+		if err := os.Chown(m.runDir(c.id), want.caller.UID, -1); err != nil {
 			return fmt.Errorf("give socket directory away: %w", err)
 		}
 	}
@@ -236,12 +236,20 @@ func (m *Manager) SuspendPool(ctx context.Context, ref snapshot.Ref) (resume fun
 func (m *Manager) EmptyPool() { m.pool.Empty() }
 
 // Pools tells of the pools, by golden.
-func (m *Manager) Pools(context.Context) ([]api.Pool, error) {
+func (m *Manager) Pools(ctx context.Context) ([]api.Pool, error) {
 	list := []api.Pool{}
 	for _, s := range m.pool.Stats() {
-		list = append(list, describePool(s))
+		if _, err := m.readable(ctx, s.Golden); err == nil {
+			list = append(list, describePool(s))
+		}
 	}
 	return list, nil
+}
+
+// readable returns a golden that the sender of ctx's request may know of.
+func (m *Manager) readable(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, error) {
+	g, err := m.opts.Store.Golden(ctx, ref)
+	return server.Readable(ctx, ref, g, err)
 }
 
 func describePool(s pool.Stat) api.Pool {
@@ -270,7 +278,10 @@ func (m *Manager) SetPool(ctx context.Context, name string, req api.PoolRequest)
 	if err != nil {
 		return api.Pool{}, err
 	}
-	g, err := m.opts.Store.Golden(ctx, ref)
+	g, err := m.readable(ctx, ref)
+	if err == nil {
+		err = server.CheckWrite(ctx, g)
+	}
 	if err != nil {
 		return api.Pool{}, hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
 	}

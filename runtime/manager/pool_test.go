@@ -105,7 +105,7 @@ func TestClaim(t *testing.T) {
 				t.Errorf("not as asked for: %+v", c)
 			}
 			st, err := os.Stat(filepath.Join(w.dir, "run", c.ID))
-			if err != nil || st.Mode().Perm() != 0o770 || int(st.Sys().(*syscall.Stat_t).Gid) != who.GID {
+			if err != nil || st.Mode().Perm() != 0o700 || int(st.Sys().(*syscall.Stat_t).Uid) != who.UID {
 				t.Errorf("socket directory: %v, %v", st, err)
 			}
 		}

@@ -20,7 +20,7 @@ const (
 // Remove makes a clone invisible and kills its server. The rest is torn down
 // afterwards: Drain waits for it.
 func (m *Manager) Remove(ctx context.Context, id string) error {
-	c, err := m.find(id)
+	c, err := m.find(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -156,5 +156,5 @@ func (m *Manager) removeFiles(id string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(os.RemoveAll(m.socketDir(id)), err)
+	return errors.Join(os.RemoveAll(m.runDir(id)), err)
 }

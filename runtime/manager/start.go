@@ -197,14 +197,20 @@ func (s *starter) create(ctx context.Context) error {
 func (s *starter) makeFiles() error {
 	dir, id := s.socketDir(s.clone.id), s.clone.id
 	s.undo.add(func(context.Context) error { return s.removeFiles(id) })
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("make socket directory: %w", err)
-	}
-	if err := os.Chown(dir, int(s.want.process.UID), s.want.caller.GID); err != nil {
-		return fmt.Errorf("give socket directory away: %w", err)
-	}
-	if err := os.Chmod(dir, 0o770); err != nil { // after the owner is right, and past the umask
-		return fmt.Errorf("open socket directory: %w", err)
+	for _, d := range []struct {
+		path string
+		uid  int
+		mode os.FileMode
+	}{{s.runDir(id), s.want.caller.UID, 0o700}, {dir, int(s.want.process.UID), 0o755}} {
+		if err := os.Mkdir(d.path, 0o700); err != nil {
+			return fmt.Errorf("make socket directory: %w", err)
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil { // past the umask
+			return fmt.Errorf("open socket directory: %w", err)
+		}
+		if err := os.Chown(d.path, d.uid, -1); err != nil {
+			return fmt.Errorf("give socket directory away: %w", err)
+		}
 	}
 	log, err := os.OpenFile(s.logPath(id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {

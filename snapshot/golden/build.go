@@ -152,7 +152,7 @@ func (b *build) record(ctx context.Context, g *snapshot.Golden) (err error) {
 	s := b.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g.Version, err = s.nextVersion(ctx, g.Name); err != nil {
+	if err = s.next(ctx, g); err != nil {
 		return err
 	}
 	g.Snapshot = fmt.Sprintf("ctrsnap/golden/%s/%d/%s", g.Name, g.Version, b.id)
@@ -171,7 +171,7 @@ func (b *build) record(ctx context.Context, g *snapshot.Golden) (err error) {
 	}
 	point := func(ref snapshot.Ref) func(context.Context) error {
 		return func(ctx context.Context) error {
-			undo, err := s.setRecord(ctx, recordName(ref), g.Name, target)
+			undo, err := s.setRecord(ctx, recordName(ref), g.Name, target, g.Access)
 			c.onFail(undo)
 			return err
 		}
@@ -198,13 +198,19 @@ func (b *build) commitSnapshot(ctx context.Context, g snapshot.Golden) error {
 	return nil
 }
 
-// nextVersion returns one more than the highest version that is kept.
-func (s *Store) nextVersion(ctx context.Context, name string) (int, error) {
-	kept, err := s.list(ctx, name)
-	if err != nil || len(kept) == 0 {
-		return 1, err
+// next gives g one more than the highest version that is kept, and what those before have
+// in common.
+func (s *Store) next(ctx context.Context, g *snapshot.Golden) error {
+	g.Version = 1
+	if g.Access == (snapshot.Access{}) {
+		g.Access = snapshot.DefaultAccess
 	}
-	return kept[len(kept)-1].Version + 1, nil
+	kept, err := s.list(ctx, g.Name)
+	if err == nil && len(kept) > 0 {
+		last := kept[len(kept)-1]
+		g.Version, g.Access = last.Version+1, last.Access
+	}
+	return err
 }
 
 // Close discards what was not committed.

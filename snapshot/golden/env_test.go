@@ -42,6 +42,12 @@ func newEnv(t *testing.T, srv *containerd.Server, o Options) *env {
 // commit builds a golden with one file.
 func (e *env) commit(t *testing.T, name, parent, file, data string) snapshot.Golden {
 	t.Helper()
+	return e.commitAs(t, name, parent, file, data, snapshot.Access{})
+}
+
+// commitAs builds one that says whose it is.
+func (e *env) commitAs(t *testing.T, name, parent, file, data string, a snapshot.Access) snapshot.Golden {
+	t.Helper()
 	e.builds++
 	b, err := e.Begin(e.ctx, fmt.Sprintf("b%s%d", strings.ToLower(filepath.Base(t.Name())), e.builds), parent)
 	do(t, err)
@@ -49,7 +55,7 @@ func (e *env) commit(t *testing.T, name, parent, file, data string) snapshot.Gol
 	do(t, mount.All(b.Mounts(), dir))
 	write(t, dir, file, data)
 	do(t, mount.UnmountAll(dir, 0))
-	g, err := b.Commit(e.ctx, snapshot.Golden{Name: name, Engine: "postgres"})
+	g, err := b.Commit(e.ctx, snapshot.Golden{Name: name, Engine: "postgres", Access: a})
 	do(t, err)
 	do(t, b.Close(e.ctx)) // discards nothing that was committed
 	return g

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/containerd/v2/core/images"
 )
 
 // labelPool on a name's moving record is the size of the pool that was set for
@@ -32,22 +30,9 @@ func (s *Store) PoolSizes(ctx context.Context) (map[string]int, error) {
 // SetPoolSize sets the size of the pool for a name, durably; below 0 takes it
 // back.
 func (s *Store) SetPoolSize(ctx context.Context, name string, size int) error {
-	ctx = namespaced(ctx)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	value := "" // containerd takes a label without value away
+	value := ""
 	if size >= 0 {
 		value = strconv.Itoa(size)
 	}
-	img := images.Image{Name: name + currentSuffix, Labels: map[string]string{labelPool: value}}
-	if _, err := s.image(ctx, img.Name); err != nil {
-		return fmt.Errorf("set size of pool %s: %w", name, s.notFound(err))
-	}
-	if _, err := s.images.Update(ctx, img, "labels."+labelPool); err != nil {
-		return fmt.Errorf("set size of pool %s: %w", name, err)
-	}
-	if err := s.opts.Save(ctx); err != nil {
-		return fmt.Errorf("set size of pool %s: %w", name, err)
-	}
-	return nil
+	return s.setLabel(ctx, name, labelPool, value, "set size of pool")
 }

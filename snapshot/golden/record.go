@@ -64,10 +64,10 @@ func (s *Store) list(ctx context.Context, name string) ([]snapshot.Golden, error
 	if err != nil {
 		return nil, err
 	}
-	current := map[string]digest.Digest{}
+	current := map[string]images.Image{}
 	for _, img := range records {
 		if n, ok := strings.CutSuffix(img.Name, currentSuffix); ok {
-			current[n] = img.Target.Digest
+			current[n] = img
 		}
 	}
 	goldens := make([]snapshot.Golden, 0, len(records))
@@ -79,7 +79,8 @@ func (s *Store) list(ctx context.Context, name string) ([]snapshot.Golden, error
 		if err != nil {
 			return nil, err
 		}
-		g.Current = current[g.Name] == img.Target.Digest
+		g.Current = current[g.Name].Target.Digest == img.Target.Digest
+		g.Access = accessOf(current[g.Name])
 		goldens = append(goldens, g)
 	}
 	slices.SortFunc(goldens, func(a, b snapshot.Golden) int {
@@ -142,9 +143,12 @@ func (s *Store) writeJSON(ctx context.Context, mediaType string, v any, labels m
 }
 
 // setRecord makes the image record name point at target and returns how to undo
-// that.
-func (s *Store) setRecord(ctx context.Context, name, golden string, target ocispec.Descriptor) (func(context.Context) error, error) {
+// that. A moving record that is new has access.
+func (s *Store) setRecord(ctx context.Context, name, golden string, target ocispec.Descriptor, access snapshot.Access) (func(context.Context) error, error) {
 	img := images.Image{Name: name, Target: target, Labels: map[string]string{labelGolden: golden}}
+	if name == golden+currentSuffix {
+		img.Labels[labelAccess] = access.String()
+	}
 	_, err := s.images.Create(ctx, img)
 	if err == nil {
 		return func(ctx context.Context) error { return s.images.Delete(ctx, name) }, nil

@@ -36,7 +36,7 @@ func (s *Store) promote(ctx context.Context, ref snapshot.Ref) (err error) {
 	c := change{failpoint: s.opts.Failpoint}
 	defer func() { err = c.end(ctx, err) }()
 	if err := c.step(ctx, "promote", func(ctx context.Context) error {
-		undo, err := s.setRecord(ctx, recordName(snapshot.Ref{Name: ref.Name}), ref.Name, img.Target)
+		undo, err := s.setRecord(ctx, recordName(snapshot.Ref{Name: ref.Name}), ref.Name, img.Target, snapshot.DefaultAccess)
 		c.onFail(undo)
 		return err
 	}); err != nil {
@@ -148,7 +148,7 @@ func (s *Store) replaceCurrent(ctx context.Context, c *change, current string, l
 	if err != nil {
 		return err
 	}
-	undo, err := s.setRecord(ctx, current, heir.Name, img.Target)
+	undo, err := s.setRecord(ctx, current, heir.Name, img.Target, heir.Access)
 	c.onFail(undo)
 	return err
 }

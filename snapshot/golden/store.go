@@ -92,6 +92,7 @@ func (s *Store) Golden(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, 
 	}
 	current, err := s.image(ctx, recordName(snapshot.Ref{Name: ref.Name}))
 	g.Current = err == nil && current.Target.Digest == img.Target.Digest
+	g.Access = accessOf(current)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return snapshot.Golden{}, fmt.Errorf("get golden %s: %w", ref, err)
 	}
@@ -116,7 +117,7 @@ func (s *Store) lock(ref snapshot.Ref) *sync.RWMutex {
 // notFound adds the hint that every unknown golden deserves.
 func (s *Store) notFound(err error) error {
 	if errdefs.IsNotFound(err) {
-		return snapshot.WithHint(err, "`ctrsnap golden ls` shows which goldens there are")
+		return snapshot.WithHint(err, snapshot.GoldenHint)
 	}
 	return err
 }

@@ -71,6 +71,7 @@ func suite(t *testing.T, srv *containerd.Server) {
 		"Exclusive":    testExclusive,
 		"Closed":       testClosed,
 		"PoolSizes":    testPoolSizes,
+		"Access":       testAccess,
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t, srv, Options{})
@@ -88,6 +89,7 @@ func testLife(t *testing.T, e *env) {
 	want := snapshot.Golden{
 		Name: "shop", Version: 1, Engine: "postgres", Created: g.Created, Current: true,
 		Snapshot: "ctrsnap/golden/shop/1/blife1", Size: g.Size, Digest: g.Digest,
+		Access: snapshot.DefaultAccess,
 	}
 	if diff := cmp.Diff(want, g); diff != "" || g.Size == 0 || g.Digest == "" || saves != 1 {
 		t.Errorf("after %d checkpoints, golden differs: %s", saves, diff)

@@ -41,6 +41,8 @@ type Config struct {
 type API struct {
 	Socket string `toml:"socket" comment:"unix socket; \"\" is STATE/ctrsnap.sock"`
 	Group  string `toml:"group" comment:"members of this group may use the socket (0660)"`
+
+	AdminGroup string `toml:"admin_group" comment:"members of this group may do with all clones and goldens what their owners may, as root"`
 }
 
 // Containerd is which containerd is driven, and how.
@@ -79,6 +81,7 @@ type Clone struct {
 	TTL          Duration `toml:"ttl" comment:"lifetime unless asked otherwise"`
 	MaxTTL       Duration `toml:"max_ttl" comment:"the longest that can be asked for"`
 	StartTimeout Duration `toml:"start_timeout" comment:"a server that has not answered by then has failed"`
+	OwnPassword  bool     `toml:"own_password" comment:"clones get a password of their own, in place of the golden's"`
 	Egress       bool     `toml:"egress" comment:"clones reach what is beyond this host unless asked otherwise"`
 }
 
@@ -93,7 +96,8 @@ type Pool struct {
 
 // Build limits golden builds.
 type Build struct {
-	Parallel int `toml:"parallel" comment:"how many golden builds run at once; others wait"`
+	Parallel int  `toml:"parallel" comment:"how many golden builds run at once; others wait"`
+	Mode     Mode `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
 }
 
 // Log is how the daemon logs to stderr.
@@ -107,12 +111,12 @@ func Default() Config {
 	return Config{
 		Root:       "/var/lib/ctrsnap",
 		State:      "/run/ctrsnap",
-		API:        API{Group: "ctrsnap"},
+		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Network:    Network{Ahead: 16, DNS: true, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
 		Pool:       Pool{Auto: true},
-		Build:      Build{Parallel: 2},
+		Build:      Build{Parallel: 2, Mode: 0o644},
 		Log:        Log{Format: "text"},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,13 +44,41 @@ func (s *Server) caller(ctx context.Context) Caller {
 		return unknown
 	}
 	var cred *unix.Ucred
+	var groups []int
 	err := raw.Control(func(fd uintptr) {
 		cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		groups = peerGroups(fd)
 	})
 	if err != nil || cred == nil || cred.Uid == math.MaxUint32 {
 		return unknown
 	}
-	return Caller{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid), Name: s.users.name(cred.Uid)}
+	c := Caller{UID: int(cred.Uid), GID: int(cred.Gid), Groups: groups, PID: int(cred.Pid), Name: s.users.name(cred.Uid)}
+	c.Admin = c.UID == 0 || s.adminGID > 0 && c.In(s.adminGID)
+	return c
+}
+
+// peerGroups returns the supplementary groups of a socket's other end when it connected:
+// see SO_PEERGROUPS in the kernel's net/core/sock.c. They are what its process had,
+// whatever the group database says by now. None where the kernel does not tell.
+func peerGroups(fd uintptr) []int {
+	gids := make([]uint32, 64)
+	for {
+		size := uint32(4 * len(gids)) //nolint:gosec // at most NGROUPS_MAX, 65536, of them
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&gids[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == unix.ERANGE && int(size) > 4*len(gids):
+			gids = make([]uint32, size/4)
+			continue
+		case errno != 0:
+			return nil
+		}
+		list := make([]int, size/4)
+		for i := range list {
+			list[i] = int(gids[i])
+		}
+		return list
+	}
 }
 
 // userNames remembers user names: to look one up may take a directory service.
@@ -73,6 +102,20 @@ func (u *userNames) name(uid uint32) string {
 	}
 	u.byUID[uid] = name
 	return name
+}
+
+// lookupGroup returns the number of a group, or 0. Root's group is none: who is in
+// it is not root.
+func lookupGroup(name string) int {
+	if name == "" {
+		return 0
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0
+	}
+	gid, _ := strconv.Atoi(g.Gid)
+	return gid
 }
 
 // watchPeer cancels once the other end of conn has closed it, and returns when

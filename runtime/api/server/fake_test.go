@@ -192,6 +192,12 @@ func (f fakeGoldens) Rollback(_ context.Context, name string) (api.Golden, error
 	return f.golden(name)
 }
 
+func (f fakeGoldens) SetAccess(_ context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+	g, err := f.golden(name)
+	g.Owner, g.Group, g.Mode = req.Owner, req.Group, req.Mode
+	return g, err
+}
+
 func (f fakeGoldens) Remove(_ context.Context, ref string) error {
 	if strings.HasPrefix(ref, "shop") {
 		return fmt.Errorf("golden %s has clones: %w", ref, errdefs.ErrFailedPrecondition)

@@ -19,6 +19,11 @@ type goldenNameIn struct {
 	Name string `path:"name" example:"shop"`
 }
 
+type accessIn struct {
+	Name string `path:"name" example:"shop"`
+	Body api.AccessRequest
+}
+
 type answerIn struct {
 	ID   string `path:"id" doc:"of the build, from its first event"`
 	Body api.HostResult
@@ -51,6 +56,11 @@ func (s *Server) goldenRoutes() {
 	handle(s, operation(http.MethodPost, "/v1/goldens/{name}/rollback", "rollback-golden", "Make the version before the current one current"),
 		func(ctx context.Context, in *goldenNameIn) (api.Golden, error) {
 			g, err := s.goldens.Rollback(ctx, in.Name)
+			return finishGolden(g), err
+		})
+	handle(s, operation(http.MethodPost, "/v1/goldens/{name}/access", "set-golden-access", "Say who may do what with a golden"),
+		func(ctx context.Context, in *accessIn) (api.Golden, error) {
+			g, err := s.goldens.SetAccess(ctx, in.Name, in.Body)
 			return finishGolden(g), err
 		})
 	handleEmpty(s, operation(http.MethodDelete, "/v1/goldens/{ref}", "remove-golden", "Remove a version of a golden, or all"),

@@ -35,6 +35,11 @@ func CallerOf(ctx context.Context) (Caller, bool) {
 	return c.caller, ok
 }
 
+// WithCaller returns a context of a request that who has sent.
+func WithCaller(ctx context.Context, who Caller) context.Context {
+	return context.WithValue(ctx, callKey{}, call{caller: who})
+}
+
 // observe gives each request an id, logs it, and survives its panics. Queries
 // and bodies are not logged: they may hold secrets.
 func (s *Server) observe(next http.Handler) http.Handler {

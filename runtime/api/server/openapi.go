@@ -25,7 +25,7 @@ func (durationSchema) Schema(huma.Registry) *huma.Schema {
 // are refused there; elsewhere clients must expect new ones.
 var requests = map[string]bool{
 	"CloneRequest": true, "ExtendRequest": true, "BuildRequest": true, "ExecRequest": true, "HostResult": true,
-	"PoolRequest": true, "AttachRequest": true,
+	"PoolRequest": true, "AccessRequest": true, "AttachRequest": true,
 }
 
 // tidy makes the document say what the server does: arrays are never null, and

@@ -5,23 +5,35 @@ package server
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-// Caller is who sent a request, from SO_PEERCRED of the unix socket.
+// Caller is who sent a request, as the kernel or his certificate says. One who is
+// not known has UID and GID -1, and is nobody's owner.
 type Caller struct {
 	UID, GID int
+	Groups   []int // others that he is in
 	PID      int
 	Name     string // user name, or the number
+	Admin    bool   // root, or in the group of administrators
 }
 
-// May says whether the caller is uid, or root.
-func (c Caller) May(uid int) bool { return c.UID == 0 || c.UID == uid }
+// May says whether the caller may do with what is uid's as uid may.
+func (c Caller) May(uid int) bool {
+	return c.Admin || c.UID == 0 || c.UID >= 0 && c.UID == uid
+}
+
+// In says whether the caller is in a group.
+func (c Caller) In(gid int) bool {
+	return gid >= 0 && (c.GID == gid || slices.Contains(c.Groups, gid))
+}
 
 // Clones is the part of the daemon that serves clones. id is an id, a unique
-// prefix of one, or a name.
+// prefix of one, or a name, of a clone that who sent the request ([CallerOf]) may
+// know of: others are not found.
 type Clones interface {
 	Create(ctx context.Context, caller Caller, req api.CloneRequest) (api.CloneResponse, error)
 	Get(ctx context.Context, id string) (api.Clone, error)
@@ -38,7 +50,8 @@ type Clones interface {
 	Client(ctx context.Context, id string, args []string) (api.ClientRequest, error)
 }
 
-// Goldens is the part of the daemon that keeps and builds goldens.
+// Goldens is the part of the daemon that keeps and builds goldens. Who sent the
+// request ([CallerOf]) finds those only that he may read.
 type Goldens interface {
 	List(ctx context.Context, name string) ([]api.Golden, error)
 	Get(ctx context.Context, ref string) (api.Golden, error)
@@ -47,6 +60,8 @@ type Goldens interface {
 	// Verify compares a golden with the digest of what was built.
 	Verify(ctx context.Context, ref string) (api.Golden, error)
 	Remove(ctx context.Context, ref string) error
+	// SetAccess says who may do what with all versions of a name.
+	SetAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error)
 	// Build builds a golden. next returns the parts of the request one after
 	// the other and io.EOF at the end; events takes what happens; it ends when
 	// ctx does (the caller is gone) and leaves nothing behind unless it

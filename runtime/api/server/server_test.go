@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
@@ -51,8 +52,10 @@ func TestClones(t *testing.T) {
 	if err != nil || len(resp.Clones) != 2 || resp.Schema != api.Schema || resp.Clones[0].Schema != api.Schema {
 		t.Fatalf("clone: %+v, %v", resp, err)
 	}
-	if want := (Caller{UID: os.Getuid(), GID: os.Getgid(), PID: os.Getpid(), Name: d.fake.caller.Name}); d.fake.caller != want || want.Name == "" {
-		t.Errorf("caller %+v, want %+v", d.fake.caller, want)
+	groups, _ := os.Getgroups()
+	want := Caller{UID: os.Getuid(), GID: os.Getgid(), Groups: groups, PID: os.Getpid(), Name: d.fake.caller.Name, Admin: os.Getuid() == 0}
+	if diff := cmp.Diff(want, d.fake.caller, cmpopts.EquateEmpty()); diff != "" || want.Name == "" {
+		t.Error(diff)
 	}
 	got, err := c.Clones(ctx, map[string]string{"job": "a,b=c"})
 	if err != nil || len(got) != 2 {
@@ -107,6 +110,9 @@ func TestGoldens(t *testing.T) {
 	}
 	if g, err := c.Rollback(ctx, "shop"); err != nil || g.Version != 1 {
 		t.Errorf("rollback: %+v, %v", g, err)
+	}
+	if g, err := c.SetGoldenAccess(ctx, "shop", api.AccessRequest{Owner: "ann", Mode: "0600"}); err != nil || g.Owner != "ann" || g.Mode != "0600" {
+		t.Errorf("access: %+v, %v", g, err)
 	}
 	wantCode(t, c.RemoveGolden(ctx, "shop:1"), api.CodeConflict, "has clones")
 	_, err := c.Golden(ctx, "no/../such")

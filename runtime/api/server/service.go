@@ -25,6 +25,9 @@ type Options struct {
 	// Interfaces and Networks are optional: what is nil is not served.
 	Interfaces Interfaces
 	Networks   Networks
+	// AdminGroup may do with all clones and goldens what their owners may; one that does
+	// not exist is nobody, and root needs none.
+	AdminGroup string
 	// Logger takes the access log and internal errors; nil means slog.Default().
 	Logger *slog.Logger
 	// Grace is how long requests in progress may take to end once the server
@@ -52,6 +55,8 @@ type Server struct {
 	mux     *http.ServeMux
 	handler http.Handler
 	users   userNames
+	// adminGID is that of Options.AdminGroup, 0 if there is none.
+	adminGID int
 
 	stopping context.Context // ends with ErrStopping
 	stop     context.CancelCauseFunc
@@ -71,6 +76,7 @@ func New(o Options) *Server {
 	if s.grace == 0 {
 		s.grace = 5 * time.Second
 	}
+	s.adminGID = lookupGroup(o.AdminGroup)
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.routes()
 	s.handler = s.observe(s.negotiate(s.route(s.mux)))

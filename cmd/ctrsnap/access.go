@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+func (a *app) goldenAccessCommand() *cli.Command {
+	out := newOutput("table", "json")
+	var req api.AccessRequest
+	return &cli.Command{
+		Name:      "access",
+		Usage:     "show or set who may do what with a golden",
+		ArgsUsage: "NAME",
+		Description: `The mode is that of a file, for all versions of the name: r is to see and clone, w to
+build further versions, promote, roll back, remove and set the pool. The owner gives the
+mode and a group that he is in, administrators all.
+
+   ctrsnap golden access shop
+   ctrsnap golden access shop --mode 0640 --group ci`,
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "mode", Usage: "`MODE` in octal digits: 0600 is the owner's alone, 0644 for all to clone", Destination: &req.Mode},
+			&cli.StringFlag{Name: "group", Usage: "`GROUP` of this host", Destination: &req.Group},
+			&cli.StringFlag{Name: "owner", Usage: "`USER` of this host", Destination: &req.Owner},
+		}, out.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			args, err := exactly(cmd, "NAME")
+			if err != nil {
+				return err
+			}
+			d, err := a.connectFor(out)
+			if err != nil {
+				return err
+			}
+			g, err := access(ctx, d, args[0], req)
+			if err != nil {
+				return about(err, "golden access %s", args[0])
+			}
+			return a.printAccess(out, g)
+		},
+	}
+}
+
+func access(ctx context.Context, d goldens, name string, req api.AccessRequest) (api.Golden, error) {
+	if req == (api.AccessRequest{}) {
+		return d.Golden(ctx, name)
+	}
+	return d.SetGoldenAccess(ctx, name, req)
+}
+
+func (a *app) printAccess(out *output, g api.Golden) error {
+	switch out.format {
+	case "json":
+		return printJSON(a.stdout, g)
+	case "template":
+		return out.execute(a.stdout, g)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s %s %s\n", g.Mode, g.Owner, g.Group)
+	return err
+}

@@ -1,0 +1,170 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os/user"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// find returns a golden that the sender of ctx's request may know of.
+func (b *Builder) find(ctx context.Context, r snapshot.Ref) (snapshot.Golden, error) {
+	g, err := b.Store.Golden(ctx, r)
+	return server.Readable(ctx, r, g, err)
+}
+
+// writable says whether he may change a golden, or with version 0 a name.
+func (b *Builder) writable(ctx context.Context, r snapshot.Ref) error {
+	all, err := b.goldens(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(g snapshot.Golden) bool { return g.Name == r.Name && (r.Version == 0 || g.Version == r.Version) })
+	if i < 0 {
+		return snapshot.NoGolden(r)
+	}
+	return server.CheckWrite(ctx, all[i])
+}
+
+// goldens are those that the sender of ctx's request may know of.
+func (b *Builder) goldens(ctx context.Context) ([]snapshot.Golden, error) {
+	all, err := b.Store.Goldens(ctx)
+	return slices.DeleteFunc(all, func(g snapshot.Golden) bool {
+		_, err := server.Readable(ctx, g.Ref(), g, nil)
+		return err != nil
+	}), err
+}
+
+// mayBuild says whether caller may build the next version of a name. That a name is
+// taken cannot be kept from who wants it himself.
+func (b *Builder) mayBuild(ctx context.Context, caller server.Caller, name string) error {
+	all, err := b.Store.Goldens(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(g snapshot.Golden) bool { return g.Name == name })
+	if i < 0 || caller.CheckWrite(all[i]) == nil {
+		return nil
+	}
+	return snapshot.WithHint(
+		fmt.Errorf("golden %s is somebody else's: %w", name, errdefs.ErrPermissionDenied),
+		"choose another name, or have its owner give you the right to build")
+}
+
+// access is that of a name that the build makes.
+func (j *job) access() (snapshot.Access, error) {
+	a := snapshot.Access{Owner: max(j.caller.UID, 0), Group: max(j.caller.GID, 0), Mode: j.Mode}
+	if j.req.Mode == "" {
+		return a, nil
+	}
+	var err error
+	a.Mode, err = snapshot.ParseMode(j.req.Mode)
+	return a, err
+}
+
+// SetAccess says who may do what with the goldens of a name. The owner gives the
+// group, one of his own, and the mode; the rest is for administrators.
+func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+	if err := snapshot.ValidateName(name); err != nil {
+		return api.Golden{}, err
+	}
+	b.naming.Lock()
+	defer b.naming.Unlock()
+	g, err := b.find(ctx, snapshot.Ref{Name: name})
+	if err != nil {
+		return api.Golden{}, fmt.Errorf("set access of golden %s: %w", name, err)
+	}
+	a, err := changed(ctx, g.Access, req)
+	if err == nil {
+		err = b.Store.SetAccess(ctx, name, a)
+	}
+	if err != nil {
+		return api.Golden{}, fmt.Errorf("set access of golden %s: %w", name, err)
+	}
+	b.Logger.InfoContext(ctx, "golden access set", "golden", name, "access", a.String())
+	return b.Get(ctx, name)
+}
+
+// changed returns a with what a request wants, if its sender may.
+func changed(ctx context.Context, a snapshot.Access, req api.AccessRequest) (snapshot.Access, error) {
+	who, known := server.CallerOf(ctx)
+	admin := !known || who.May(0)
+	if !admin && who.UID != a.Owner {
+		return a, fmt.Errorf("it is somebody else's: %w", errdefs.ErrPermissionDenied)
+	}
+	var err error
+	if req.Mode != "" {
+		if a.Mode, err = snapshot.ParseMode(req.Mode); err != nil {
+			return a, err
+		}
+	}
+	if req.Group != "" {
+		if a.Group, err = groupID(req.Group); err != nil {
+			return a, err
+		}
+		if !admin && !who.In(a.Group) {
+			return a, fmt.Errorf("you are not in group %.64q: %w", req.Group, errdefs.ErrPermissionDenied)
+		}
+	}
+	if req.Owner != "" {
+		if !admin {
+			return a, fmt.Errorf("the owner is given by administrators: %w", errdefs.ErrPermissionDenied)
+		}
+		a.Owner, err = userID(req.Owner)
+	}
+	return a, err
+}
+
+func userID(name string) (int, error) {
+	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(id), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, invalid("no user %.64q", name)
+	}
+	return strconv.Atoi(u.Uid)
+}
+
+func groupID(name string) (int, error) {
+	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(id), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, invalid("no group %.64q", name)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// userName and groupName return names for people, or the numbers.
+func userName(id int) string {
+	text := strconv.Itoa(id)
+	if u, err := user.LookupId(text); err == nil {
+		return u.Username
+	}
+	return text
+}
+
+func groupName(id int) string {
+	text := strconv.Itoa(id)
+	if g, err := user.LookupGroupId(text); err == nil {
+		return g.Name
+	}
+	return text
+}
+
+// MayRemove says whether the sender of ctx's request may remove a golden that is there.
+func (b *Builder) MayRemove(ctx context.Context, r snapshot.Ref) error {
+	if err := b.writable(ctx, r); err != nil {
+		return fmt.Errorf("remove golden %s: %w", r, err)
+	}
+	return nil
+}
