@@ -35,8 +35,9 @@ test: ## run all tests; sets up all they need by itself (needs root)
 	@.ci/test
 
 .PHONY: test-network
-test-network: ## run the tests of the network alone, and measure it (needs root)
+test-network: ## run the tests of the network alone, flannel's too, and measure it (needs root)
 	@.ci/setup test
+	@.ci/flannel-setup
 	@$(MAKE) --no-print-directory build
 	@.ci/test-network
 
