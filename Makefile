@@ -22,7 +22,7 @@ setup: ## install what build and demo need (system packages, CNI plugins, runc)
 .PHONY: build
 build: ## build ctrsnap and ctrsnapd into bin/
 	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd \
-		./cmd/ctrsnap-shim ./cmd/containerd-shim-ctrsnap-v1
+		./cmd/ctrsnap-shim ./cmd/containerd-shim-ctrsnap-v1 ./cmd/ctrsnap-proxy
 
 .PHONY: demo
 demo: setup build ## show the whole thing: a golden with 1 GB of rows, five clones, nothing left
@@ -48,7 +48,7 @@ lint: ## run the linters
 .PHONY: install
 install: build ## install below PREFIX (/usr/local), with the systemd unit
 	install -D -t $(DESTDIR)$(PREFIX)/bin bin/ctrsnap bin/ctrsnapd
-	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-ctrsnap-v1 ctrsnap-shim containerd-shim-runc-v2 runc bridge loopback macvlan ptp host-local static bandwidth portmap tuning)
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-ctrsnap-v1 ctrsnap-shim ctrsnap-proxy containerd-shim-runc-v2 runc bridge loopback macvlan ptp host-local static bandwidth portmap tuning)
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system cmd/ctrsnapd/ctrsnapd.service
 
 .PHONY: clean

@@ -77,6 +77,7 @@ const (
 type Endpoint struct {
 	SocketDir string     // directory on the host that is mounted at [SocketDir]
 	Addr      netip.Addr // zero if there is no network
+	Port      int        // of Addr, where it leads to the server by a port of the host's; 0 is the server's own
 	// PID is the server's first process in the host's PID namespace, so that
 	// /proc/PID/root is its root filesystem. What is there is not trusted.
 	PID int

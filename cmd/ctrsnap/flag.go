@@ -171,8 +171,9 @@ func networkFlag(names *string) cli.Flag {
 
 // reach are the flags that say what a clone's network is like.
 type reach struct {
-	egress optional
-	ip     string
+	egress  optional
+	ip      string
+	publish []string
 }
 
 func (r *reach) flags() []cli.Flag {
@@ -185,12 +186,13 @@ func (r *reach) flags() []cli.Flag {
 	return []cli.Flag{
 		optionalFlag("egress", "let it reach what is beyond the host, or not with `[=false]`; default the daemon's", &r.egress),
 		&cli.StringFlag{Name: "ip", Usage: "wanted IPv4 `ADDRESS`, of the daemon's subnet", Destination: &r.ip},
+		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "have `[IP:]PORT` of this host lead to it, 0 for a free port (repeatable)", Destination: &r.publish},
 	}
 }
 
 // apply completes a request.
 func (r *reach) apply(req *api.CloneRequest) {
-	req.IP = r.ip
+	req.IP, req.Publish = r.ip, r.publish
 	if r.egress.set {
 		on := r.egress.value == ""
 		if !on {

@@ -168,7 +168,7 @@ func cloneTable(w io.Writer, clones []api.Clone, now time.Time) error {
 	for _, c := range clones {
 		rows = append(rows, []string{
 			c.ID, c.Name, c.Golden + ":" + strconv.Itoa(c.Version), string(c.State), age(now.Sub(c.CreatedAt)),
-			expiry(c, now), address(c), size(c.DiskBytes), size(c.MemoryBytes),
+			expiry(c, now), addresses(c), size(c.DiskBytes), size(c.MemoryBytes),
 		})
 	}
 	return table(w, "ID NAME GOLDEN STATE AGE EXPIRES ADDRESS DISK MEMORY", rows)
@@ -179,6 +179,11 @@ func expiry(c api.Clone, now time.Time) string {
 		return "with its job"
 	}
 	return "in " + age(c.ExpiresAt.Sub(now))
+}
+
+// addresses are where a clone is reached, its own first.
+func addresses(c api.Clone) string {
+	return strings.Join(append([]string{address(c)}, c.Published...), ",")
 }
 
 func address(c api.Clone) string {

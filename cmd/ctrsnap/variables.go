@@ -27,7 +27,7 @@ type naming struct {
 
 func (n *naming) flags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "via", Usage: "address to hand out: `tcp|socket`", Destination: &n.via, Validator: oneOf("tcp", "socket")},
+		&cli.StringFlag{Name: "via", Usage: "address to hand out: `tcp|socket|published`", Destination: &n.via, Validator: oneOf("tcp", "socket", "published")},
 		&cli.StringFlag{Name: "env-url", Usage: "`NAME` of the variable with the URL", DefaultText: "DATABASE_URL", Destination: &n.url, Validator: variableName},
 		&cli.StringFlag{Name: "env-prefix", Usage: "put `P_` before the names of all variables but --env-url's", Destination: &n.prefix, Validator: variableName},
 	}

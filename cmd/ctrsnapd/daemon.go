@@ -21,6 +21,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/bridge"
 	"github.com/ctrsnap/ctrsnap/network/named"
 	"github.com/ctrsnap/ctrsnap/network/pool"
+	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
@@ -53,6 +54,7 @@ type daemon struct {
 	bridge     *bridge.Network // nil where a CNI network is the default one
 	names      *names          // nil where nobody answers for names
 	attach     *attach.Attacher
+	publish    *publish.Publisher
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	manager    *manager.Manager
@@ -174,7 +176,11 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.openAttach()
+	if err := d.openAttach(); err != nil {
+		return err
+	}
+	d.publish, err = publish.Open(ctx, publish.Options{Dir: d.state("publish"), Program: d.program("ctrsnap-proxy"), Log: d.log, Failpoint: d.failpoints.of("publish")})
+	return err
 }
 
 func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
@@ -209,7 +215,7 @@ func (d *daemon) openRuntime(context.Context) error {
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.manager = manager.New(manager.Options{
-		Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
+		Ports: d.publish, Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
@@ -265,6 +271,9 @@ func (d *daemon) close(ctx context.Context) error {
 	}
 	if d.shims != nil {
 		d.shims.Close()
+	}
+	if d.publish != nil {
+		err = errors.Join(err, d.publish.Close())
 	}
 	if d.network != nil {
 		err = errors.Join(err, d.network.Close())

@@ -32,7 +32,7 @@ func tearDown(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.removeClones(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(d.attach.Teardown(ctx), d.network.Teardown(ctx), d.runner.Teardown()); err != nil {
+	if err := errors.Join(d.publish.Teardown(ctx), d.attach.Teardown(ctx), d.network.Teardown(ctx), d.runner.Teardown()); err != nil {
 		return err
 	}
 	closed = true

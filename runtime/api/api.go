@@ -171,6 +171,7 @@ type CloneRequest struct {
 	Egress      *bool             `json:"egress,omitempty" doc:"whether the clones reach what is beyond the host; default the daemon's"`
 	IP          string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
 	Networks    []string          `json:"networks,omitempty" doc:"names of the networks to attach the clones to, the first with eth0; default the daemon's one"`
+	Publish     []string          `json:"publish,omitempty" maxItems:"8" doc:"ports of the host that lead to the clone, each [IP:]PORT; 0 is a free one. Several clones take free ones only" example:"127.0.0.1:5433"`
 	// Lease "connection" ties the clones to GET /v1/leases/{id}: they end when
 	// that connection does. It must be opened within ten seconds.
 	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
@@ -220,16 +221,17 @@ type Clone struct {
 	CreatedAt   time.Time                    `json:"created_at"`
 	ExpiresAt   *time.Time                   `json:"expires_at,omitempty"` // nil: lives by its connection
 	URL         string                       `json:"url"`                  // tcp, or socket where there is no network
-	URLs        map[string]string            `json:"urls"`                 // by way: "socket", "tcp"
+	URLs        map[string]string            `json:"urls"`                 // by way: "socket", "tcp", "published"
 	Host        string                       `json:"host,omitempty"`
 	Port        int                          `json:"port,omitempty"`
 	Socket      string                       `json:"socket,omitempty"` // path of the unix socket
 	User        string                       `json:"user"`
 	Password    string                       `json:"password,omitempty"`
 	Database    string                       `json:"database"`
-	Egress      bool                         `json:"egress,omitempty"`   // it reaches what is beyond the host
-	Networks    []string                     `json:"networks,omitempty"` // that it asked for by name
-	Attached    []Attachment                 `json:"attached,omitempty"` // interfaces that it was given while it ran
+	Egress      bool                         `json:"egress,omitempty"`    // it reaches what is beyond the host
+	Published   []string                     `json:"published,omitempty"` // HOST:PORT of this host that lead to it
+	Networks    []string                     `json:"networks,omitempty"`  // that it asked for by name
+	Attached    []Attachment                 `json:"attached,omitempty"`  // interfaces that it was given while it ran
 	PID         int                          `json:"pid,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with

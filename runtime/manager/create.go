@@ -53,7 +53,11 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 	if err != nil {
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}
-	leaseID, err := m.handOut(ctx, want, old, clones)
+	err = m.publishAll(ctx, want, old, clones)
+	leaseID := ""
+	if err == nil {
+		leaseID, err = m.handOut(ctx, want, old, clones)
+	}
 	if err != nil {
 		m.discard(clones)
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)

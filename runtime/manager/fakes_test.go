@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
@@ -34,6 +35,7 @@ type world struct {
 	goldens    map[string][]snapshot.Golden // by name, the last one is current
 	snapshots  map[string]bool
 	networks   map[string]bool
+	ports      map[string]netip.AddrPort // by id: where it is published
 	containers map[string]*fakeTask
 	secrets    map[string]string            // what each server was told of its password, by clone
 	calls      map[string]int               // how often each operation was called
@@ -48,6 +50,7 @@ func newWorld(t testing.TB) *world {
 		goldens:    map[string][]snapshot.Golden{"shop": {fakeGolden("shop", 1), fakeGolden("shop", 2)}},
 		snapshots:  map[string]bool{},
 		networks:   map[string]bool{},
+		ports:      map[string]netip.AddrPort{},
 		containers: map[string]*fakeTask{},
 		secrets:    map[string]string{},
 		calls:      map[string]int{},
@@ -60,7 +63,7 @@ func fakeGolden(name string, version int) snapshot.Golden {
 
 func (w *world) options() Options {
 	return Options{
-		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w),
+		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w), Ports: (*fakePorts)(w),
 		Engines: map[string]runtime.Engine{"fake": &fakeEngine{w: w}},
 		RunDir:  filepath.Join(w.dir, "run"), LogDir: filepath.Join(w.dir, "logs"),
 		Pool: w.pool, Parallel: w.parallel,
@@ -106,6 +109,7 @@ func (w *world) left(t testing.TB) []string {
 	}
 	add("snapshot", slices.Sorted(maps.Keys(w.snapshots)))
 	add("network", slices.Sorted(maps.Keys(w.networks)))
+	add("port", slices.Sorted(maps.Keys(w.ports)))
 	add("container", slices.Sorted(maps.Keys(w.containers)))
 	for _, dir := range []string{"run", "logs"} {
 		entries, err := os.ReadDir(filepath.Join(w.dir, dir))
@@ -228,6 +232,37 @@ func (n *fakeNetwork) Namespaces(context.Context) ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Collect(maps.Keys(n.networks)), nil
+}
+
+type fakePorts world
+
+func (p *fakePorts) Publish(ctx context.Context, id, instead string, at []publish.Address, to netip.AddrPort) ([]netip.AddrPort, error) {
+	if err := (*world)(p).at(ctx, "ports.Publish"); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if delete(p.ports, instead); at[0].Port == 1 || to.Addr() != netip.MustParseAddr("10.0.0.7") {
+		return nil, errdefs.ErrAlreadyExists
+	}
+	p.ports[id] = netip.AddrPortFrom(netip.IPv4Unspecified(), max(at[0].Port, 40000))
+	return []netip.AddrPort{p.ports[id]}, nil
+}
+
+func (p *fakePorts) Unpublish(ctx context.Context, id string) error {
+	if err := (*world)(p).at(ctx, "ports.Unpublish"); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.ports, id)
+	return nil
+}
+
+func (p *fakePorts) Published(context.Context) ([]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.ports)), nil
 }
 
 type fakeRunner world

@@ -66,6 +66,7 @@ type Options struct {
 	// It is called while a clone is made.
 	ResolvConf func(ctx context.Context, addr netip.Addr) string
 
+	Ports          Ports                    // nil publishes none
 	Interfaces     Interfaces               // nil attaches no further interfaces
 	IsNetworkAdmin func(server.Caller) bool // who may, beside root; nil is nobody
 

@@ -50,12 +50,16 @@ func (m *Manager) mayAttach(caller server.Caller) error {
 	switch {
 	case m.opts.Interfaces == nil:
 		return fmt.Errorf("attach interface: this daemon attaches none: %w", errdefs.ErrNotImplemented)
-	case caller.UID == 0 || (m.opts.IsNetworkAdmin != nil && m.opts.IsNetworkAdmin(caller)):
+	case m.isAdmin(caller):
 		return nil
 	}
 	return snapshot.WithHint(
 		fmt.Errorf("interfaces on networks of the host are for its administrators: %w", errdefs.ErrPermissionDenied),
 		"ask root, or have network.admin_group configured")
+}
+
+func (m *Manager) isAdmin(caller server.Caller) bool {
+	return caller.UID == 0 || (m.opts.IsNetworkAdmin != nil && m.opts.IsNetworkAdmin(caller))
 }
 
 // Attach gives a clone that runs a further interface.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
@@ -46,7 +47,8 @@ type plan struct {
 	peers       string        // names those that reach each other: the lease, or the clones of the request; "" is each by itself
 	egress      bool
 	addr        netip.Addr // wanted; zero is any
-	networks    string     // names, comma-separated; "" is the default one
+	publish     []publish.Address
+	networks    string // names, comma-separated; "" is the default one
 }
 
 func (p *plan) name(i int) string {
@@ -74,7 +76,7 @@ func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneR
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
-	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.reach(p)} {
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.reach(p), m.ports(p)} {
 		if err := check(req); err != nil {
 			return nil, err
 		}

@@ -66,7 +66,7 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 		})
 	}
 	_ = g.Wait() // errors are in errs
-	errs = append(errs, m.reconcileInterfaces(ctx, known))
+	errs = append(errs, m.reconcileInterfaces(ctx, known), m.reconcilePorts(ctx))
 	orphans, err := m.orphans(ctx, known)
 	for id := range orphans {
 		m.teardown(id)
@@ -156,7 +156,7 @@ func (m *Manager) orphans(ctx context.Context, known map[string]bool) (map[strin
 	found := map[string]bool{}
 	var errs []error
 	for _, list := range []func(context.Context) ([]string, error){
-		m.opts.Store.Clones, m.opts.Network.Namespaces, dirLister(m.opts.RunDir), dirLister(m.opts.LogDir),
+		m.opts.Store.Clones, m.opts.Network.Namespaces, m.published, dirLister(m.opts.RunDir), dirLister(m.opts.LogDir),
 	} {
 		ids, err := list(ctx)
 		if err != nil {

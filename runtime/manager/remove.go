@@ -41,6 +41,7 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 func (m *Manager) end(ctx context.Context, c *clone) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
+	_ = m.unpublish(ctx, c.id) // a port is free for the next one; the teardown does it again
 	if !c.isDead() {
 		_ = c.task.Signal(ctx, syscall.SIGKILL) // the teardown kills again
 	}
@@ -136,6 +137,7 @@ func (m *Manager) tearDownOnce(id string) error {
 		name string
 		do   func() error
 	}{
+		{"remove ports", func() error { return m.unpublish(ctx, id) }},
 		{"remove container", func() error { return m.opts.Runner.Delete(ctx, id) }},
 		{"remove interfaces", func() error { return m.forgetInterfaces(ctx, id) }},
 		{"remove network", func() error { return m.opts.Network.Remove(ctx, id) }},

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -33,12 +34,12 @@ func (s state) connection(ep runtime.Endpoint) runtime.Connection {
 	if ep.SocketDir != "" {
 		c.Socket = socketPath(ep.SocketDir)
 		c.URLs["socket"] = s.url("", url.Values{"host": {ep.SocketDir}, "port": {strconv.Itoa(port)}})
-		c.Env["socket"] = s.clientEnv(ep.SocketDir)
+		c.Env["socket"] = s.clientEnv(ep.SocketDir, port)
 	}
 	if ep.Addr.IsValid() {
-		c.Host, c.Port = ep.Addr.String(), port
-		c.URLs["tcp"] = s.url(net.JoinHostPort(c.Host, strconv.Itoa(port)), url.Values{"sslmode": {"disable"}})
-		c.Env["tcp"] = s.clientEnv(c.Host)
+		c.Host, c.Port = ep.Addr.String(), cmp.Or(ep.Port, port)
+		c.URLs["tcp"] = s.url(net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), url.Values{"sslmode": {"disable"}})
+		c.Env["tcp"] = s.clientEnv(c.Host, c.Port)
 	}
 	return c
 }
@@ -51,7 +52,7 @@ func (s state) url(host string, query url.Values) string {
 	return u.String()
 }
 
-func (s state) clientEnv(host string) map[string]string {
+func (s state) clientEnv(host string, port int) map[string]string {
 	return map[string]string{
 		"PGHOST": host, "PGPORT": strconv.Itoa(port), "PGSSLMODE": "disable",
 		"PGUSER": s.User, "PGPASSWORD": s.Passwd, "PGDATABASE": s.DB,

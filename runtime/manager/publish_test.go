@@ -1,0 +1,93 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+)
+
+func TestPublish(t *testing.T) {
+	w := newWorld(t)
+	m, _ := w.manager(t)
+	resp, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop", Name: "pr", Publish: []string{"5433"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := resp.Clones[0]
+	if len(c.Published) != 1 || c.Published[0] != "0.0.0.0:40000" || c.URLs["published"] == "" {
+		t.Errorf("published at %v, %v", c.Published, c.URLs)
+	}
+	// A restart keeps what somebody was told of, and nothing else.
+	w.mu.Lock()
+	w.ports["cnobody00000"] = w.ports[c.ID]
+	w.mu.Unlock()
+	m.Close(t.Context())
+	m, _ = w.manager(t)
+	if err := m.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) != 1 || ids[0] != c.ID {
+		t.Errorf("published are %v", ids)
+	}
+	if err := m.Remove(t.Context(), "pr"); err != nil {
+		t.Fatal(err)
+	}
+	if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) > 0 {
+		t.Errorf("a clone that is gone has ports: %v", ids)
+	}
+	if err := m.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.left(t); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestPublishFails leaves no clone where its port is not to be had, or where
+// that cannot be kept.
+func TestPublishFails(t *testing.T) {
+	for _, step := range []string{"ports.Publish", "runner.SetRecord"} {
+		t.Run(step, func(t *testing.T) {
+			w := newWorld(t)
+			m, _ := w.manager(t)
+			w.before = func(op string, n int) error {
+				if op == step && (op != "runner.SetRecord" || n == 2) { // the first one says that it is ready
+					return errors.New("boom")
+				}
+				return nil
+			}
+			if _, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop", Publish: []string{"0"}}); err == nil {
+				t.Fatal("no error")
+			}
+			if err := m.Drain(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if left := w.left(t); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+func TestPublishRefuses(t *testing.T) {
+	w := newWorld(t)
+	m, _ := w.manager(t)
+	for at, is := range map[string]func(error) bool{"80": errdefs.IsPermissionDenied, "x": errdefs.IsInvalidArgument, "127.0.0.1:99999": errdefs.IsInvalidArgument} {
+		if _, err := m.Create(t.Context(), server.Caller{UID: 1000, GID: 1000}, api.CloneRequest{Golden: "shop", Publish: []string{at}}); !is(err) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	many := strings.Split(strings.Repeat("0,", 9)+"0", ",")
+	if _, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop", Publish: many}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("%d addresses: %v", len(many), err)
+	}
+	if left := w.left(t); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
