@@ -132,7 +132,7 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	opts := golden.Options{Exclusive: storage.Exclusive, Failpoint: d.failpoints.of("golden")}
 	if address := d.cfg.Containerd.Address; address != "" {
 		d.containerd, err = containerd.Connect(ctx, address)
-	} else {
+	} else if err = containerd.MountState(d.state("containerd")); err == nil {
 		d.containerd, err = containerd.Start(ctx, containerd.Options{
 			Root: saved.Root, State: d.state("containerd"), Address: d.state("containerd.sock"),
 			ShimDir: strings.Join(d.programs(), string(filepath.ListSeparator)), Recover: restored.Restarted, Logger: d.log,

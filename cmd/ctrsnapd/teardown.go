@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
 )
 
 // tearDown ends everything that outlives a daemon: clones, the network, mounts
@@ -39,7 +40,7 @@ func tearDown(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.close(ctx); err != nil {
 		return err
 	}
-	if err := d.storage.Unmount(ctx); err != nil {
+	if err := errors.Join(d.storage.Unmount(ctx), containerd.UnmountState(d.state("containerd"))); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(cfg.State); err != nil {

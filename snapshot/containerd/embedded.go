@@ -26,7 +26,7 @@ import (
 // Options describe an embedded containerd.
 type Options struct {
 	Root    string // directory for what stays
-	State   string // directory for what is void after a reboot
+	State   string // directory for what is void after a reboot; see MountState
 	Address string // path of the gRPC socket; ttrpc is at Address + ".ttrpc"
 	// ShimDir is searched for shims, and by shims for runc, before PATH; it may
 	// be a list as in PATH. "" means the directory of this executable.
