@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
+	"slices"
 	"syscall"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -83,6 +87,34 @@ type Endpoint struct {
 	PID int
 	// Password is the one that the server was given by a [PasswordSession]; "" means the golden's.
 	Password string
+	// Exec runs p beside the server until it ends, and returns its exit code. It is nil where
+	// that cannot be done.
+	Exec func(ctx context.Context, p Process) (int, error)
+}
+
+// Describer is an Engine that tells a client what it has to know of the
+// engine before it talks of goldens and clones.
+type Describer interface{ Describe() Description }
+
+// Description is what a client has to know of an engine. Paths are relative.
+type Description struct {
+	Scripts     []string // extensions of --init and --mask
+	DumpDir     string   // file that a dump has which is a directory; "" if none is
+	DataDir     []string // paths of which a data directory has one at least
+	LinkedDirs  []string // of a data directory: links to directories that belong to it
+	EmptyDirs   []string // of a data directory: what they have lies elsewhere
+	PIDFile     string   // of a data directory: names the process of its server in the first line
+	Processes   []string // names of that process
+	PasswordEnv string   // variable with the password of a URL that has none
+	Settings    bool     // a server can be given settings
+}
+
+// Engines finds engines by name.
+type Engines interface {
+	// Engine returns an engine, or NotFound.
+	Engine(name string) (Engine, error)
+	// Names returns the names of all, sorted.
+	Names() []string
 }
 
 // PasswordSetter is an Engine that can give a running server another password
@@ -118,6 +150,10 @@ type Connection struct {
 	Database string
 	// Env are the engine's own variables (PGHOST …) by way.
 	Env map[string]map[string]string
+	// Unset are variables that would lead a client elsewhere although Env is set.
+	Unset []string
+	// Client is a program that finds the server by Env alone, or "".
+	Client string
 }
 
 // Built is what an engine has built.
@@ -213,3 +249,19 @@ func (e *ExitError) Error() string {
 	}
 	return fmt.Sprintf("%s: exit code %d: %s", e.Command, e.Code, e.Output)
 }
+
+// EngineSet are engines that do not change, by name.
+type EngineSet map[string]Engine
+
+var _ Engines = EngineSet(nil)
+
+// Engine implements [Engines].
+func (s EngineSet) Engine(name string) (Engine, error) {
+	if e, ok := s[name]; ok {
+		return e, nil
+	}
+	return nil, fmt.Errorf("engine %.80q: %w", name, errdefs.ErrNotFound)
+}
+
+// Names implements [Engines].
+func (s EngineSet) Names() []string { return slices.Sorted(maps.Keys(s)) }

@@ -36,6 +36,7 @@ func (a *app) golden(ctx context.Context, d builder, b build, quiet bool) (api.G
 		}
 	}
 	for _, path := range b.ignored {
+		scripts, _ := b.scripts() // was asked for before
 		a.hint("golden build %s: %s ignored: its name ends in none of %s", b.req.Name, path, strings.Join(scripts, " "))
 	}
 	p := newProgress(a.stderr, quiet, a.getenv)
@@ -103,7 +104,7 @@ func (a *app) hostCommand(ctx context.Context, command string, env map[string]st
 	for k, v := range env {
 		vars = append(vars, variable{k, v})
 	}
-	cmd.Env = withVariables(a.environ(), vars)
+	cmd.Env = withVariables(a.environ(), vars, nil)
 	cmd.Stdout = io.MultiWriter(a.stderr, last)
 	cmd.Stderr = cmd.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

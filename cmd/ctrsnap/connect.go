@@ -11,15 +11,11 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-// localClients are the programs of this host that find a clone's server by
-// the engine's variables alone.
-var localClients = map[string]string{"postgres": "psql"}
-
 func (a *app) connectCommand() *cli.Command {
 	var n naming
 	return &cli.Command{
 		Name:      "connect",
-		Usage:     "open the engine's client (psql …) on a clone",
+		Usage:     "open the engine's client (psql, mariadb, redis-cli …) on a clone",
 		ArgsUsage: "ID [-- ARG…]",
 		Description: `Uses the client of this host if there is one, else that in the clone. What follows --
 goes to the client.
@@ -49,12 +45,12 @@ func (a *app) connectTo(ctx context.Context, d interface {
 	if err != nil {
 		return err
 	}
-	if path, err := exec.LookPath(localClients[c.Engine]); err == nil {
+	if path, err := exec.LookPath(c.Client); err == nil { // no path is named ""
 		vars, err := n.of(c, "", "")
 		if err != nil {
 			return err
 		}
-		return syscall.Exec(path, slices.Concat([]string{path}, a.tail), withVariables(a.environ(), vars))
+		return syscall.Exec(path, slices.Concat([]string{path}, a.tail), withVariables(a.environ(), vars, c.UnsetEnv))
 	}
 	cmd, err := d.ClientCommand(ctx, c.ID, a.tail)
 	if err != nil {

@@ -18,6 +18,7 @@ type daemon interface {
 	builder
 	pools
 	nets
+	engines
 	host
 }
 
@@ -74,6 +75,13 @@ type nets interface {
 	Interfaces(ctx context.Context, id string) ([]api.Interface, error)
 	Attach(ctx context.Context, id string, req api.AttachRequest) (api.Attachment, error)
 	Detach(ctx context.Context, id, ifName string) error
+}
+
+type engines interface {
+	Engines(ctx context.Context) ([]api.Engine, error)
+	Engine(ctx context.Context, name string) (api.Engine, error)
+	AddEngine(ctx context.Context, req api.EngineRequest) (api.Engine, error)
+	RemoveEngine(ctx context.Context, name string) error
 }
 
 type host interface {

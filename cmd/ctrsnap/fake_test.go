@@ -26,6 +26,13 @@ import (
 // hostilePassword holds what shells, .env files, URLs and logs trip over.
 const hostilePassword = `p'a"$(touch pwned)\ ` + "`id`" + `%41;#é`
 
+// postgres is what the daemon tells of its default engine.
+var postgres = api.Engine{
+	Schema: 1, Name: "postgres", BuiltIn: true, Scripts: []string{".sql", ".sh"}, DumpDir: "toc.dat", DataDir: []string{"PG_VERSION"},
+	LinkedDirs: []string{"pg_wal", "pg_xlog"}, EmptyDirs: []string{"pg_tblspc"}, PIDFile: "postmaster.pid",
+	Processes: []string{"postgres", "postmaster"}, PasswordEnv: "PGPASSWORD", Settings: true,
+}
+
 // fakeDaemon is ctrsnapd's API over maps: what the command line sees of it.
 type fakeDaemon struct {
 	dir string // takes the files of builds
@@ -38,7 +45,8 @@ type fakeDaemon struct {
 	sizes   map[string]int // of pools
 	answers map[string]chan api.HostResult
 	last    api.BuildRequest
-	drop    []func() // ends held leases
+	added   *api.Engine // by engine add
+	drop    []func()    // ends held leases
 	stop    func()
 
 	conns    atomic.Int64 // connections so far
@@ -95,6 +103,14 @@ func newFakeDaemon(t testing.TB, dir string) *fakeDaemon {
 	return f
 }
 
+func (f *fakeDaemon) engines() []api.Engine {
+	list := []api.Engine{postgres, {Schema: 1, Name: "redis", BuiltIn: true, Scripts: []string{".redis", ".sh"}, DataDir: []string{"dump.rdb"}}, {Name: "mariadb"}}
+	if f.added != nil {
+		list = append(list, *f.added)
+	}
+	return list
+}
+
 func (f *fakeDaemon) host() string { return "unix://" + filepath.Join(f.dir, "s") }
 
 func (f *fakeDaemon) routes() http.Handler {
@@ -137,6 +153,31 @@ func (f *fakeDaemon) routes() http.Handler {
 			return nil, &api.Error{Code: api.CodeConflict, Message: "golden orders:1 has clones: c1", Hint: "remove them first"}
 		}
 		return nil, err
+	})
+	json("GET /v1/engines", func(*http.Request) (any, error) { return f.engines(), nil })
+	json("GET /v1/engines/{name}", func(r *http.Request) (any, error) {
+		for _, e := range f.engines() {
+			if name := r.PathValue("name"); name == e.Name || name == "default" && e.Name == "postgres" {
+				return e, nil
+			}
+		}
+		return nil, &api.Error{Code: api.CodeNotFound, Message: "engine " + r.PathValue("name") + ": not found"}
+	})
+	json("POST /v1/engines", func(r *http.Request) (any, error) {
+		var req api.EngineRequest
+		if err := decode(r, &req); err != nil {
+			return nil, err
+		}
+		at := time.Now()
+		f.added = &api.Engine{Schema: 1, Name: "kv", Scripts: []string{".sh"}, Digest: "sha256:1", AddedAt: &at, Description: req.Description}
+		return f.added, nil
+	})
+	json("DELETE /v1/engines/{name}", func(r *http.Request) (any, error) {
+		if f.added == nil || r.PathValue("name") != f.added.Name {
+			return nil, &api.Error{Code: api.CodeConflict, Message: "remove engine " + r.PathValue("name") + ": 1 goldens are of it"}
+		}
+		f.added = nil
+		return nil, nil
 	})
 	json("GET /v1/pools", func(*http.Request) (any, error) {
 		list := []api.Pool{}
@@ -346,6 +387,7 @@ func (f *fakeDaemon) newClone(g api.Golden, req api.CloneRequest, leaseID string
 		return map[string]string{"PGHOST": host, "PGPORT": "5432", "PGUSER": "app", "PGPASSWORD": c.Password, "PGDATABASE": g.Name}
 	}
 	c.Env = map[string]map[string]string{"tcp": env("10.0.0.1"), "socket": env("/run/" + c.ID)}
+	c.UnsetEnv, c.Client = []string{"PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"}, "psql"
 	return c
 }
 

@@ -53,11 +53,11 @@ func (a *app) goldenBuild(ctx context.Context, name string, s *sources, out *out
 	if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
 		return err
 	}
-	b, err := s.resolve(name, a.getenv)
+	d, err := a.connect()
 	if err != nil {
 		return err
 	}
-	d, err := a.connect()
+	b, err := s.resolve(name, a.getenv, knower(ctx, d))
 	if err != nil {
 		return err
 	}

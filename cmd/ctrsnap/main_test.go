@@ -158,7 +158,8 @@ func runExample(t *testing.T, line string) {
 	t.Cleanup(f.stop)
 	f.goldens = append(f.goldens, api.Golden{Name: "shop", Version: 2}, api.Golden{Name: "shop", Version: 3})
 	f.clones["pr-42"] = f.newClone(f.goldens[0], api.CloneRequest{Name: "pr-42"}, "")
-	for _, name := range []string{"schema.sql", "shop.dump", "mask.sql", "db/migrations/1.sql", ".config/fish/completions/x"} {
+	f.added = &api.Engine{Name: "etcd", Scripts: []string{".sh"}}
+	for _, name := range []string{"etcd.toml", "seed.sh", "schema.sql", "shop.dump", "mask.sql", "db/migrations/1.sql", ".config/fish/completions/x"} {
 		writeFile(t, filepath.Join(dir, name), "select 1;", 0o600)
 	}
 	cmd := exec.Command("bash", "-c", line)

@@ -49,8 +49,8 @@ func (a *app) runCommand() *cli.Command {
 		Usage:     "run a command with clones of its own, and destroy them after",
 		ArgsUsage: "GOLDEN… -- CMD [ARG…]",
 		Description: `The command finds its database in DATABASE_URL and the engine's own variables
-(PGHOST …); with several goldens in SHOP_DATABASE_URL, SHOP_PGHOST … each, with --count in
-DATABASE_URL_1 … _N. Signals reach the command, and its exit code is returned; 125
+(PGHOST, MYSQL_HOST, REDIS_URL …); with several goldens, which may be of several engines, in
+SHOP_DATABASE_URL, SHOP_PGHOST … each, with --count in DATABASE_URL_1 … _N. Signals reach the command, and its exit code is returned; 125
 means that it was not started, 126 that it could not be, 127 that it was not found,
 128+n that signal n ended it. If ctrsnap itself is killed, the daemon destroys the
 clones and the command gets SIGTERM: its database is gone.
@@ -178,7 +178,7 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	ctx = client.OnQueue(ctx, a.queued)
 	refs := slices.Clone(names)
 	if o.sources.any() {
-		b, err := o.sources.resolve(names[0], a.getenv)
+		b, err := o.sources.resolve(names[0], a.getenv, knower(ctx, j.daemon))
 		if err != nil {
 			return nil, err
 		}
@@ -189,6 +189,7 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 		refs[0] = refOf(g)
 	}
 	var vars []variable
+	var misleading []string
 	for i, ref := range refs {
 		req := api.CloneRequest{
 			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, Networks: commaList(o.networks), WaitTimeout: o.wait,
@@ -207,8 +208,11 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 			return nil, err
 		}
 		vars = append(vars, v...)
+		for _, c := range clones {
+			misleading = append(misleading, c.UnsetEnv...)
+		}
 	}
-	return withVariables(a.environ(), vars), nil
+	return withVariables(a.environ(), vars, misleading), nil
 }
 
 // job holds the clones of one run by a lease.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/urfave/cli/v3"
 
@@ -53,14 +55,14 @@ func (s *sources) flags(set string) []cli.Flag {
 		text("image", "base: an image `REF`, pulled", &s.req.Image),
 		text("image-archive", "base: an image in `FILE` (docker save, OCI layout)", &s.archive),
 		text("parent", "base: another `GOLDEN`", &s.req.Parent),
-		list("init", "run `FILE|DIR`: .sql .sql.gz .sql.zst .sh; a directory's files sorted by name as bytes", &s.init),
+		list("init", "run `FILE|DIR`: .sh, or the engine's (.sql .sql.gz .sql.zst, .redis …); a directory's files sorted by name as bytes", &s.init),
 		text("from-dump", "restore a dump from `FILE|DIR` (directory format)", &s.dump),
-		text("from-url", "dump the live database at `URL`; env:NAME takes the URL from a variable; PGPASSWORD serves a URL without password", &s.fromURL),
+		text("from-url", "dump the live database at `URL`; env:NAME takes the URL from a variable; PGPASSWORD, or what the engine's clients read, serves a URL without password", &s.fromURL),
 		text("from-dir", "copy the data directory `DIR` of a server that does not run", &s.dir),
 		list("exec", "run `CMD` here by sh -c, with DATABASE_URL set", &s.req.Exec),
 		list("mask", "run the script `FILE` last", &s.mask),
 		list("key", "build only if no golden was built from these files' names and content; `GLOB` knows **; a directory counts with all below", &s.keys),
-		text("engine", "database `ENGINE`; default postgres", &s.req.Engine),
+		text("engine", "`ENGINE`: postgres (default), mariadb, redis …: see ctrsnap engine ls", &s.req.Engine),
 		text("user", "`USER` that clones are handed out with", &s.req.User),
 		text("password", "its `PASSWORD`", &s.req.Password),
 		text("password-file", "`FILE` with its password", &s.passwordFile),
@@ -90,16 +92,49 @@ type build struct {
 	req     api.BuildRequest
 	parts   []client.Part
 	ignored []string // files of --init directories that are no scripts
+	engine  func() (api.Engine, error)
+}
+
+// know tells what there is to know of the engine that a request is for.
+type know func(api.BuildRequest) (api.Engine, error)
+
+// knower asks the daemon, once: what a data directory is, a client has to know
+// before it sends one.
+func knower(ctx context.Context, d interface {
+	engines
+	goldens
+}) know {
+	var once sync.Once
+	var e api.Engine
+	var err error
+	return func(req api.BuildRequest) (api.Engine, error) {
+		once.Do(func() {
+			name := req.Engine
+			if name == "" && req.Parent != "" {
+				var g api.Golden
+				if g, err = d.Golden(ctx, req.Parent); err != nil {
+					return
+				}
+				name = g.Engine
+			}
+			if name == "" {
+				name = "default"
+			}
+			e, err = d.Engine(ctx, name)
+		})
+		return e, err
+	}
 }
 
 // resolve checks the flags and the files behind them, and computes the key.
-func (s *sources) resolve(name string, getenv func(string) string) (build, error) {
+func (s *sources) resolve(name string, getenv func(string) string, engine know) (build, error) {
 	b := build{req: s.req}
 	b.req.Name, b.req.FromHost, b.req.Prefix, b.req.Env, b.req.Settings = name, s.fromHost.set, s.fromHost.value, s.env, s.settings
 	b.req.Archive = s.archive != ""
 	if err := s.exclusive(); err != nil {
 		return b, err
 	}
+	b.engine = func() (api.Engine, error) { return engine(b.req) }
 	for _, step := range []func(*build, func(string) string) error{s.addPassword, s.addURL, s.addFiles, s.addKey} {
 		if err := step(&b, getenv); err != nil {
 			return b, err
@@ -160,8 +195,14 @@ func (s *sources) addURL(b *build, getenv func(string) string) error {
 	if err != nil || u.Scheme == "" {
 		return usagef("an example: postgres://USER@HOST:5432/DATABASE").of("--from-url: not a URL") // never print it: it may hold a password
 	}
-	if _, has := u.User.Password(); !has && getenv("PGPASSWORD") != "" && strings.HasPrefix(u.Scheme, "postgres") {
-		u.User = url.UserPassword(u.User.Username(), getenv("PGPASSWORD"))
+	if _, has := u.User.Password(); !has {
+		e, err := b.engine()
+		if err != nil {
+			return err
+		}
+		if password := getenv(e.PasswordEnv); password != "" {
+			u.User = url.UserPassword(u.User.Username(), password)
+		}
 	}
 	b.req.FromURL = u.String()
 	return nil
@@ -193,10 +234,14 @@ func (s *sources) addFiles(b *build, _ func(string) string) error {
 		}
 	}
 	if s.dir != "" {
-		if err := checkDataDir(s.dir); err != nil {
+		e, err := b.engine()
+		if err == nil {
+			err = checkDataDir(e, s.dir)
+		}
+		if err != nil {
 			return err
 		}
-		b.addTar(api.PartDirTar, s.dir)
+		b.addTar(api.PartDirTar, s.dir, e)
 	}
 	for _, path := range s.mask {
 		if err := b.addFile(api.PartMask, "--mask", path); err != nil {
@@ -238,11 +283,21 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// scripts are the names of files that initialise a database, as the official
-// images know them, and zstd.
-var scripts = []string{".sql", ".sql.gz", ".sql.zst", ".sh"}
+// scripts are the names of files that initialise a database: those that the
+// engine knows, and all but shell scripts packed, too.
+func (b *build) scripts() ([]string, error) {
+	e, err := b.engine()
+	var all []string
+	for _, ext := range e.Scripts {
+		all = append(all, ext)
+		if ext != ".sh" {
+			all = append(all, ext+".gz", ext+".zst")
+		}
+	}
+	return all, err
+}
 
-func isScript(name string) bool {
+func isScript(name string, scripts []string) bool {
 	return slices.ContainsFunc(scripts, func(ext string) bool { return strings.HasSuffix(name, ext) })
 }
 
@@ -253,8 +308,12 @@ func (b *build) addInit(path string) error {
 	if err != nil {
 		return badSource("--init", err)
 	}
+	scripts, err := b.scripts()
+	if err != nil {
+		return err
+	}
 	if !info.IsDir() {
-		if !isScript(path) {
+		if !isScript(path, scripts) {
 			return usagef("use one of %s", strings.Join(scripts, " ")).of("--init: %s is no script", path)
 		}
 		return b.addFile(api.PartInit, "--init", path)
@@ -266,7 +325,7 @@ func (b *build) addInit(path string) error {
 	before := len(b.parts)
 	for _, e := range entries {
 		file := filepath.Join(path, e.Name())
-		if info, err := os.Stat(file); err != nil || info.IsDir() || !isScript(e.Name()) {
+		if info, err := os.Stat(file); err != nil || info.IsDir() || !isScript(e.Name(), scripts) {
 			b.ignored = append(b.ignored, file)
 		} else if err := b.addFile(api.PartInit, "--init", file); err != nil {
 			return err
@@ -283,17 +342,24 @@ func (b *build) addDump(path string) error {
 	if err != nil || !info.IsDir() {
 		return b.addFile(api.PartDump, "--from-dump", path)
 	}
-	if _, err := os.Stat(filepath.Join(path, "toc.dat")); err != nil {
-		return usagef("make one with pg_dump --format directory; --from-dir takes a data directory").of("--from-dump: directory %s is no dump: it has no toc.dat", path)
+	e, err := b.engine()
+	if err != nil {
+		return err
 	}
-	b.addTar(api.PartDumpTar, path)
+	if e.DumpDir == "" {
+		return usagef("give a file; --from-dir takes a data directory").of("--from-dump: %s is a directory", path)
+	}
+	if _, err := os.Stat(filepath.Join(path, e.DumpDir)); err != nil {
+		return usagef("make one with pg_dump --format directory; --from-dir takes a data directory").of("--from-dump: directory %s is no dump: it has no %s", path, e.DumpDir)
+	}
+	b.addTar(api.PartDumpTar, path, api.Engine{})
 	return nil
 }
 
-func (b *build) addTar(kind, dir string) {
+func (b *build) addTar(kind, dir string, e api.Engine) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		abs = dir
 	}
-	b.parts = append(b.parts, client.Part{Kind: kind, Name: filepath.Base(abs) + ".tar", Open: func() (io.ReadCloser, error) { return tarDir(dir), nil }})
+	b.parts = append(b.parts, client.Part{Kind: kind, Name: filepath.Base(abs) + ".tar", Open: func() (io.ReadCloser, error) { return tarDir(dir, e), nil }})
 }

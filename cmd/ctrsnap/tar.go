@@ -8,21 +8,28 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-// pidFile is what a running Postgres keeps in its data directory.
-const pidFile = "postmaster.pid"
+// treeWriter writes directories to a tar stream. What is left out and followed
+// is as the engine says; its zero value leaves all as it is.
+type treeWriter struct {
+	*tar.Writer
+	engine api.Engine
+}
 
 // tarDir returns a tar stream of all below dir, with modes and owners, made
-// while it is read. Sockets and fifos are left out, and so is postmaster.pid:
-// it names a process that will not exist where the copy is used.
-func tarDir(dir string) io.ReadCloser {
+// while it is read. Sockets and fifos are left out, and so is the file with the number of
+// the server's process: it will not exist where the copy is used.
+func tarDir(dir string, e api.Engine) io.ReadCloser {
 	r, w := io.Pipe()
 	go func() {
-		tw := tar.NewWriter(w)
+		tw := treeWriter{tar.NewWriter(w), e}
 		err := addLinkedDir(tw, dir, "")
 		if err == nil {
 			err = tw.Close()
@@ -33,7 +40,7 @@ func tarDir(dir string) io.ReadCloser {
 }
 
 // addTree writes what lies below dir under the names prefix/….
-func addTree(tw *tar.Writer, dir, prefix string) error {
+func addTree(tw treeWriter, dir, prefix string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -43,17 +50,17 @@ func addTree(tw *tar.Writer, dir, prefix string) error {
 			return err
 		}
 		name := filepath.ToSlash(filepath.Join(prefix, rel))
-		if name == pidFile || d.Type()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice) != 0 {
+		if (tw.engine.PIDFile != "" && name == tw.engine.PIDFile) || d.Type()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice) != 0 {
 			return nil
 		}
-		if (name == "pg_wal" || name == "pg_xlog") && d.Type()&fs.ModeSymlink != 0 {
-			return addLinkedDir(tw, path, name) // initdb --waldir puts it elsewhere
+		if slices.Contains(tw.engine.LinkedDirs, name) && d.Type()&fs.ModeSymlink != 0 {
+			return addLinkedDir(tw, path, name)
 		}
 		return addEntry(tw, path, name)
 	})
 }
 
-func addLinkedDir(tw *tar.Writer, path, name string) error {
+func addLinkedDir(tw treeWriter, path, name string) error {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
@@ -61,7 +68,7 @@ func addLinkedDir(tw *tar.Writer, path, name string) error {
 	return addTree(tw, target, name)
 }
 
-func addEntry(tw *tar.Writer, path, name string) error {
+func addEntry(tw treeWriter, path, name string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return err
@@ -86,7 +93,7 @@ func addEntry(tw *tar.Writer, path, name string) error {
 	return addContent(tw, path, h.Size)
 }
 
-func addContent(tw *tar.Writer, path string, n int64) error {
+func addContent(tw treeWriter, path string, n int64) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -99,25 +106,32 @@ func addContent(tw *tar.Writer, path string, n int64) error {
 }
 
 // checkDataDir refuses a directory that cannot become a golden: no data
-// directory, that of a server that runs here, or one with parts elsewhere.
-func checkDataDir(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err != nil {
-		return usagef("a data directory is what initdb makes; --from-dump takes dumps").of("--from-dir: %s is no data directory: it has no PG_VERSION", dir)
+// directory of the engine's, that of a server that runs here, or one with parts elsewhere.
+func checkDataDir(e api.Engine, dir string) error {
+	if len(e.DataDir) == 0 {
+		return usagef("ctrsnap engine inspect %s tells more", e.Name).of("--from-dir: engine %s takes no data directories", e.Name)
 	}
-	if pid := serverOf(dir); pid != 0 {
-		return usagef("stop it (pg_ctl stop -D %s), or dump it while it runs with --from-url", dir).of("--from-dir: a server runs on %s: process %d", dir, pid)
+	if !slices.ContainsFunc(e.DataDir, func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }) {
+		return usagef("--from-dump takes dumps").of("--from-dir: %s is no data directory of %s: it has no %s", dir, e.Name, strings.Join(e.DataDir, " or "))
 	}
-	spaces, err := os.ReadDir(filepath.Join(dir, "pg_tblspc"))
-	if err == nil && len(spaces) > 0 {
-		return usagef("use --from-url or --from-dump").of("--from-dir: %s has tablespaces outside of it", dir)
+	if pid := serverOf(e, dir); pid != 0 {
+		return usagef("stop it, or dump it while it runs with --from-url").of("--from-dir: a server runs on %s: process %d", dir, pid)
+	}
+	for _, name := range e.EmptyDirs {
+		if entries, err := os.ReadDir(filepath.Join(dir, name)); err == nil && len(entries) > 0 {
+			return usagef("use --from-url or --from-dump").of("--from-dir: %s has data outside of it: %s", dir, name)
+		}
 	}
 	return nil
 }
 
 // serverOf returns the process id of the server that runs on the data directory,
 // or 0. A pid file may be left of a crash, and its number then be that of another program.
-func serverOf(dir string) int {
-	b, err := os.ReadFile(filepath.Join(dir, pidFile))
+func serverOf(e api.Engine, dir string) int {
+	if e.PIDFile == "" {
+		return 0
+	}
+	b, err := os.ReadFile(filepath.Join(dir, e.PIDFile))
 	if err != nil {
 		return 0
 	}
@@ -127,7 +141,7 @@ func serverOf(dir string) int {
 		return 0
 	}
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if name := strings.TrimSpace(string(comm)); err == nil && name != "postgres" && name != "postmaster" {
+	if err == nil && len(e.Processes) > 0 && !slices.Contains(e.Processes, strings.TrimSpace(string(comm))) {
 		return 0
 	}
 	return pid

@@ -12,22 +12,22 @@ import (
 func TestCheckDataDir(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "PG_VERSION"), "15\n", 0o600)
-	if err := checkDataDir(dir); err != nil {
+	if err := checkDataDir(postgres, dir); err != nil {
 		t.Error(err)
 	}
 	// This process is alive, but no server.
-	writeFile(t, filepath.Join(dir, pidFile), fmt.Sprintf("%d\n%s\n", os.Getpid(), dir), 0o600)
-	if err := checkDataDir(dir); err != nil {
+	writeFile(t, filepath.Join(dir, postgres.PIDFile), fmt.Sprintf("%d\n%s\n", os.Getpid(), dir), 0o600)
+	if err := checkDataDir(postgres, dir); err != nil {
 		t.Error(err)
 	}
 	server := startAs(t, "postgres")
-	writeFile(t, filepath.Join(dir, pidFile), fmt.Sprintf("%d\n%s\n", server, dir), 0o600)
-	if err := checkDataDir(dir); err == nil || !strings.Contains(err.Error(), "a server runs on") {
+	writeFile(t, filepath.Join(dir, postgres.PIDFile), fmt.Sprintf("%d\n%s\n", server, dir), 0o600)
+	if err := checkDataDir(postgres, dir); err == nil || !strings.Contains(err.Error(), "a server runs on") {
 		t.Errorf("a running server: %v", err)
 	}
-	os.Remove(filepath.Join(dir, pidFile))
+	os.Remove(filepath.Join(dir, postgres.PIDFile))
 	writeFile(t, filepath.Join(dir, "pg_tblspc", "16384"), "", 0o600)
-	if err := checkDataDir(dir); err == nil || !strings.Contains(err.Error(), "tablespaces") {
+	if err := checkDataDir(postgres, dir); err == nil || !strings.Contains(err.Error(), "pg_tblspc") {
 		t.Errorf("tablespaces: %v", err)
 	}
 }

@@ -110,19 +110,15 @@ func (n naming) all(clones []api.Clone, group string, numbered bool) ([]variable
 	return vars, nil
 }
 
-// misleading are variables that would lead a client elsewhere although those
-// of the engine are set: libpq prefers PGHOSTADDR to PGHOST, and a service file
-// to both. See https://www.postgresql.org/docs/current/libpq-envars.html.
-var misleading = map[string][]string{"PGHOST": {"PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"}}
-
-// withVariables returns the environment base with vars in it.
-func withVariables(base []string, vars []variable) []string {
+// withVariables returns the environment base with vars in it, and without those
+// that would lead a client elsewhere all the same.
+func withVariables(base []string, vars []variable, misleading []string) []string {
 	drop := map[string]bool{}
 	for _, v := range vars {
 		drop[v.name] = true
-		for _, name := range misleading[v.name] {
-			drop[name] = true
-		}
+	}
+	for _, name := range misleading {
+		drop[name] = true
 	}
 	env := slices.DeleteFunc(slices.Clone(base), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")

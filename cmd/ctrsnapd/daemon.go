@@ -22,11 +22,13 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/named"
 	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/network/publish"
-	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
 	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/catalog"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/mariadb"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/redis"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -57,6 +59,7 @@ type daemon struct {
 	publish    *publish.Publisher
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
+	engines    *catalog.Catalog
 	manager    *manager.Manager
 	builder    *build.Builder
 }
@@ -65,7 +68,7 @@ type daemon struct {
 // must close the daemon, also after an error.
 func (d *daemon) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openStorage, d.openContainerd, d.openNetwork, d.openShims, d.openRuntime, d.recover,
+		d.openState, d.openStorage, d.openContainerd, d.openNetwork, d.openShims, d.openEngines, d.openRuntime, d.recover,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -197,10 +200,6 @@ func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
 }
 
 func (d *daemon) openRuntime(context.Context) error {
-	engines := map[string]runtime.Engine{}
-	for _, e := range []runtime.Engine{postgres.New()} {
-		engines[e.Name()] = e
-	}
 	opts := runner.Options{
 		ShimBinary: d.program("containerd-shim-runc-v2"),
 		RuncBinary: d.runc(),
@@ -216,17 +215,31 @@ func (d *daemon) openRuntime(context.Context) error {
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.manager = manager.New(manager.Options{
 		Ports: d.publish, Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
-		Store: d.store, Runner: d.runner, Network: d.network, Engines: engines,
+		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
 		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
-		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: engines,
+		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
 		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
 		Failpoint: d.failpoints.of("build"),
 	})
+	return nil
+}
+
+// openEngines takes the built-in engines, and those that users have described.
+func (d *daemon) openEngines(context.Context) error {
+	c, damaged, err := catalog.Open(filepath.Join(d.cfg.Root, "engines"),
+		postgres.New(), mariadb.New(), mariadb.NewMySQL(), redis.New(), redis.NewValkey())
+	if err != nil {
+		return err
+	}
+	if damaged != nil {
+		d.log.Error("engines that cannot be used", "error", damaged)
+	}
+	d.engines = c
 	return nil
 }
 
@@ -326,5 +339,5 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 		stop()
 	})
-	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup, Interfaces: d.manager, Networks: d, Logger: d.log}).Serve(serving, listener)
+	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup, Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log}).Serve(serving, listener)
 }

@@ -238,7 +238,9 @@ type Clone struct {
 	DiskBytes   int64                        `json:"disk_bytes"`         // not shared with the golden
 	MemoryBytes int64                        `json:"memory_bytes"`
 	Timings     Timings                      `json:"timings"`
-	Env         map[string]map[string]string `json:"env,omitempty"` // the engine's variables by way (PGHOST …)
+	Env         map[string]map[string]string `json:"env,omitempty"`       // the engine's variables by way (PGHOST …)
+	UnsetEnv    []string                     `json:"unset_env,omitempty"` // variables that would lead a client elsewhere all the same
+	Client      string                       `json:"client,omitempty"`    // program that finds the server by Env alone (psql)
 	LeaseID     string                       `json:"lease_id,omitempty"`
 	Owner       string                       `json:"owner,omitempty"` // user that asked for it
 	// OwnPassword says that Password is this clone's alone. Only its owner
@@ -380,6 +382,35 @@ type BuildEvent struct {
 	// Existed says that a golden with the wanted key was there: nothing was built.
 	Existed bool   `json:"existed,omitempty"`
 	Error   *Error `json:"error,omitempty"`
+}
+
+// Engine is one kind of server as its user sees it.
+type Engine struct {
+	Schema  int    `json:"schema"`
+	Name    string `json:"name"`
+	BuiltIn bool   `json:"built_in"`
+	// Digest identifies the description, AddedAt says since when it is there; of
+	// engines that were added.
+	Digest  string     `json:"digest,omitempty"`
+	AddedAt *time.Time `json:"added_at,omitempty"`
+	Goldens int        `json:"goldens"` // versions of goldens that it serves
+	// Description is the file; of one engine that is asked for by its name.
+	Description string `json:"description,omitempty"`
+
+	Scripts     []string `json:"scripts"`                // extensions of --init and --mask
+	DumpDir     string   `json:"dump_dir,omitempty"`     // file that a dump has which is a directory
+	DataDir     []string `json:"data_dir,omitempty"`     // paths of which a data directory has one at least
+	LinkedDirs  []string `json:"linked_dirs,omitempty"`  // of a data directory: links to directories that belong to it
+	EmptyDirs   []string `json:"empty_dirs,omitempty"`   // of a data directory: what they have lies elsewhere and cannot be copied
+	PIDFile     string   `json:"pid_file,omitempty"`     // of a data directory: names the process of its server
+	Processes   []string `json:"processes,omitempty"`    // names of that process
+	PasswordEnv string   `json:"password_env,omitempty"` // variable with the password of --from-url
+	Settings    bool     `json:"settings"`               // its servers take settings
+}
+
+// EngineRequest adds an engine: Description is the text of a file in TOML.
+type EngineRequest struct {
+	Description string `json:"description"`
 }
 
 // HostResult is how a command that the caller ran ended.

@@ -57,7 +57,7 @@ type Options struct {
 	Bases   Bases
 	Runner  runtime.Runner
 	Network network.Provider
-	Engines map[string]runtime.Engine // by name
+	Engines runtime.Engines
 
 	SpoolDir string // takes the sources of builds; on the disk of the storage
 	RunDir   string // sockets and mount points of builds; void after a reboot

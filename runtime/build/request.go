@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -226,11 +225,11 @@ func (b *Builder) engine(name string) (runtime.Engine, error) {
 	if name == "" {
 		name = DefaultEngine
 	}
-	if e, ok := b.Engines[name]; ok {
-		return e, nil
+	e, err := b.Engines.Engine(name)
+	if errdefs.IsNotFound(err) {
+		return nil, snapshot.WithHint(invalid("unknown engine %.80q", name), "engines: "+strings.Join(b.Engines.Names(), ", "))
 	}
-	known := slices.Sorted(maps.Keys(b.Engines))
-	return nil, snapshot.WithHint(invalid("unknown engine %.80q", name), "engines: "+strings.Join(known, ", "))
+	return e, err
 }
 
 // builder names the caller for a golden's record.

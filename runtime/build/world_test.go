@@ -71,7 +71,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.Builder = New(Options{
 		Store: fakeStore{w}, Bases: fakeBases{w}, Runner: fakeRunner{w}, Network: fakeNetwork{w},
-		Engines:  map[string]runtime.Engine{"postgres": fakeEngine{w: w, name: "postgres"}, "redis": fakeEngine{w: w, name: "redis"}},
+		Engines:  runtime.EngineSet{"postgres": fakeEngine{w: w, name: "postgres"}, "redis": fakeEngine{w: w, name: "redis"}},
 		SpoolDir: filepath.Join(dir, "spool"), RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"),
 		Logger: slog.New(slog.DiscardHandler),
 	})

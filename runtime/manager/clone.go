@@ -77,6 +77,15 @@ func (m *Manager) endpoint(id string, addr netip.Addr, pid int) runtime.Endpoint
 	return runtime.Endpoint{SocketDir: m.socketDir(id), Addr: addr, PID: pid}
 }
 
+// live is the endpoint of a clone whose server runs.
+func (m *Manager) live(c *clone) runtime.Endpoint {
+	ep := m.endpoint(c.id, c.rec.Addr, c.rec.PID)
+	ep.Exec = func(ctx context.Context, p runtime.Process) (int, error) {
+		return c.task.Exec(ctx, p, runtime.Stdio{}, nil)
+	}
+	return ep
+}
+
 // runDir is the clone's owner's alone, so that nobody else gets to what is in it.
 func (m *Manager) runDir(id string) string { return filepath.Join(m.opts.RunDir, id) }
 

@@ -353,7 +353,7 @@ func TestServerNeverReady(t *testing.T) {
 func TestSocketPathTooLong(t *testing.T) {
 	w := newWorld(t)
 	m, _ := w.manager(t)
-	m.opts.Engines = map[string]runtime.Engine{"fake": &longEngine{fakeEngine{w: w}}}
+	m.opts.Engines = runtime.EngineSet{"fake": &longEngine{fakeEngine{w: w}}}
 	_, err := m.Create(t.Context(), server.Caller{}, api.CloneRequest{Golden: "shop"})
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "107") {
 		t.Errorf("got %v", err)

@@ -64,7 +64,7 @@ func fakeGolden(name string, version int) snapshot.Golden {
 func (w *world) options() Options {
 	return Options{
 		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w), Ports: (*fakePorts)(w),
-		Engines: map[string]runtime.Engine{"fake": &fakeEngine{w: w}},
+		Engines: runtime.EngineSet{"fake": &fakeEngine{w: w}},
 		RunDir:  filepath.Join(w.dir, "run"), LogDir: filepath.Join(w.dir, "logs"),
 		Pool: w.pool, Parallel: w.parallel,
 	}

@@ -43,7 +43,7 @@ type Options struct {
 	Store   snapshot.Store
 	Runner  runtime.Runner
 	Network network.Provider
-	Engines map[string]runtime.Engine // by the name that goldens record
+	Engines runtime.Engines // by the name that goldens record
 	// RunDir holds a directory per clone, which is its owner's alone: who is neither
 	// he nor root does not get in. The one in it is the server's, and mounted at
 	// [runtime.SocketDir].

@@ -175,8 +175,8 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 	if err != nil {
 		return hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
 	}
-	engine, ok := m.opts.Engines[p.golden.Engine]
-	if !ok {
+	engine, err := m.opts.Engines.Engine(p.golden.Engine)
+	if err != nil {
 		return fmt.Errorf("golden %s is of engine %q, which this daemon lacks: %w", ref, p.golden.Engine, errdefs.ErrFailedPrecondition)
 	}
 	p.engine = engine

@@ -65,9 +65,9 @@ func (m *Manager) newPool() *pool.Pool[*clone] {
 
 // makeMember makes a clone that is nobody's yet.
 func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, error) {
-	engine, ok := m.opts.Engines[g.Engine]
-	if !ok {
-		return nil, fmt.Errorf("no engine %q: %w", g.Engine, errdefs.ErrFailedPrecondition)
+	engine, err := m.opts.Engines.Engine(g.Engine)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	process, err := engine.Server(g, nil)
 	if err != nil {

@@ -102,8 +102,8 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 	if err != nil {
 		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
 	}
-	engine, ok := m.opts.Engines[rec.Engine]
-	if !ok {
+	engine, err := m.opts.Engines.Engine(rec.Engine)
+	if err != nil {
 		return nil, fmt.Errorf("adopt clone %s: no engine %q: %w", info.ID, rec.Engine, errdefs.ErrFailedPrecondition)
 	}
 	if rec.Member {

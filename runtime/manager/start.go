@@ -148,7 +148,7 @@ func (s *starter) connect() error {
 }
 
 func setConnection(c *api.Clone, conn runtime.Connection) {
-	c.URLs, c.Env = conn.URLs, conn.Env
+	c.URLs, c.Env, c.UnsetEnv, c.Client = conn.URLs, conn.Env, conn.Unset, conn.Client
 	c.Host, c.Port, c.Socket = conn.Host, conn.Port, conn.Socket
 	c.User, c.Password, c.Database = conn.User, conn.Password, conn.Database
 	c.URL = conn.URLs["tcp"]
@@ -238,11 +238,11 @@ func (s *starter) ready(ctx context.Context) error {
 	c := s.clone
 	rctx, cancel := context.WithTimeout(ctx, s.opts.StartTimeout)
 	defer cancel()
-	err := c.engine.Ready(rctx, c.golden, s.endpoint(c.id, c.rec.Addr, c.rec.PID), c.died)
+	err := c.engine.Ready(rctx, c.golden, s.live(c), c.died)
 	// A golden's databases have been connected to with its own settings. A
 	// connection more would double what the caller's own costs.
 	if err == nil && (s.want.member || len(s.want.settings) > 0) {
-		err = c.engine.Query(rctx, c.golden, s.endpoint(c.id, c.rec.Addr, c.rec.PID))
+		err = c.engine.Query(rctx, c.golden, s.live(c))
 	}
 	if err == nil {
 		return nil

@@ -42,6 +42,7 @@ func (s *Server) routes() {
 	s.cloneRoutes()
 	s.poolRoutes()
 	s.netRoutes()
+	s.engineRoutes()
 	s.streamRoutes()
 	tidy(s.huma.OpenAPI())
 	document := sync.OnceValues(func() ([]byte, error) { return json.Marshal(s.huma.OpenAPI()) })

@@ -25,6 +25,7 @@ type Options struct {
 	// Interfaces and Networks are optional: what is nil is not served.
 	Interfaces Interfaces
 	Networks   Networks
+	Engines    Engines // optional as well
 	// AdminGroup may do with all clones and goldens what their owners may; one that does
 	// not exist is nobody, and root needs none.
 	AdminGroup string
@@ -44,6 +45,7 @@ type Server struct {
 
 	interfaces Interfaces
 	networks   Networks
+	engines    Engines
 
 	log   *slog.Logger
 	grace time.Duration
@@ -66,7 +68,7 @@ type Server struct {
 // New returns a server that does not listen yet.
 func New(o Options) *Server {
 	s := &Server{
-		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, interfaces: o.Interfaces, networks: o.Networks, log: o.Logger, grace: o.Grace,
+		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, interfaces: o.Interfaces, networks: o.Networks, engines: o.Engines, log: o.Logger, grace: o.Grace,
 		keepAlive: 15 * time.Second, watch: time.Second,
 		mux: http.NewServeMux(),
 	}

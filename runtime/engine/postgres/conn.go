@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
-	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 )
 
 // probeLimit bounds what is read in one connection to a clone's server, which is
@@ -45,28 +45,7 @@ func boundedFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
 }
 
 func dialer(dir string) pgconn.DialFunc {
-	return func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, dir) }
-}
-
-// dialSocket connects to the server's socket in dir. Who is in the container
-// can put a symlink in its place: it is not followed.
-func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
-	path := socketPath(dir)
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Type() != os.ModeSocket {
-		return nil, &os.PathError{Op: "connect", Path: path, Err: unix.ENOTSOCK}
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	return func(ctx context.Context, _, _ string) (net.Conn, error) { return dial.Socket(ctx, socketPath(dir)) }
 }
 
 // dialTCP connects over the network, as a client of a clone does.

@@ -30,6 +30,8 @@ func (s state) connection(ep runtime.Endpoint) runtime.Connection {
 	c := runtime.Connection{
 		URLs: map[string]string{}, Env: map[string]map[string]string{},
 		User: s.User, Password: s.Passwd, Database: s.DB,
+		// libpq prefers these to PGHOST. See https://www.postgresql.org/docs/current/libpq-envars.html.
+		Unset: []string{"PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"}, Client: "psql",
 	}
 	if ep.SocketDir != "" {
 		c.Socket = socketPath(ep.SocketDir)
@@ -62,6 +64,19 @@ func (s state) clientEnv(host string, port int) map[string]string {
 // socketPath is the path of the server's socket in dir.
 func socketPath(dir string) string {
 	return filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(port))
+}
+
+var _ runtime.Describer = (*Engine)(nil)
+
+// Describe implements [runtime.Describer].
+func (*Engine) Describe() runtime.Description {
+	return runtime.Description{
+		Scripts: []string{".sql", ".sh"}, DumpDir: "toc.dat", DataDir: []string{"PG_VERSION"},
+		LinkedDirs: []string{"pg_wal", "pg_xlog"}, // initdb --waldir puts it elsewhere
+		EmptyDirs:  []string{"pg_tblspc"},
+		PIDFile:    "postmaster.pid", Processes: []string{"postgres", "postmaster"},
+		PasswordEnv: "PGPASSWORD", Settings: true,
+	}
 }
 
 // Client returns psql, connected by the socket inside the clone.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -48,7 +49,7 @@ func (b *build) restoreFile(ctx context.Context, f *os.File, size int64) error {
 	count := &counter{r: f}
 	head, content, err := unpack(count)
 	if err != nil {
-		return unpackError(name, err)
+		return source.UnpackError(name, err)
 	}
 	defer content.Close()
 	plain := content.compressed == ""
@@ -87,7 +88,7 @@ func unpack(r io.Reader) (head []byte, c content, err error) {
 	default:
 		return head, c, nil
 	}
-	z, err := decompress(c.Reader, c.compressed)
+	z, err := source.Decompress(c.Reader, c.compressed)
 	if err != nil {
 		return nil, c, err
 	}
@@ -112,7 +113,7 @@ func (b *build) restorePacked(ctx context.Context, a archive, r io.Reader) error
 	defer root.Remove(unpacked) //nolint:errcheck // the sources are removed after the build anyway
 	_, err = io.Copy(f, r)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return unpackError(a.name, err)
+		return source.UnpackError(a.name, err)
 	}
 	a.path = sourcePath("dump", unpacked)
 	return b.restoreArchive(ctx, a)

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/engine/hostfiles"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -27,12 +26,6 @@ var (
 	clientPrograms = []string{
 		"psql", "pg_dump", "pg_dumpall", "pg_restore", "pg_controldata", "pg_ctl",
 		"pg_amcheck", "pg_resetwal", "vacuumdb",
-	}
-	// shellTools are what init scripts commonly use.
-	shellTools = []string{
-		"awk", "base64", "basename", "bash", "cat", "chmod", "cp", "cut", "date", "dirname", "echo", "env", "expr",
-		"find", "grep", "gunzip", "gzip", "head", "id", "locale", "ls", "mkdir", "mktemp", "mv", "printf", "rm", "sed", "seq",
-		"sh", "sleep", "sort", "tail", "tee", "test", "touch", "tr", "true", "uniq", "wc", "xargs", "zstd",
 	}
 )
 
@@ -143,23 +136,12 @@ func debian(root string) []installation {
 			root:  strings.TrimSuffix(root, "/"),
 		}
 		if in.root != "" {
-			in.libraryPath = packageLibraries(root)
+			in.libraryPath = hostfiles.PackageLibraries(root)
 			in.zoneinfo = filepath.Join(root, "usr/share/zoneinfo")
 		}
 		all = append(all, in)
 	}
 	return all
-}
-
-// packageLibraries are the directories of shared libraries of packages that
-// were unpacked at root.
-func packageLibraries(root string) []string {
-	var dirs []string
-	for _, pattern := range []string{"usr/lib/*-linux-gnu*", "usr/lib", "lib/*-linux-gnu*"} {
-		found, _ := filepath.Glob(filepath.Join(root, pattern)) // the pattern is well formed
-		dirs = append(dirs, found...)
-	}
-	return dirs
 }
 
 // atPrefix is what "configure --prefix" makes.
@@ -218,7 +200,7 @@ func (in installation) within(prefix string) error {
 func (in installation) to(p string) string { return in.target + strings.TrimPrefix(p, in.root) }
 
 func (in installation) tree(version string) snapshot.HostTree {
-	id := serverUser()
+	id := hostfiles.UserID("postgres", defaultUID)
 	t := snapshot.HostTree{
 		Name:        "postgresql " + version,
 		LibraryPath: in.libraryPath,
@@ -310,29 +292,18 @@ func (in installation) surroundings() []snapshot.HostFile {
 		zoneinfo = in.zoneinfo
 	}
 	files := []snapshot.HostFile{{Source: zoneinfo, Target: "/usr/share/zoneinfo", Optional: true}}
-	for _, p := range []string{
-		"/usr/lib/locale/C.utf8", "/usr/lib/locale/locale-archive", "/lib/terminfo", "/usr/share/terminfo/x",
-	} {
-		files = append(files, snapshot.HostFile{Source: p, Target: p, Optional: true})
-	}
-	for _, name := range shellTools {
-		if p, err := exec.LookPath(name); err == nil {
-			files = append(files, snapshot.HostFile{Source: p, Target: path.Join("/bin", name), Optional: true})
+	for _, dir := range []string{"/usr/share/proj", "/usr/share/gdal"} { // of PostGIS
+		if p := filepath.Join(in.surrounding(), dir); isDir(p) && isFile(in.lib+"/postgis-3.so") {
+			files = append(files, snapshot.HostFile{Source: p, Target: dir})
 		}
 	}
-	return files
+	return append(files, hostfiles.Tools()...)
 }
 
-// serverUser is the number of the host's user postgres, so that files belong
-// to the same on both sides.
-func serverUser() int {
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return defaultUID
+// surrounding is the root of the system that the installation belongs to.
+func (in installation) surrounding() string {
+	if in.target == "" && in.root != "" {
+		return in.root
 	}
-	n, err := strconv.Atoi(u.Uid)
-	if err != nil || n == 0 {
-		return defaultUID
-	}
-	return n
+	return "/"
 }

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"sync/atomic"
+
+	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 )
 
 // plainDump is a dump in SQL.
@@ -36,12 +38,12 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 	if err != nil {
 		return err
 	}
-	in := &errReader{r: d.r}
+	in := &source.Reader{R: d.r}
 	f := newFilter(ctx, b, in, d.cluster, roles)
 	err = b.watch(d.read, d.size, func() error { return b.psql(ctx, d.name, database, "-", f) })
 	switch {
-	case in.err != nil:
-		return unpackError(d.name, in.err)
+	case in.Err != nil:
+		return source.UnpackError(d.name, in.Err)
 	case f.err != nil:
 		return f.err
 	case err != nil:

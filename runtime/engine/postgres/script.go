@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +9,8 @@ import (
 	"path"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -56,52 +54,17 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 		return err
 	}
 	defer f.Close()
-	r, err := decompress(f, path.Ext(name))
+	r, err := source.Decompress(f, path.Ext(name))
 	if err != nil {
-		return unpackError(name, err)
+		return source.UnpackError(name, err)
 	}
 	defer r.Close()
-	in := &errReader{r: r}
+	in := &source.Reader{R: r}
 	err = b.psql(ctx, name, b.st.DB, "-", in)
-	if in.err != nil {
-		return unpackError(name, in.err)
+	if in.Err != nil {
+		return source.UnpackError(name, in.Err)
 	}
 	return err
-}
-
-func unpackError(name string, err error) error {
-	return &runtime.SourceError{File: name, Message: "unpack: " + err.Error()}
-}
-
-// decompress returns the content of f. ext is ".gz", ".zst" or "".
-func decompress(f io.Reader, ext string) (io.ReadCloser, error) {
-	switch ext {
-	case ".gz":
-		return gzip.NewReader(f)
-	case ".zst":
-		z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	}
-	return io.NopCloser(f), nil
-}
-
-// errReader remembers why its reader ended: to a process at the other end of
-// a pipe every end looks the same.
-type errReader struct {
-	r   io.Reader
-	err error // other than io.EOF
-}
-
-func (e *errReader) Read(p []byte) (int, error) {
-	n, err := e.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		e.err = err
-		return n, io.EOF
-	}
-	return n, err
 }
 
 // psql runs a file, or stdin if file is "-", against a database. name is

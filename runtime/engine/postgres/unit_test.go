@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -92,7 +93,7 @@ func TestReadyDied(t *testing.T) {
 func TestSocketLink(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Symlink("/run/other.sock", socketPath(dir)))
-	if _, err := dialSocket(context.Background(), dir); err == nil || !strings.Contains(err.Error(), "socket operation on non-socket") {
+	if _, err := dial.Socket(context.Background(), socketPath(dir)); err == nil || !strings.Contains(err.Error(), "socket operation on non-socket") {
 		t.Errorf("error %v", err)
 	}
 }
