@@ -48,7 +48,7 @@ lint: ## run the linters
 .PHONY: install
 install: build ## install below PREFIX (/usr/local), with the systemd unit
 	install -D -t $(DESTDIR)$(PREFIX)/bin bin/ctrsnap bin/ctrsnapd
-	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-ctrsnap-v1 ctrsnap-shim ctrsnap-proxy containerd-shim-runc-v2 runc bridge loopback macvlan ptp host-local static bandwidth portmap tuning)
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-ctrsnap-v1 ctrsnap-shim ctrsnap-proxy containerd-shim-runc-v2 runc bridge loopback macvlan ptp host-local static dhcp bandwidth portmap tuning)
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system cmd/ctrsnapd/ctrsnapd.service
 
 .PHONY: clean

@@ -132,7 +132,8 @@ const netAttachHelp = `The clone gets a further interface and this command print
              the host itself does not reach it
    ptp       a link to this host alone, which then forwards
 
---ip ipam takes a free address of the range that the master has itself. Without --ip
+--ip ipam takes a free address of the range that the master has itself, --ip dhcp one
+that a server there gives. Without --ip
 there is no address. --gateway alone is the first address of the range.
 
 An interface on a network of the host is in that network: nothing of what keeps
@@ -154,7 +155,7 @@ func (a *app) netAttachCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "type", Usage: "`bridge|macvlan|ptp`", Destination: &req.Type, Validator: oneOf("bridge", "macvlan", "ptp")},
 			&cli.StringFlag{Name: "master", Usage: "interface `IF` of the host", Destination: &req.Master},
-			&cli.StringFlag{Name: "ip", Usage: "address with prefix length: `CIDR|ipam`", Destination: &req.IP},
+			&cli.StringFlag{Name: "ip", Usage: "address with prefix length: `CIDR|ipam|dhcp`", Destination: &req.IP},
 			optionalFlag("gateway", "lead the clone's default route to `=ADDR`, or to the first address of --ip", &gateway),
 			&cli.StringFlag{Name: "mac", Usage: "hardware address `MAC`", Destination: &req.MAC},
 			&cli.IntFlag{Name: "vlan", Usage: "VLAN `ID` of 802.1Q, from 1 to 4094", HideDefault: true, Destination: &req.VLAN},

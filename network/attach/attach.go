@@ -37,6 +37,7 @@ type Attachment struct {
 	Gateway string
 	MAC     string
 	VLAN    int
+	DHCP    bool // IP and Gateway are from a server: "" before they are known
 }
 
 // Options configure an Attacher. Dir is required.
@@ -58,6 +59,7 @@ type Attacher struct {
 	plugins *cni.Plugins
 	ids     *locker.Locker
 	mu      sync.Mutex // held while an address is chosen and recorded
+	dhcp    sync.Mutex // held while the plugin's daemon is started or ended
 }
 
 // Open returns an Attacher that knows what an earlier one with the same Dir did.
@@ -129,6 +131,9 @@ func (a *Attacher) attach(ctx context.Context, id, path string, r Request) (_ At
 			att.MAC = i.Mac
 		}
 	}
+	if att.DHCP {
+		att.leased(result)
+	}
 	return att, a.write(att)
 }
 
@@ -169,6 +174,10 @@ func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attach
 
 // address checks the wanted address, or chooses one.
 func (a *Attacher) address(att *Attachment, r Request, link netlink.Link) error {
+	if att.DHCP = r.IP == DHCP; att.DHCP {
+		att.IP = ""
+		return nil
+	}
 	if r.IP == "" {
 		return nil
 	}
@@ -295,11 +304,11 @@ func (a *Attacher) Reconcile(ctx context.Context, keep []string) error {
 
 // Teardown forgets all, and removes the records.
 func (a *Attacher) Teardown(ctx context.Context) error {
-	return errors.Join(a.Reconcile(ctx, nil), os.RemoveAll(a.opts.Dir))
+	return errors.Join(a.Reconcile(ctx, nil), a.endDHCP(), os.RemoveAll(a.opts.Dir))
 }
 
 func (a *Attacher) detach(ctx context.Context, att Attachment, path string) error {
-	conf, err := att.conf()
+	conf, err := a.conf(att)
 	if err != nil {
 		return err
 	}
@@ -309,7 +318,7 @@ func (a *Attacher) detach(ctx context.Context, att Attachment, path string) erro
 	if err := os.Remove(a.record(att.ID, att.IfName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("forget interface: %w", err)
 	}
-	return a.deleteVLAN(att)
+	return errors.Join(a.deleteVLAN(att), a.endDHCP())
 }
 
 func (a *Attacher) step(name string) error {

@@ -12,8 +12,20 @@ import (
 
 type object = map[string]any
 
-// conf is the network that the plugin is called with.
-func (att Attachment) conf() (cni.Conf, error) {
+// conf is the network that the plugin is called with. Where it asks for a lease,
+// there is somebody who keeps it.
+func (a *Attacher) conf(att Attachment) (cni.Conf, error) {
+	socket := ""
+	if att.DHCP {
+		var err error
+		if socket, err = a.serveDHCP(); err != nil {
+			return cni.Conf{}, err
+		}
+	}
+	return att.conf(socket)
+}
+
+func (att Attachment) conf(dhcpSocket string) (cni.Conf, error) {
 	plugin := object{"type": att.Type, "ipam": object{}}
 	switch att.Type {
 	case Bridge:
@@ -24,7 +36,9 @@ func (att Attachment) conf() (cni.Conf, error) {
 	case Macvlan:
 		plugin["master"], plugin["mode"] = att.parent(), "bridge"
 	}
-	if p, err := netip.ParsePrefix(att.IP); err == nil {
+	if att.DHCP {
+		plugin["ipam"] = object{"type": "dhcp", "daemonSocketPath": dhcpSocket}
+	} else if p, err := netip.ParsePrefix(att.IP); err == nil {
 		plugin["ipam"] = att.static(p)
 	}
 	doc, err := json.Marshal(object{"cniVersion": "1.0.0", "name": "attached", "plugins": []object{plugin}})
@@ -73,7 +87,7 @@ func (att Attachment) cni(path string) cni.Attachment {
 }
 
 func (a *Attacher) run(ctx context.Context, att Attachment, path string) (*types100.Result, error) {
-	conf, err := att.conf()
+	conf, err := a.conf(att)
 	if err != nil {
 		return nil, err
 	}

@@ -12,8 +12,6 @@ import (
 	"regexp"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/ctrsnap/ctrsnap/network"
 )
 
 // Types of interfaces, named after the plugins that make them.
@@ -26,14 +24,14 @@ const (
 // Values of Request.IP beside an address.
 const (
 	IPAM = "ipam" // a free one of the master's range
-	DHCP = "dhcp" // refused: the plugin needs a daemon of its own
+	DHCP = "dhcp" // what a server on the master's link gives
 )
 
 // Request says what is to be attached.
 type Request struct {
 	Type    string
 	Master  string // interface of the host; none for PTP
-	IP      string // address with prefix length, or IPAM, or "" for none
+	IP      string // address with prefix length, or IPAM, or DHCP, or "" for none
 	Gateway string // address that the default route leads to; "" for no default route
 	MAC     string // "" for any
 	VLAN    int    // id of 802.1Q, 0 for none
@@ -87,11 +85,7 @@ func (r Request) checkNames() error {
 
 func (r Request) checkIP() error {
 	switch r.IP {
-	case DHCP:
-		return network.WithHint(
-			fmt.Errorf("address by DHCP: %w", errdefs.ErrNotImplemented),
-			"give an address, as in 192.0.2.7/24, or ipam for a free one of the master's range")
-	case IPAM:
+	case DHCP, IPAM:
 		if r.Type == PTP {
 			return invalid("type %s has no range to take an address of: give one, as in 192.0.2.7/24", r.Type)
 		}
@@ -130,6 +124,9 @@ func (r Request) checkGateway() error {
 	gw, err := netip.ParseAddr(r.Gateway)
 	if err != nil {
 		return invalid("invalid gateway %.60q: want an address", r.Gateway)
+	}
+	if r.IP == DHCP {
+		return invalid("gateway %s: with dhcp it is the server's to say", gw)
 	}
 	p, err := netip.ParsePrefix(r.IP)
 	if r.IP == IPAM {

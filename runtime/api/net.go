@@ -26,7 +26,7 @@ type Networks struct {
 type AttachRequest struct {
 	Type    string `json:"type" enum:"bridge,macvlan,ptp"`
 	Master  string `json:"master,omitempty" doc:"interface of the host; a bridge for type bridge, none for ptp"`
-	IP      string `json:"ip,omitempty" doc:"address with prefix length, or ipam for a free one of the master's range; default none" example:"192.0.2.7/24"`
+	IP      string `json:"ip,omitempty" doc:"address with prefix length, ipam for a free one of the master's range, or dhcp for what a server there gives; default none" example:"192.0.2.7/24"`
 	Gateway string `json:"gateway,omitempty" doc:"address that the clone's default route leads to"`
 	MAC     string `json:"mac,omitempty" doc:"hardware address"`
 	VLAN    int    `json:"vlan,omitempty" minimum:"0" maximum:"4094"`
