@@ -16,6 +16,11 @@ func ifIndex(name string) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	return ifIndexBy(fd, name)
+}
+
+// ifIndexBy does so by a socket that is there.
+func ifIndexBy(fd int, name string) (int, error) {
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		return 0, err

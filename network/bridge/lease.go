@@ -7,11 +7,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctrsnap/ctrsnap/network"
 )
 
-// leaseDir holds a file for each namespace with options, by id: what the
-// firewall is to be told of it after a restart.
+// leaseDir holds a record for each namespace with options, by id: what the
+// firewall is to be told of it after a restart. A record is a symbolic link that
+// leads nowhere: its target, the options as JSON, is there whole or not at all, by
+// one system call on the way to a clone. See symlink(7).
 type leaseDir string
 
 func (d leaseDir) path(id string) string { return filepath.Join(string(d), id) }
@@ -37,15 +41,19 @@ func (d leaseDir) write(id string, opts network.Options) error {
 	if err != nil {
 		return err
 	}
+	err = os.Symlink(string(doc), d.path(id))
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
 	half := d.path("." + id)
-	if err := os.WriteFile(half, doc, 0o600); err != nil {
+	if err := os.Symlink(string(doc), half); err != nil {
 		return err
 	}
 	return os.Rename(half, d.path(id))
 }
 
 func (d leaseDir) read(id string) (opts network.Options, _ error) {
-	doc, err := os.ReadFile(d.path(id))
+	doc, err := d.document(id)
 	if errors.Is(err, os.ErrNotExist) {
 		return opts, nil
 	}
@@ -56,6 +64,15 @@ func (d leaseDir) read(id string) (opts network.Options, _ error) {
 		return opts, fmt.Errorf("read lease of %s: %w", id, err)
 	}
 	return opts, nil
+}
+
+// document is a record's text; one of an earlier version is a file.
+func (d leaseDir) document(id string) ([]byte, error) {
+	target, err := os.Readlink(d.path(id))
+	if errors.Is(err, unix.EINVAL) {
+		return os.ReadFile(d.path(id))
+	}
+	return []byte(target), err
 }
 
 func (d leaseDir) remove(id string) error {

@@ -258,8 +258,13 @@ func (n *Network) Check(_ context.Context, ns network.Namespace) error {
 	if !ok || closed {
 		return fmt.Errorf("namespace %s has no link to a bridge in use: %w", ns.ID, errdefs.ErrFailedPrecondition)
 	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("look at links of namespace %s: %w", ns.ID, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
 	for name, want := range map[string]int{portName(p.addr): p.index, p.lan.bridge.Name: p.master} {
-		if i, err := ifIndex(name); err != nil || i != want {
+		if i, err := ifIndexBy(fd, name); err != nil || i != want {
 			return fmt.Errorf("namespace %s has lost link %s: %w", ns.ID, name, errdefs.ErrFailedPrecondition)
 		}
 	}

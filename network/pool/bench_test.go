@@ -25,6 +25,7 @@ func BenchmarkAdd(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Setenv("TMPDIR", "/run") // where the daemon has its state, too: a filesystem in memory
 	state := b.TempDir()
 	pool, _ := mustOpen(b, 4)
 	conflist := filepath.Join(b.TempDir(), "x.conflist")
