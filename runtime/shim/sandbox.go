@@ -43,15 +43,23 @@ func registerSandbox(server *ttrpc.Server, s *Service) {
 }
 
 // CreateSandbox keeps the shim.
-func (s *sandboxService) CreateSandbox(context.Context, *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
-	s.hold(true)
+func (s *sandboxService) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+	s.hold(r.SandboxID)
 	return &sandboxapi.CreateSandboxResponse{}, nil
 }
 
-func (s *sandboxService) hold(on bool) {
+// hold keeps the shim for the sandbox of that id, or no longer.
+func (s *sandboxService) hold(id string) {
 	s.service.mu.Lock()
 	defer s.service.mu.Unlock()
-	s.service.sandbox = on
+	s.service.sandbox = id
+}
+
+// isSandbox says whether id is that of the shim's sandbox.
+func (s *Service) isSandbox(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return id != "" && s.sandbox == id
 }
 
 // StartSandbox does nothing: the shim runs.
@@ -109,7 +117,7 @@ func (s *sandboxService) PingSandbox(context.Context, *sandboxapi.PingRequest) (
 
 // ShutdownSandbox ends the shim, and with it what it still runs.
 func (s *sandboxService) ShutdownSandbox(context.Context, *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
-	s.hold(false)
+	s.hold("")
 	s.stop.Do(func() { close(s.stopped) })
 	time.AfterFunc(answerPeriod, s.service.sd.Shutdown)
 	return &sandboxapi.ShutdownSandboxResponse{}, nil

@@ -50,7 +50,7 @@ type Service struct {
 	mu         sync.Mutex
 	containers map[string]*container // nil values are being made
 	filters    map[[sha256.Size]byte]*seccomp.Filter
-	sandbox    bool // a sandbox holds the shim alive without containers
+	sandbox    string // id of the sandbox that holds the shim alive without containers; "" is none
 }
 
 var _ taskapi.TTRPCTaskService = (*Service)(nil)

@@ -114,8 +114,12 @@ func (c *container) signalAll(sig unix.Signal) error {
 	return nil
 }
 
-// Pids lists the processes of a container.
+// Pids lists the processes of a container. A sandbox has none of its own:
+// containerd asks for them at each of its starts.
 func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	if s.isSandbox(r.ID) {
+		return &taskapi.PidsResponse{}, nil
+	}
 	c, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
@@ -247,7 +251,7 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.containers) == 0 && !s.sandbox {
+	if len(s.containers) == 0 && s.sandbox == "" {
 		s.sd.Shutdown()
 	}
 	return empty(nil)
