@@ -53,6 +53,20 @@ func (r *Runner) RemoveOrphans(ctx context.Context, address string) (int, error)
 	return n, errors.Join(errs...)
 }
 
+// RemoveFIFOs removes the fifos that an earlier process was the other end of. It is to be
+// called at start, before containers are made.
+func (r *Runner) RemoveFIFOs() (int, error) {
+	dirs, err := os.ReadDir(r.opts.FIFODir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("list fifos: %w", err)
+	}
+	var errs []error
+	for _, d := range dirs {
+		errs = append(errs, os.RemoveAll(filepath.Join(r.opts.FIFODir, d.Name())))
+	}
+	return len(dirs), errors.Join(errs...)
+}
+
 // findShims returns the ids of running shims by process.
 func findShims(address string) (map[int]string, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")

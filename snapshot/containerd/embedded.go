@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	"github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/version"
@@ -66,6 +67,9 @@ func (e *embedded) start(ctx context.Context, o Options) (err error) {
 	if err := o.complete(); err != nil {
 		return err
 	}
+	if err := o.finishRemovals(); err != nil {
+		return err
+	}
 	if err := e.register(o); err != nil {
 		return err
 	}
@@ -92,6 +96,24 @@ func (e *embedded) start(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	e.server.Wait()
+	return nil
+}
+
+// finishRemovals removes the directories of tasks that an earlier process was
+// removing when it was killed: containerd gives them a hidden name first, and passes
+// over those when it starts.
+func (o *Options) finishRemovals() error {
+	var errs []error
+	for _, dir := range []string{o.State, o.Root} {
+		hidden, err := filepath.Glob(filepath.Join(dir, uri(plugins.RuntimePluginV2, "task"), "*", ".*"))
+		errs = append(errs, err)
+		for _, path := range hidden {
+			errs = append(errs, mount.UnmountRecursive(filepath.Join(path, "rootfs"), 0), os.RemoveAll(path))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove directories of tasks: %w", err)
+	}
 	return nil
 }
 
