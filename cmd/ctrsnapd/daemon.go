@@ -67,10 +67,22 @@ type daemon struct {
 // open makes all parts and takes up what an earlier daemon left. The caller
 // must close the daemon, also after an error.
 func (d *daemon) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{
-		d.openState, d.openStorage, d.openContainerd, d.openNetwork, d.openShims, d.openEngines, d.openRuntime, d.recover,
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"state", d.openState},
+		{"storage", d.openStorage},
+		{"containerd", d.openContainerd},
+		{"network", d.openNetwork},
+		{"shims", d.openShims},
+		{"runtime", d.openRuntime},
+		{"recover", d.recover},
 	} {
-		if err := step(ctx); err != nil {
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+		if err := d.failpoints.visit("start." + step.name); err != nil {
 			return err
 		}
 	}
@@ -154,7 +166,10 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	}
 	d.log.Info("reconciled goldens", "builds", report.Builds, "snapshots", report.Snapshots, "damaged", report.Damaged)
 	d.bases = base.New(d.containerd.Client(), base.Options{Dir: d.state("base"), Logger: d.log})
-	return d.bases.Reconcile(ctx)
+	if err := d.bases.Reconcile(ctx); err != nil || !restored.Restarted {
+		return err
+	}
+	return checkpoint.Confirm(saved)
 }
 
 // openNetwork attaches clones to the network of the configuration: the user's
@@ -255,6 +270,9 @@ func (d *daemon) recover(ctx context.Context) error {
 		d.log.Error("recover clones", "error", err)
 	}
 	orphans := 0
+	if _, err := d.runner.RemoveFIFOs(); err != nil {
+		d.log.Error("remove fifos", "error", err)
+	}
 	if d.containerd.Embedded() { // the host's containerd did not die with us
 		if orphans, err = d.runner.RemoveOrphans(ctx, d.containerd.Address()); err != nil {
 			d.log.Error("remove shims that nobody knows", "error", err)

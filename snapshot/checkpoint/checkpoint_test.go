@@ -101,16 +101,44 @@ func (m *machine) tear(t *testing.T) {
 	m.boot += "+"
 }
 
+// boots does what a start of the daemon does.
+func (m *machine) boots() (Report, error) {
+	r, err := Restore(m.Options)
+	if err == nil && r.Restarted {
+		err = Confirm(m.Options)
+	}
+	return r, err
+}
+
+// TestCutOffBeforeConfirm: a start that did not come to its end is no start.
+func TestCutOffBeforeConfirm(t *testing.T) {
+	m := newMachine(t)
+	m.with(t, func(d databases) {
+		d.add(t, "a")
+		do(t, d.Save(d.ctx))
+	})
+	m.tear(t)
+	for range 2 {
+		r, err := Restore(m.Options)
+		if err != nil || !r.Restarted || !r.Restored {
+			t.Errorf("report %+v, %v", r, err)
+		}
+	}
+	_, err := m.boots()
+	do(t, err)
+	m.with(t, func(d databases) { d.assertKeys(t, "a") })
+}
+
 func TestSameBootKeepsLive(t *testing.T) {
 	m := newMachine(t)
-	_, err := Restore(m.Options)
+	_, err := m.boots()
 	do(t, err)
 	m.with(t, func(d databases) {
 		d.add(t, "a")
 		do(t, d.Save(d.ctx))
 		d.add(t, "b")
 	})
-	r, err := Restore(m.Options)
+	r, err := m.boots()
 	if diff := cmp.Diff(Report{}, r); err != nil || diff != "" {
 		t.Errorf("report: %v %s", err, diff)
 	}
@@ -131,7 +159,7 @@ func TestOtherBootTakesCheckpoint(t *testing.T) {
 	}
 	m.tear(t)
 	for range 2 { // the second start is in the same boot
-		r, err := Restore(m.Options)
+		r, err := m.boots()
 		do(t, err)
 		if r.Restarted != r.Restored || r.Restarted == r.Taken.IsZero() || r.Removed || len(r.Damaged) > 0 {
 			t.Errorf("report %+v", r)
@@ -144,7 +172,7 @@ func TestOtherBootWithoutCheckpoint(t *testing.T) {
 	m := newMachine(t)
 	m.with(t, func(d databases) { d.add(t, "a") })
 	m.tear(t)
-	r, err := Restore(m.Options)
+	r, err := m.boots()
 	if diff := cmp.Diff(Report{Restarted: true, Removed: true}, r); err != nil || diff != "" {
 		t.Errorf("report: %v %s", err, diff)
 	}
@@ -165,7 +193,7 @@ func TestDamaged(t *testing.T) {
 			})
 			flip(t, filepath.Join(path(m.Dir, 2), name))
 			m.tear(t)
-			r, err := Restore(m.Options)
+			r, err := m.boots()
 			do(t, err)
 			if diff := cmp.Diff([]string{path(m.Dir, 2)}, r.Damaged); diff != "" || !r.Restored {
 				t.Errorf("report %+v", r)
@@ -175,7 +203,7 @@ func TestDamaged(t *testing.T) {
 			flip(t, filepath.Join(path(m.Dir, 1), name))
 			m.tear(t)
 			for range 2 {
-				_, err = Restore(m.Options)
+				_, err = m.boots()
 				var hint interface{ Hint() string }
 				if !errdefs.IsDataLoss(err) || !errors.As(err, &hint) {
 					t.Errorf("nothing whole left: %v", err)
@@ -220,12 +248,12 @@ func TestCutOff(t *testing.T) {
 				saved = d.Save(d.ctx)
 			})
 			m.tear(t)
-			_, err := Restore(m.Options)
+			_, err := m.boots()
 			if !errors.Is(errors.Join(saved, err), broken) {
 				t.Fatalf("step was not reached: %v, %v", saved, err)
 			}
 			m.Options = whole
-			_, err = Restore(m.Options)
+			_, err = m.boots()
 			do(t, err)
 			want := []string{"a", "b"}
 			if saved != nil && step != "prune" {

@@ -61,11 +61,22 @@ func (o Options) restore() (r Report, err error) {
 		return r, nil
 	}
 	r.Restarted = true
-	if err := o.replace(&r); err != nil {
-		return r, err
+	return r, o.replace(&r)
+}
+
+// Confirm records that the live databases belong to this boot. It is to be called when what
+// Restore has found restarted is reconciled with them: a crash before that begins
+// anew, from the same checkpoint or a later one.
+func Confirm(o Options) error {
+	o = o.complete()
+	boot, err := o.BootID()
+	if err == nil {
+		err = o.step("boot", func() error { return o.writeBoot(boot) })
 	}
-	// Only now: a crash before this begins anew.
-	return r, o.step("boot", func() error { return o.writeBoot(boot) })
+	if err != nil {
+		return fmt.Errorf("confirm metadata of %s: %w", o.Dir, err)
+	}
+	return nil
 }
 
 // replace puts the newest whole checkpoint in place of the live databases.

@@ -48,6 +48,7 @@ func boot(t *testing.T, o Options) (*env, checkpoint.Report) {
 	}
 	report, err := checkpoint.Restore(co)
 	do(t, err)
+	do(t, checkpoint.Confirm(co))
 	opts := containerdtest.Options(dir)
 	opts.Recover = report.Restarted
 	srv, err := containerd.Start(t.Context(), opts)
