@@ -49,6 +49,7 @@ type Service struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // nil values are being made
+	made       *sync.Cond            // one of those was made, or was not
 	filters    map[[sha256.Size]byte]*seccomp.Filter
 	sandbox    string // id of the sandbox that holds the shim alive without containers; "" is none
 }
@@ -75,6 +76,7 @@ func New(ctx context.Context, publisher shim.Publisher, sd shutdown.Service) (*S
 		containers: map[string]*container{},
 		filters:    map[[sha256.Size]byte]*seccomp.Filter{},
 	}
+	s.made = sync.NewCond(&s.mu)
 	go s.forward(publisher)
 	return s, nil
 }
@@ -120,11 +122,18 @@ func (s *Service) forward(p shim.Publisher) {
 	}
 }
 
-// container returns a container that has been made.
+// container returns a container that has been made. It waits for one that is being made:
+// whoever asked for it may have died, and the next one, who asks whether it is there, is not to
+// take it for gone.
 func (s *Service) container(id string) (*container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.containers[id]; c != nil {
+	c, ok := s.containers[id]
+	for ok && c == nil {
+		s.made.Wait()
+		c, ok = s.containers[id]
+	}
+	if c != nil {
 		return c, nil
 	}
 	return nil, errgrpc.ToGRPCf(errdefs.ErrNotFound, "container %s", id)
@@ -167,13 +176,17 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err := s.reserve(r.ID); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	c, err := s.create(ctx, r)
+	c, err := (*container)(nil), ctx.Err() // of a caller that has died meanwhile
+	if err == nil {
+		c, err = s.create(ctx, r)
+	}
 	s.mu.Lock()
 	if err != nil {
 		delete(s.containers, r.ID)
 	} else {
 		s.containers[r.ID] = c
 	}
+	s.made.Broadcast()
 	s.mu.Unlock()
 	if err != nil {
 		return nil, errgrpc.ToGRPC(refused(err))
