@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -25,6 +26,9 @@ const sector = 4096
 // the files in it are already; the kernel falls back silently where the
 // image's filesystem cannot do it. See loop(4).
 func attach(image string) (*os.File, error) {
+	if dev, err := attached(image); dev != nil || err != nil {
+		return dev, err
+	}
 	back, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -108,6 +112,60 @@ func detach(dev string) error {
 	}
 	return nil
 }
+
+// attached returns the loop device that an image has already, or nil. A mount namespace of
+// somebody else's may hold a mount that was undone in ours: by another device XFS takes the
+// filesystem for a copy of the one that is mounted, and refuses it.
+func attached(image string) (*os.File, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		dev := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(f)))
+		if !backs(dev, image) {
+			continue
+		}
+		loop, err := os.OpenFile(dev, os.O_RDWR, 0)
+		if err == nil && backs(dev, image) { // from here on it stays
+			return loop, nil
+		}
+		_ = loop.Close() // nil is an error that says nothing
+	}
+	return nil, nil
+}
+
+// Loops returns the loop devices with a file below dir that is not mounted, dir being without
+// symbolic links: what an earlier process was attaching.
+func Loops(dir string) ([]string, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	mounted := map[string]bool{}
+	for _, m := range mounts {
+		mounted[m.Source] = true
+	}
+	var loops []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // freed meanwhile
+		}
+		dev := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(f)))
+		if strings.HasPrefix(string(b), dir+"/") && !mounted[dev] {
+			loops = append(loops, dev)
+		}
+	}
+	return loops, nil
+}
+
+// Detach frees a loop device, or has it go with its last user.
+func Detach(dev string) error { return detach(dev) }
 
 // directIO says whether the loop device bypasses the page cache.
 func directIO(dev string) bool {

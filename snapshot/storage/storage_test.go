@@ -209,6 +209,27 @@ func TestUnmountKeepsData(t *testing.T) {
 	}
 }
 
+// TestHeldElsewhere: a mount that somebody else keeps does not keep us from mounting again.
+func TestHeldElsewhere(t *testing.T) {
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	elsewhere := t.TempDir()
+	if err := unix.Mount(s.Dir(), elsewhere, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(elsewhere, unix.MNT_DETACH) }()
+	if err := s.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, opts)
+	if err := os.WriteFile(filepath.Join(opts.Dir, "file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(elsewhere, "file")); err != nil {
+		t.Errorf("it is another filesystem: %v", err)
+	}
+}
+
 func TestOpenFailsCleanlyAtEachStep(t *testing.T) {
 	boom := errors.New("boom")
 	for _, step := range steps {
