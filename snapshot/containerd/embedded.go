@@ -155,6 +155,9 @@ func (o *Options) config() (*config.Config, error) {
 			uri(plugins.ServerPlugin, "grpc"):   map[string]any{"address": o.Address},
 			uri(plugins.ServerPlugin, "ttrpc"):  map[string]any{"address": o.Address + ".ttrpc"},
 			uri(plugins.MetadataPlugin, "bolt"): map[string]any{"no_sync": true},
+			// A removed clone's files go with the next collection. By default that waits
+			// for fifty times as long as one takes, on a host that was busy for minutes.
+			uri(plugins.GCPlugin, "scheduler"): map[string]any{"deletion_threshold": 1, "schedule_delay": "10s"},
 			uri(plugins.ShimPlugin, "manager"): map[string]any{
 				"env":        []string{"PATH=" + path},
 				"socket_dir": o.socketDir(),
