@@ -87,6 +87,7 @@ type engines interface {
 type host interface {
 	Version(ctx context.Context) (api.Version, error)
 	Doctor(ctx context.Context) (api.Doctor, error)
+	GC(ctx context.Context, remove bool) (api.GC, error)
 }
 
 // wire is the daemon behind its socket.

@@ -133,6 +133,16 @@ func (f *fakeDaemon) routes() http.Handler {
 			{Name: "runc", Status: "error", Detail: "not found", Why: "clones run in it", Fix: "install runc"},
 		}}, nil
 	})
+	garbage := func(removed bool) func(*http.Request) (any, error) {
+		return func(*http.Request) (any, error) {
+			return api.GC{Schema: 1, Removed: removed, Kinds: []api.GCKind{
+				{Kind: "mounts", Used: 2, Orphans: []string{"/run/ctrsnap/builds/b1"}},
+				{Kind: "cgroups", Orphans: []string{}},
+			}}, nil
+		}
+	}
+	json("GET /v1/gc", garbage(false))
+	json("POST /v1/gc", garbage(true))
 	json("GET /v1/goldens", func(r *http.Request) (any, error) {
 		list := []api.Golden{}
 		for _, g := range f.goldens {

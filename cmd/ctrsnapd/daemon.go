@@ -22,6 +22,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/named"
 	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/network/publish"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
 	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
@@ -62,6 +63,7 @@ type daemon struct {
 	engines    *catalog.Catalog
 	manager    *manager.Manager
 	builder    *build.Builder
+	started    api.GCStart // what was found at the start
 }
 
 // open makes all parts and takes up what an earlier daemon left. The caller
@@ -76,6 +78,7 @@ func (d *daemon) open(ctx context.Context) error {
 		{"containerd", d.openContainerd},
 		{"network", d.openNetwork},
 		{"shims", d.openShims},
+		{"engines", d.openEngines},
 		{"runtime", d.openRuntime},
 		{"recover", d.recover},
 	} {
@@ -165,6 +168,7 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 		return err
 	}
 	d.log.Info("reconciled goldens", "builds", report.Builds, "snapshots", report.Snapshots, "damaged", report.Damaged)
+	d.started.Builds, d.started.Goldens = report.Builds, report.Damaged
 	d.bases = base.New(d.containerd.Client(), base.Options{Dir: d.state("base"), Logger: d.log})
 	if err := d.bases.Reconcile(ctx); err != nil || !restored.Restarted {
 		return err
@@ -220,6 +224,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		RuncBinary: d.runc(),
 		RuncRoot:   d.state("runc"),
 		FIFODir:    d.state("fifo"),
+		Address:    d.containerd.Address(),
 		CgroupPath: d.cfg.Containerd.Cgroup,
 		Logger:     d.log,
 		Failpoint:  d.failpoints.of("runner"),
@@ -258,9 +263,9 @@ func (d *daemon) openEngines(context.Context) error {
 	return nil
 }
 
-// recover takes up the clones of an earlier daemon and removes the rest.
+// recover takes up the clones of an earlier daemon, removes the rest and says what it did.
 func (d *daemon) recover(ctx context.Context) error {
-	built, err := d.builder.Recover(ctx)
+	_, err := d.builder.Recover(ctx)
 	if err != nil {
 		return err
 	}
@@ -269,23 +274,19 @@ func (d *daemon) recover(ctx context.Context) error {
 		// One clone that cannot be recovered is no reason to serve none.
 		d.log.Error("recover clones", "error", err)
 	}
-	orphans := 0
 	if _, err := d.runner.RemoveFIFOs(); err != nil {
 		d.log.Error("remove fifos", "error", err)
 	}
-	if d.containerd.Embedded() { // the host's containerd did not die with us
-		if orphans, err = d.runner.RemoveOrphans(ctx, d.containerd.Address()); err != nil {
-			d.log.Error("remove shims that nobody knows", "error", err)
+	s := &d.started
+	s.Adopted, s.Pool, s.Removed, s.Orphans = clones.Adopted, clones.Members, clones.Removed, clones.Orphans
+	s.Kinds = d.GC(ctx, true).Kinds
+	attrs := []any{"adopted", s.Adopted, "pool", s.Pool, "removed", s.Removed, "orphans", s.Orphans, "builds", s.Builds, "damaged", s.Goldens}
+	for _, k := range s.Kinds {
+		if len(k.Orphans) > 0 {
+			attrs = append(attrs, k.Kind, k.Orphans)
 		}
 	}
-	ids, err := d.network.Namespaces(ctx)
-	if err != nil {
-		return err
-	}
-	if err := d.network.Reconcile(ctx, ids); err != nil {
-		d.log.Error("reconcile addresses", "error", err)
-	}
-	d.log.Info("recovered", "adopted", clones.Adopted, "pool", clones.Members, "removed", clones.Removed, "orphans", clones.Orphans, "shims", orphans, "builds", built)
+	d.log.Info("recovered", attrs...)
 	return nil
 }
 

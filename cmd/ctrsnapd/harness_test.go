@@ -97,9 +97,17 @@ func (d *daemon) host() string   { return "unix://" + filepath.Join(d.state, "ct
 func (d *daemon) cgroup() string { return "/" + filepath.Base(d.work) }
 func (d *daemon) log() string    { return filepath.Join(d.work, "daemon.log") }
 
-// start runs the daemon and waits until it says that it is ready, by the
-// protocol of sd_notify(3).
+// start runs the daemon and waits until it says that it is ready.
 func (d *daemon) start() {
+	d.t.Helper()
+	if err := d.launch(); err != nil {
+		d.t.Fatalf("start daemon: %v\n%s", err, d.logTail())
+	}
+}
+
+// launch runs the daemon with more environment and waits until it says that it
+// is ready, by the protocol of sd_notify(3). An error says that it has ended.
+func (d *daemon) launch(env ...string) error {
 	d.t.Helper()
 	notify := filepath.Join(d.work, "notify")
 	os.Remove(notify)
@@ -115,7 +123,7 @@ func (d *daemon) start() {
 	defer log.Close()
 	args := slices.Concat(d.enter, []string{filepath.Join(binDir(), "ctrsnapd"), "--config", d.config()}, d.args)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+notify), env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
@@ -143,9 +151,17 @@ func (d *daemon) start() {
 		if err != nil {
 			d.t.Fatalf("daemon is not ready: %v\n%s", err, d.logTail())
 		}
+		return nil
 	case <-done:
-		d.t.Fatalf("daemon ended: %v\n%s", cmd.ProcessState, d.logTail())
+		return fmt.Errorf("daemon ended: %v", cmd.ProcessState) //nolint:errorlint // not an error
 	}
+}
+
+// ended is closed when the daemon has ended.
+func (d *daemon) ended() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.done
 }
 
 // stop sends sig and waits for the daemon's end.
@@ -168,6 +184,15 @@ func (d *daemon) stop(sig syscall.Signal) {
 	}
 }
 
+// signal sends sig to the daemon, if it runs.
+func (d *daemon) signal(sig syscall.Signal) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cmd != nil {
+		_ = d.cmd.Process.Signal(sig)
+	}
+}
+
 func (d *daemon) restart(sig syscall.Signal) {
 	d.t.Helper()
 	d.stop(sig)
@@ -181,6 +206,19 @@ func (d *daemon) logTail() string {
 }
 
 func (d *daemon) tearDown() {
+	d.tearDownOnly()
+	d.checkLeaks()
+	if d.t.Failed() {
+		d.t.Logf("daemon log, whole in %s:\n%s", d.keepLog(), d.logTail())
+	}
+	if err := os.RemoveAll(d.work); err != nil {
+		d.t.Error(err)
+	}
+	os.RemoveAll(d.state)
+}
+
+// tearDownOnly stops the daemon and leaves its goldens only.
+func (d *daemon) tearDownOnly() {
 	d.stop(syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -189,14 +227,14 @@ func (d *daemon) tearDown() {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Errorf("teardown: %v\n%s", err, out)
 	}
-	if d.t.Failed() {
-		d.t.Logf("daemon log:\n%s", d.logTail())
-	}
-	d.checkLeaks()
-	if err := os.RemoveAll(d.work); err != nil {
-		d.t.Error(err)
-	}
-	os.RemoveAll(d.state)
+}
+
+// keepLog keeps the log of a daemon that has failed a test.
+func (d *daemon) keepLog() string {
+	path := filepath.Join(os.TempDir(), filepath.Base(d.work)+".log")
+	b, _ := os.ReadFile(d.log())
+	_ = os.WriteFile(path, b, 0o600)
+	return path
 }
 
 // checkLeaks looks for anything of this daemon that a teardown has left.

@@ -188,6 +188,14 @@ func (n *Network) Namespaces(context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// Loose returns the ids that have a link but no namespace any more.
+func (n *Network) Loose(context.Context) ([]string, error) {
+	return slices.DeleteFunc(n.plugged(), func(id string) bool {
+		_, err := os.Lstat(n.dir(id))
+		return err == nil
+	}), nil
+}
+
 // Reconcile deletes the links of ids that have no namespace any more and are
 // not in keep. It can run at any time, beside Add and Remove. keep is for an id
 // whose processes still use a namespace that lost its name.

@@ -76,6 +76,16 @@ func (n *Network) Reconcile(ctx context.Context, keep []string) error {
 	return errors.Join(append(errs, n.deleteBridges(n.currentBridge()))...)
 }
 
+// Loose returns the ids that have addresses or records but no namespace any more.
+func (n *Network) Loose(ctx context.Context) ([]string, error) {
+	known, err := n.recorded() // before the namespaces: see Reconcile
+	if err != nil {
+		return nil, err
+	}
+	live, err := n.Namespaces(ctx)
+	return slices.DeleteFunc(known, func(id string) bool { return slices.Contains(live, id) }), err
+}
+
 // currentBridge names the bridge of the built-in flannel network.
 func (n *Network) currentBridge() string {
 	for _, c := range n.confs {

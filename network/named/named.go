@@ -254,6 +254,23 @@ func (p *Provider) Reconcile(ctx context.Context, keep []string) error {
 	return p.each(func(n Network) error { return n.Reconcile(ctx, keep) })
 }
 
+// Loose returns the ids of which any Provider has something but no namespace.
+func (p *Provider) Loose(ctx context.Context) ([]string, error) {
+	var all []string
+	err := p.each(func(n Network) error {
+		inner, ok := n.(interface {
+			Loose(ctx context.Context) ([]string, error)
+		})
+		if !ok {
+			return nil
+		}
+		ids, err := inner.Loose(ctx)
+		all = append(all, ids...)
+		return err
+	})
+	return all, err
+}
+
 // Teardown removes all state. While namespaces exist it fails with
 // FailedPrecondition.
 func (p *Provider) Teardown(ctx context.Context) error {

@@ -66,6 +66,16 @@ func (p *Pool) Reconcile(ctx context.Context, keep []string) error {
 	return inner.Reconcile(ctx, kept)
 }
 
+// Loose returns the ids of which the inner Provider has something but no namespace.
+func (p *Pool) Loose(ctx context.Context) ([]string, error) {
+	if inner, ok := p.inner.(interface {
+		Loose(ctx context.Context) ([]string, error)
+	}); ok {
+		return inner.Loose(ctx)
+	}
+	return nil, nil
+}
+
 // Teardown closes the pool, removes its spare namespaces and records, and has
 // the inner Provider do the same. While namespaces are taken it fails with
 // FailedPrecondition. It is idempotent; the Pool is not to be used after.

@@ -31,6 +31,8 @@
 //	GET    /v1/pools                        []Pool
 //	POST   /v1/pools/{golden}               PoolRequest → Pool
 //	GET    /v1/doctor                       Doctor
+//	GET    /v1/gc                           GC: what nobody has
+//	POST   /v1/gc                           GC: the same, removed
 //	GET    /openapi.json
 package api
 

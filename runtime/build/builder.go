@@ -11,7 +11,9 @@ import (
 	"crypto/rand"
 	"io"
 	"log/slog"
+	"maps"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -146,6 +148,13 @@ func (b *Builder) register(j *job) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.jobs[j.id] = j
+}
+
+// IDs returns the ids of the builds that are under way.
+func (b *Builder) IDs() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.jobs))
 }
 
 func (b *Builder) unregister(j *job) {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +59,11 @@ func (c cgroups) memory(path string) (int64, error) {
 // runc has done so.
 func (c cgroups) remove(ctx context.Context, path string) error {
 	var errs []error
-	for _, dir := range c.dirs(path) {
+	dirs := c.dirs(path)
+	for _, dir := range dirs {
+		thaw(dir)
+	}
+	for _, dir := range dirs {
 		errs = append(errs, removeCgroup(ctx, dir))
 	}
 	return errors.Join(errs...)
@@ -108,6 +113,17 @@ func removeCgroup(ctx context.Context, dir string) error {
 	}
 }
 
+// thaw lets what is frozen in a cgroup of version 1 die: in version 2 it does so anyway. See
+// https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html.
+func thaw(dir string) {
+	f, err := os.OpenFile(filepath.Join(dir, "freezer.state"), os.O_WRONLY, 0)
+	if err != nil {
+		return // of another hierarchy
+	}
+	_, _ = f.WriteString("THAWED") // removing it says what is wrong
+	_ = f.Close()
+}
+
 func killAll(dir string) {
 	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
@@ -118,6 +134,24 @@ func killAll(dir string) {
 			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone
 		}
 	}
+}
+
+// children returns the names of the cgroups right below path.
+func (c cgroups) children(path string) ([]string, error) {
+	var names []string
+	for _, dir := range c.dirs(path) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // prune removes cgroup path where nothing is in it or below it.

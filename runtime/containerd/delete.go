@@ -62,11 +62,15 @@ func (r *Runner) deleteTask(ctx context.Context, container client.Container) err
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
+	var shim error
+	if err != nil && r.opts.Address != "" { // containerd may have died before it knew its shim
+		shim = KillShims(container.ID(), r.opts.Address)
+	}
 	leftovers := r.cgroup.remove(ctx, path.Join(r.opts.CgroupPath, container.ID()))
 	if err == nil {
 		return leftovers
 	}
-	return errors.Join(leftovers, unmountBundle(container.ID()))
+	return errors.Join(shim, leftovers, unmountBundle(container.ID()))
 }
 
 // unmountBundle unmounts the root filesystem that a shim mounted for container

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,43 +16,35 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// RemoveOrphans kills shims of the containerd at address whose container or
-// sandbox is not recorded, and returns how many there were. A process that dies
-// while it starts a shim leaves one that nobody knows: containerd finds shims
-// by what it wrote down when they had started. It is to be called at start,
-// before containers are made.
-func (r *Runner) RemoveOrphans(ctx context.Context, address string) (int, error) {
-	ctx, cancel := r.begin(ctx)
-	defer cancel()
-	shims, err := findShims(address) // before the records: what starts later has one
-	if err != nil || len(shims) == 0 {
-		return 0, err
-	}
-	known := map[string]bool{}
-	containers, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("list containers: %w", err)
-	}
-	for _, c := range containers {
-		known[c.ID] = true
-	}
-	sandboxes, err := r.client.SandboxStore().List(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("list sandboxes: %w", err)
-	}
-	for _, s := range sandboxes {
-		known[s.ID] = true
-	}
-	n := 0
-	var errs []error
-	for pid, id := range shims {
-		if known[id] {
-			continue
+// ShimIDs lists the shims of the containerd at address by the id that each was started
+// for, a container's or a sandbox's. A process that dies while it starts a shim leaves
+// one that nobody knows: containerd finds shims by what it wrote down when they had
+// started.
+func ShimIDs(address string) ([]string, error) {
+	shims, err := findShims(address)
+	ids := slices.Collect(maps.Values(shims))
+	slices.Sort(ids)
+	return slices.Compact(ids), err
+}
+
+// KillShims kills the shims of an id, if there are any.
+func KillShims(id, address string) error {
+	shims, err := findShims(address)
+	errs := []error{err}
+	for pid, of := range shims {
+		if of == id {
+			errs = append(errs, killShim(pid, id, address))
 		}
-		n++
-		errs = append(errs, killShim(pid, id, address))
 	}
-	return n, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+// Cgroups lists the containers that there are cgroups of.
+func (r *Runner) Cgroups() ([]string, error) { return r.cgroup.children(r.opts.CgroupPath) }
+
+// RemoveCgroup kills what is in a container's cgroup, and removes it.
+func (r *Runner) RemoveCgroup(ctx context.Context, id string) error {
+	return r.cgroup.remove(ctx, path.Join(r.opts.CgroupPath, id))
 }
 
 // RemoveFIFOs removes the fifos that an earlier process was the other end of. It is to be

@@ -41,14 +41,17 @@ const (
 
 // Options refine a Runner. The zero value of each field is a good default.
 type Options struct {
-	Runtime    string        // containerd's name of the runtime; default io.containerd.runc.v2
-	ShimBinary string        // path of the shim; default: looked up by containerd in PATH and beside itself
-	RuncBinary string        // name or path of runc; default "runc", looked up in the shim's PATH
-	RuncRoot   string        // where runc keeps its state; default /run/ctrsnap/runc
-	FIFODir    string        // where fifos of Stdio are made; default /run/ctrsnap/fifo
-	CgroupRoot string        // mount point of the cgroup filesystem; default /sys/fs/cgroup
-	CgroupPath string        // below which containers get theirs; default /ctrsnap
-	Timeout    time.Duration // of one operation on a container, default 30 s
+	Runtime    string // containerd's name of the runtime; default io.containerd.runc.v2
+	ShimBinary string // path of the shim; default: looked up by containerd in PATH and beside itself
+	RuncBinary string // name or path of runc; default "runc", looked up in the shim's PATH
+	RuncRoot   string // where runc keeps its state; default /run/ctrsnap/runc
+	FIFODir    string // where fifos of Stdio are made; default /run/ctrsnap/fifo
+	CgroupRoot string // mount point of the cgroup filesystem; default /sys/fs/cgroup
+	CgroupPath string // below which containers get theirs; default /ctrsnap
+	// Address is the socket of containerd, as its shims are told it; "" leaves shims alone
+	// that nobody knows.
+	Address string
+	Timeout time.Duration // of one operation on a container, default 30 s
 	// Shims run containers in shims that serve many. nil, or a container that
 	// asks for what they do not do, means the runtime above.
 	Shims       Shims

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	goruntime "runtime"
 	"sync"
@@ -125,6 +126,7 @@ type Manager struct {
 	clones    map[string]*clone        // those that are handed out, by id
 	names     map[nameOf]*clone        // the same, by name
 	leases    map[string]*lease        // by id
+	ids       map[string]bool          // all clones that there is anything of
 	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
 	backlog   int                      // teardowns that were not tried yet
 	torn      chan struct{}            // closed, and replaced, when the backlog gets shorter
@@ -144,6 +146,7 @@ func New(opts Options) *Manager {
 		clones:    map[string]*clone{},
 		names:     map[nameOf]*clone{},
 		leases:    map[string]*lease{},
+		ids:       map[string]bool{},
 		teardowns: map[string]chan struct{}{},
 		torn:      make(chan struct{}),
 	}
@@ -206,6 +209,26 @@ func (m *Manager) Drain(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// IDs returns the ids of all clones that there is, or may be, anything of.
+func (m *Manager) IDs() map[string]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.ids)
+}
+
+// own notes that there will be something of a clone, disown that there is nothing left.
+func (m *Manager) own(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ids[id] = true
+}
+
+func (m *Manager) disown(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.ids, id)
 }
 
 func (m *Manager) pending() []chan struct{} {

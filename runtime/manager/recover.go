@@ -54,6 +54,7 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 			switch {
 			case err != nil:
 				errs = append(errs, err)
+				m.own(info.ID)
 			case c != nil && c.rec.Member:
 				report.Members++
 			case c != nil:
@@ -125,6 +126,7 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 		id: info.ID, golden: golden, engine: engine, task: task, rec: rec,
 		died: make(chan struct{}), gone: make(chan struct{}),
 	}
+	m.own(c.id)
 	m.wg.Go(func() { m.watch(c, exits) })
 	if rec.Member {
 		c.proc = openPID(rec.PID)

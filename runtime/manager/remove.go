@@ -63,6 +63,7 @@ func (m *Manager) teardown(id string) <-chan struct{} {
 		return done // Recover does it
 	}
 	m.teardowns[id] = done
+	m.ids[id] = true
 	m.backlog++
 	m.wg.Go(func() { m.tearDownUntilGone(id, done) })
 	return done
@@ -88,6 +89,7 @@ func (m *Manager) tearDownUntilGone(id string, done chan struct{}) {
 	}
 	m.mu.Lock()
 	delete(m.teardowns, id)
+	delete(m.ids, id)
 	m.mu.Unlock()
 	close(done)
 }

@@ -52,6 +52,7 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 		gone:   make(chan struct{}),
 	}
 	s.clone.rec = s.record(name)
+	m.own(s.clone.id)
 	if err := s.run(ctx); err != nil {
 		return nil, s.fail(ctx, err)
 	}
@@ -64,8 +65,9 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 func (s *starter) fail(ctx context.Context, err error) error {
 	if undoErr := s.undo.run(ctx); undoErr != nil {
 		s.teardown(s.clone.id)
-		err = errors.Join(err, fmt.Errorf("undo clone %s: %w", s.clone.id, undoErr))
+		return errors.Join(err, fmt.Errorf("undo clone %s: %w", s.clone.id, undoErr))
 	}
+	s.disown(s.clone.id)
 	return err
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -76,6 +78,28 @@ func (s *Store) Clones(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("list snapshots of clones: %w", err)
 	}
 	return ids, nil
+}
+
+// Builds returns the ids of all builds that there is a snapshot of.
+func (s *Store) Builds(ctx context.Context) ([]string, error) {
+	keys, err := s.keys(namespaced(ctx), fmt.Sprintf("labels.%q==%s", labelKind, kindBuild))
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots of builds: %w", err)
+	}
+	for i, key := range keys {
+		keys[i] = strings.TrimPrefix(key, buildKey(""))
+	}
+	return keys, nil
+}
+
+// RemoveBuild removes what a build has left that nobody works on any more.
+func (s *Store) RemoveBuild(ctx context.Context, id string) error {
+	ctx = namespaced(ctx)
+	err := ignoreNotFound(s.snapshots.Remove(ctx, buildKey(id)))
+	if err = errors.Join(err, ignoreNotFound(s.leases.Delete(ctx, leases.Lease{ID: buildKey(id)}))); err != nil {
+		return fmt.Errorf("remove snapshot of build %s: %w", id, err)
+	}
+	return nil
 }
 
 // keys returns the keys of the snapshots that filter selects.

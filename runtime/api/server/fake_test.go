@@ -218,6 +218,9 @@ type fakeHost struct{}
 
 func (fakeHost) Version() api.Version              { return api.Version{Version: "1.2.3"} }
 func (fakeHost) Doctor(context.Context) api.Doctor { return api.Doctor{} }
+func (fakeHost) GC(_ context.Context, remove bool) api.GC {
+	return api.GC{Removed: remove, Kinds: []api.GCKind{{Kind: "mounts", Used: 1, Orphans: []string{}}}}
+}
 
 func newFake() *fake {
 	return &fake{clones: map[string]api.Clone{}, leases: map[string]bool{}}

@@ -2,7 +2,10 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
@@ -20,6 +23,20 @@ func (s *Server) hostRoutes() {
 			d.Schema, d.Checks = api.Schema, list(d.Checks)
 			return d, nil
 		})
+	handle(s, operation(http.MethodGet, "/v1/gc", "show-garbage", "Show what there is of clones and builds, and what of it nobody has; for administrators"),
+		func(ctx context.Context, _ *struct{}) (api.GC, error) { return s.gc(ctx, false) })
+	handle(s, operation(http.MethodPost, "/v1/gc", "collect-garbage", "Remove what nobody has; for administrators"),
+		func(ctx context.Context, _ *struct{}) (api.GC, error) { return s.gc(ctx, true) })
+}
+
+// gc names things of everybody.
+func (s *Server) gc(ctx context.Context, remove bool) (api.GC, error) {
+	if !callerOr(ctx).Admin {
+		return api.GC{}, fmt.Errorf("collect garbage: only administrators may: %w", errdefs.ErrPermissionDenied)
+	}
+	g := s.host.GC(ctx, remove)
+	g.Schema = api.Schema
+	return g, nil
 }
 
 // list makes a JSON array of what may be nil.

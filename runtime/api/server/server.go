@@ -88,4 +88,6 @@ type Pools interface {
 type Host interface {
 	Version() api.Version
 	Doctor(ctx context.Context) api.Doctor
+	// GC looks for what nobody has, and removes it if it is told to.
+	GC(ctx context.Context, remove bool) api.GC
 }

@@ -138,6 +138,11 @@ func TestHost(t *testing.T) {
 	if doctor, err := c.Doctor(ctx); err != nil || doctor.Checks == nil {
 		t.Errorf("doctor: %+v, %v", doctor, err)
 	}
+	for _, remove := range []bool{false, true} {
+		if g, err := c.GC(ctx, remove); err != nil || g.Removed != remove || len(g.Kinds) != 1 {
+			t.Errorf("gc: %+v, %v", g, err)
+		}
+	}
 }
 
 // TestErrors holds the one mapping from errors to codes and statuses.

@@ -1,0 +1,17 @@
+package client
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// GC says what there is of clones and builds that nobody has, and has it removed if
+// remove is set. Only administrators may.
+func (c *Client) GC(ctx context.Context, remove bool) (api.GC, error) {
+	if remove {
+		return call[api.GC](ctx, c, http.MethodPost, "/v1/gc", nil, struct{}{})
+	}
+	return get[api.GC](ctx, c, "/v1/gc", nil)
+}
