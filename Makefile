@@ -41,6 +41,12 @@ test-network: ## run the tests of the network alone, flannel's too, and measure 
 	@$(MAKE) --no-print-directory build
 	@.ci/test-network
 
+.PHONY: crash
+crash: ## kill the daemon 500 times under load, at random and at each failpoint (needs root; KILLS, SEED)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory build
+	@.ci/crash
+
 .PHONY: lint
 lint: ## run the linters
 	@.ci/lint
