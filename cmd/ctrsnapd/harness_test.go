@@ -153,7 +153,7 @@ func (d *daemon) launch(env ...string) error {
 		}
 		return nil
 	case <-done:
-		return fmt.Errorf("daemon ended: %v", cmd.ProcessState) //nolint:errorlint // not an error
+		return fmt.Errorf("daemon ended: %v", cmd.ProcessState)
 	}
 }
 
