@@ -22,7 +22,7 @@ setup: ## install what build and demo need (system packages, CNI plugins, runc)
 .PHONY: build
 build: ## build ctrsnap and ctrsnapd into bin/
 	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/ctrsnap ./cmd/ctrsnapd \
-		./cmd/ctrsnap-shim ./cmd/containerd-shim-ctrsnap-v1 ./cmd/ctrsnap-proxy
+		./cmd/ctrsnap-shim ./cmd/containerd-shim-ctrsnap-v1 ./cmd/ctrsnap-proxy ./cmd/ctrsnap-bench
 
 .PHONY: demo
 demo: setup build ## show the whole thing: a golden with 1 GB of rows, five clones, nothing left
@@ -53,7 +53,7 @@ lint: ## run the linters
 
 .PHONY: install
 install: build ## install below PREFIX (/usr/local), with the systemd unit
-	install -D -t $(DESTDIR)$(PREFIX)/bin bin/ctrsnap bin/ctrsnapd
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/ctrsnap bin/ctrsnapd bin/ctrsnap-bench
 	install -D -t $(DESTDIR)$(PREFIX)/libexec/ctrsnap $(addprefix bin/,containerd-shim-ctrsnap-v1 ctrsnap-shim ctrsnap-proxy containerd-shim-runc-v2 runc bridge loopback macvlan ptp host-local static dhcp bandwidth portmap tuning)
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system cmd/ctrsnapd/ctrsnapd.service
 
@@ -63,5 +63,18 @@ clean: ## remove what was built
 
 .PHONY: bench-clone
 bench-clone: setup build ## measure clones beside what one would use instead (BENCH_FLAGS=--quick for a smoke run)
-	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/ ./cmd/ctrsnap-bench ./bench/noop
-	bin/ctrsnap-bench clone $(addprefix --postgres=,$(wildcard $(CURDIR)/.cache/postgres)) $(BENCH_FLAGS)
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/ ./bench/noop
+	bin/ctrsnap-bench clone $(BENCH_POSTGRES) $(BENCH_FLAGS)
+
+# The PostgreSQL that setup unpacked where the system has none.
+BENCH_POSTGRES = $(addprefix --postgres=,$(wildcard $(CURDIR)/.cache/postgres))
+
+.PHONY: bench
+bench: setup build ## measure everything; reports in bench/out; under 25 minutes on 2 cores (CTRSNAP_PG18=PREFIX for its templates)
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/ ./bench/noop
+	bin/ctrsnap-bench all --save bench/out $(BENCH_POSTGRES) $(BENCH_FLAGS)
+
+.PHONY: bench-smoke
+bench-smoke: setup build ## run every benchmark for a moment: fails on errors, never on a time; under 3 minutes
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/ ./bench/noop
+	timeout 600 bin/ctrsnap-bench all --quick --save bench/out/smoke $(BENCH_POSTGRES)

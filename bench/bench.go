@@ -83,6 +83,7 @@ type Machine struct {
 	CPUs        int               `json:"cpus"` // that this process may use
 	MemoryBytes int64             `json:"memory_bytes"`
 	Filesystem  string            `json:"filesystem"` // of the storage
+	StorageFree int64             `json:"storage_free_bytes"`
 	Reflink     bool              `json:"reflink"`
 	Versions    map[string]string `json:"versions"`
 	LoadBefore  [3]float64        `json:"load_before"` // as in /proc/loadavg

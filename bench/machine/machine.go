@@ -30,7 +30,7 @@ func Before(ctx context.Context, dir string, reflink bool, versions map[string]s
 	m := bench.Machine{
 		OS: field("/etc/os-release", "PRETTY_NAME", "="), Kernel: unix.ByteSliceToString(uts.Release[:]),
 		Arch: runtime.GOARCH, CPU: field("/proc/cpuinfo", "model name", ":"), CPUs: runtime.NumCPU(),
-		MemoryBytes: Memory("MemTotal"), Filesystem: filesystem(dir), Reflink: reflink, Versions: versions,
+		MemoryBytes: Memory("MemTotal"), Filesystem: filesystem(dir), StorageFree: Free(dir), Reflink: reflink, Versions: versions,
 		LoadBefore: load(),
 	}
 	m.BusyBefore = busy(ctx)
@@ -80,6 +80,24 @@ func filesystem(dir string) string {
 	}
 	return fmt.Sprintf("%#x", s.Type)
 }
+
+// Free is what the filesystem of dir has left, in bytes.
+func Free(dir string) int64 {
+	var s unix.Statfs_t
+	if unix.Statfs(dir, &s) != nil {
+		return 0
+	}
+	return int64(s.Bavail) * s.Bsize //nolint:gosec // no disk is that large
+}
+
+// CPUTime is how long all processors together have worked since boot.
+func CPUTime() time.Duration {
+	used, _ := ticks()
+	return time.Duration(used) * (time.Second / userHz) //nolint:gosec // centuries
+}
+
+// userHz is what the kernel counts ticks in, for everybody who asks: see time(7).
+const userHz = 100
 
 func load() (l [3]float64) {
 	b, err := os.ReadFile("/proc/loadavg")

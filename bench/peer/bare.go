@@ -24,6 +24,7 @@ const stopTimeout = 30 * time.Second
 type Bare struct {
 	Endpoint
 	dir  string
+	sock string // directory of the socket
 	data string
 	args []string
 	env  []string
@@ -33,12 +34,12 @@ type Bare struct {
 	done chan struct{}
 }
 
-// Prepare makes the reflinked copy at dir, on the golden's filesystem, and
+// Prepare makes the copy below dir, on the golden's filesystem, and
 // everything else that a server needs before it can start. sockets is a
 // directory with a short path. more are further "name=value" settings. The
 // caller must Close the server.
 func (o Original) Prepare(dir, sockets string, login Endpoint, more ...string) (_ *Bare, err error) {
-	b := &Bare{Endpoint: login, dir: dir, data: filepath.Join(dir, "data"), env: o.Env}
+	b := &Bare{Endpoint: login, dir: dir, sock: sockets, data: filepath.Join(dir, "data"), env: o.Env}
 	b.cred = &syscall.Credential{Uid: o.UID, Gid: o.GID}
 	defer func() {
 		if err != nil {
@@ -53,7 +54,11 @@ func (o Original) Prepare(dir, sockets string, login Endpoint, more ...string) (
 	if err := os.Chown(sockets, int(o.UID), int(o.GID)); err != nil {
 		return nil, err
 	}
-	if err := Reflink(o.Golden, b.data); err != nil {
+	fill := o.Fill
+	if fill == nil {
+		fill = func(dst string) error { return Reflink(o.Golden, dst) }
+	}
+	if err := fill(b.data); err != nil {
 		return nil, err
 	}
 	hba := filepath.Join(dir, "pg_hba.conf")
@@ -195,5 +200,5 @@ func (b *Bare) Close() error {
 	if b.log != nil {
 		b.log.Close()
 	}
-	return errors.Join(err, os.RemoveAll(b.dir))
+	return errors.Join(err, os.RemoveAll(b.dir), os.RemoveAll(b.sock))
 }

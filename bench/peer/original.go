@@ -22,6 +22,10 @@ type Original struct {
 	DataDir string // in the clone
 	Golden  string // the golden's data directory on the host
 	HBA     []byte // content of the file of access rules
+	Program string // path of the server in the clone; Args[0] is that on this host once it is located
+	// Fill puts the data directory of a server beside the clone at dst; nil copies
+	// Golden by reflink.
+	Fill func(dst string) error
 }
 
 // Study learns from a running clone, by its server's process.
@@ -46,6 +50,7 @@ func study(proc string) (o Original, err error) {
 	if o.DataDir = o.dataDir(); o.DataDir == "" || len(o.Args) == 0 {
 		return o, fmt.Errorf("no data directory in %q", o.Args)
 	}
+	o.Program = o.Args[0]
 	if hba := o.setting("hba_file"); hba != "" {
 		if o.HBA, err = os.ReadFile(proc + "/root" + hba); err != nil {
 			return o, err

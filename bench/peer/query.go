@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,12 +17,13 @@ import (
 const connectTimeout = 30 * time.Second
 
 // Endpoint is how a client reaches a database. All measured things are asked
-// in the same way: by the unix socket.
+// in the same way, by the unix socket, unless an address is given.
 type Endpoint struct {
 	Socket   string // path
 	User     string
 	Password string
 	Database string
+	Address  netip.AddrPort // by TCP, where it is valid
 }
 
 // Connect opens a connection.
@@ -35,6 +37,9 @@ func (e Endpoint) Connect(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"localhost"}, nil }
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
+		if e.Address.IsValid() {
+			return d.DialContext(ctx, "tcp", e.Address.String())
+		}
 		return d.DialContext(ctx, "unix", e.Socket)
 	}
 	return pgconn.ConnectConfig(ctx, cfg)
@@ -47,9 +52,18 @@ func (e Endpoint) Value(ctx context.Context, query string) (string, error) {
 		return "", fmt.Errorf("connect to %s: %w", e.Socket, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the answer is there
-	results, err := conn.Exec(ctx, query).ReadAll()
+	answer, err := ValueOn(ctx, conn, query)
 	if err != nil {
 		return "", fmt.Errorf("query %s: %w", e.Socket, err)
+	}
+	return answer, nil
+}
+
+// ValueOn is [Endpoint.Value] over an open connection.
+func ValueOn(ctx context.Context, conn *pgconn.PgConn, query string) (string, error) {
+	results, err := conn.Exec(ctx, query).ReadAll()
+	if err != nil {
+		return "", err
 	}
 	for _, r := range results {
 		if len(r.Rows) > 0 && len(r.Rows[0]) > 0 {
@@ -57,6 +71,15 @@ func (e Endpoint) Value(ctx context.Context, query string) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// WantOn is [Endpoint.Want] over an open connection.
+func WantOn(ctx context.Context, conn *pgconn.PgConn, query, want string) error {
+	got, err := ValueOn(ctx, conn, query)
+	if err == nil && got != want {
+		err = fmt.Errorf("%s: got %q, want %q", query, got, want)
+	}
+	return err
 }
 
 // Answer returns when the database has answered SELECT 1.

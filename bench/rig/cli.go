@@ -28,7 +28,7 @@ func (r *Rig) Program(name string) string { return filepath.Join(r.bin, name) }
 
 // Env is the environment in which the command line finds the daemon.
 func (r *Rig) Env() []string {
-	env := []string{"CTRSNAP_HOST=" + r.host(), "PATH=" + r.bin + ":" + os.Getenv("PATH")}
+	env := []string{"CTRSNAP_HOST=" + r.host, "PATH=" + r.bin + ":" + os.Getenv("PATH")}
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "CTRSNAP_") && !strings.HasPrefix(kv, "PATH=") {
 			env = append(env, kv)

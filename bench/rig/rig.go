@@ -31,9 +31,12 @@ type Rig struct {
 	work   string // everything on disk
 	state  string // short: paths of unix sockets are limited to 107 bytes
 	bridge string
-	client *client.Client
-	cmd    *exec.Cmd
-	done   chan struct{}
+	// storage and host are the daemon's; running says that it is not ours.
+	storage, host string
+	running       bool
+	client        *client.Client
+	cmd           *exec.Cmd
+	done          chan struct{}
 }
 
 // New makes the directories of a daemon below dir, a directory on a disk. The
@@ -50,15 +53,15 @@ func New(bin, dir string) (*Rig, error) {
 	}
 	id := strings.TrimPrefix(filepath.Base(work), "ctrsnap-bench-")
 	r := &Rig{bin: bin, work: work, state: "/run/csb-" + id, bridge: "csb" + id[:min(len(id), 10)]}
+	r.storage, r.host = filepath.Join(work, "root", "storage"), "unix://"+filepath.Join(r.state, "ctrsnap.sock")
 	// Servers that are no clones run below it, as users of their own.
 	if err := os.Chmod(work, 0o711); err != nil {
 		return nil, errors.Join(fmt.Errorf("open working directory: %w", err), os.RemoveAll(work))
 	}
-	r.client, err = client.New(r.host())
+	r.client, err = client.New(r.host)
 	return r, err
 }
 
-func (r *Rig) host() string   { return "unix://" + filepath.Join(r.state, "ctrsnap.sock") }
 func (r *Rig) config() string { return filepath.Join(r.work, "ctrsnapd.toml") }
 
 // Client speaks to the daemon.
@@ -68,7 +71,7 @@ func (r *Rig) Client() *client.Client { return r.client }
 func (r *Rig) Work() string { return r.work }
 
 // Storage is the directory in which the daemon keeps its snapshots.
-func (r *Rig) Storage() string { return filepath.Join(r.work, "root", "storage") }
+func (r *Rig) Storage() string { return r.storage }
 
 // State is the daemon's state directory.
 func (r *Rig) State() string { return r.state }
@@ -95,6 +98,10 @@ func (r *Rig) text(c Config) string {
 // Start runs the daemon and returns when it says that it is ready, by the
 // protocol of sd_notify(3).
 func (r *Rig) Start(ctx context.Context, c Config) error {
+	if r.running {
+		_, err := r.client.Version(ctx)
+		return err
+	}
 	if err := os.WriteFile(r.config(), []byte(r.text(c)), 0o600); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
@@ -180,8 +187,13 @@ func (r *Rig) Stop(sig syscall.Signal) error {
 	}
 }
 
-// Close stops the daemon, ends its clones and removes everything of it.
+// Close stops the daemon, ends its clones and removes everything of it. One that
+// ran already goes on.
 func (r *Rig) Close(ctx context.Context) error {
+	if r.running {
+		r.client.Close()
+		return os.RemoveAll(r.work)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 	defer cancel()
 	err := r.Stop(syscall.SIGTERM)

@@ -17,6 +17,10 @@ import (
 // program that prints one line.
 func claim(ctx context.Context, t *take) error {
 	const golden, members = "shop", 4
+	if _, err := exec.LookPath(t.Rig.Program("noop")); err != nil {
+		t.skip("claim_vs_noop: 'make bench' builds the program to compare with: %v", err)
+		return t.claimsOnly(ctx, golden, members)
+	}
 	if err := t.pooled(ctx, golden, members); errors.Is(err, errNoPool) {
 		t.skip("claim_vs_noop: not available: %v", err)
 		return nil
@@ -32,6 +36,18 @@ func claim(ctx context.Context, t *take) error {
 			return err
 		})
 	t.compare("claim_vs_noop", over, under)
+	return errors.Join(err, t.setPool(ctx, golden, 0))
+}
+
+// claimsOnly measures claims beside nothing.
+func (t *take) claimsOnly(ctx context.Context, golden string, members int) error {
+	if err := t.pooled(ctx, golden, members); err != nil {
+		return err
+	}
+	r := recorder.New("ctrsnap", golden, "ms")
+	err := interleave(ctx, t, warmUp, t.rounds(200), []*recorder.Recorder{r},
+		func(ctx context.Context, _ int) error { return t.claimOne(ctx, golden, members, r) })
+	t.keep(r)
 	return errors.Join(err, t.setPool(ctx, golden, 0))
 }
 
@@ -53,7 +69,7 @@ func (t *take) process(ctx context.Context, program string, args ...string) (str
 // claimOne claims a clone, checks that it was from the pool and is right, and
 // waits until the pool is warm again.
 func (t *take) claimOne(ctx context.Context, golden string, members int, r *recorder.Recorder) error {
-	url, took, err := t.process(ctx, t.Rig.Program("ctrsnap"), "clone", golden)
+	url, took, err := t.process(ctx, t.Rig.Program("ctrsnap"), "clone", t.ref(golden))
 	if err != nil {
 		return err
 	}

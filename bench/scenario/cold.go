@@ -12,13 +12,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-const (
-	// warmUp is how many rounds are run and not counted.
-	warmUp = 2
-	// interleaved is how long the counted rounds of one comparison may take: a
-	// slow machine gets fewer rounds, and all scenarios their turn.
-	interleaved = 75 * time.Second
-)
+// warmUp is how many rounds are run and not counted.
+const warmUp = 2
 
 // errTimeOver ends rounds that take too long.
 var errTimeOver = errors.New("the time is over")
@@ -53,7 +48,7 @@ func interleave(ctx context.Context, t *take, warm, rounds int, recorders []*rec
 	for i, arm := range arms {
 		counted[i] = func(ctx context.Context, round int) error {
 			if i == 0 && time.Now().After(end) {
-				t.note("ended after %d rounds of %d: %v were over", round, rounds, interleaved)
+				t.note("ended after %d rounds of %d: %v were over", round, rounds, t.Span)
 				return errTimeOver
 			}
 			if err := arm(ctx, round); err != nil {
@@ -68,7 +63,7 @@ func interleave(ctx context.Context, t *take, warm, rounds int, recorders []*rec
 	for _, r := range recorders {
 		r.Reset()
 	}
-	end = time.Now().Add(interleaved)
+	end = time.Now().Add(t.Span)
 	if err := bench.Interleave(ctx, rounds, counted...); !errors.Is(err, errTimeOver) {
 		return err
 	}
@@ -119,9 +114,12 @@ func (t *take) coldBare(ctx context.Context, o peer.Original, login peer.Endpoin
 	return nil
 }
 
-// size compares clones of a big golden with clones of a small one.
+// size compares clones of a big golden with clones of a small one, and looks at two
+// between them.
 func size(ctx context.Context, t *take) error {
-	for _, golden := range []string{"small", "big"} {
+	var all []*recorder.Recorder
+	var arms []bench.Arm
+	for _, golden := range []string{"big", "small", "app", "shop"} {
 		if err := t.unpooled(ctx, golden); err != nil {
 			return err
 		}
@@ -134,11 +132,12 @@ func size(ctx context.Context, t *take) error {
 			return err
 		}
 		t.note("golden %s: data directory of %d MiB in %d files", golden, bytes>>20, files)
+		r := recorder.New(golden, golden, "ms").At("golden_bytes", float64(bytes))
+		all = append(all, r)
+		arms = append(arms, func(ctx context.Context, _ int) error { return t.coldClone(ctx, golden, r, checkRows) })
 	}
-	big, small := recorder.New("big", "big", "ms"), recorder.New("small", "small", "ms")
-	err := interleave(ctx, t, warmUp, t.rounds(60), []*recorder.Recorder{big, small},
-		func(ctx context.Context, _ int) error { return t.coldClone(ctx, "big", big, checkRows) },
-		func(ctx context.Context, _ int) error { return t.coldClone(ctx, "small", small, checkRows) })
-	t.compare("cold_big_vs_small", big, small)
+	err := interleave(ctx, t, warmUp, t.rounds(60), all, arms...)
+	t.compare("cold_big_vs_small", all[0], all[1])
+	t.keep(all[2:]...)
 	return err
 }

@@ -34,7 +34,7 @@ func density(ctx context.Context, t *take) (err error) {
 	wanted := t.Clones
 	before := machine.Memory("MemAvailable")
 	live := recorder.New("clones", golden, "clones")
-	clones, err := t.fill(ctx, golden, wanted, live)
+	clones, err := t.fillInSteps(ctx, golden, wanted, live)
 	defer func() { err = errors.Join(err, t.empty(ctx, clones)) }()
 	if err != nil {
 		return err
@@ -55,11 +55,36 @@ func density(ctx context.Context, t *take) (err error) {
 	return ctx.Err()
 }
 
-// fill makes n clones, fewer if memory runs out or the time is over.
-func (t *take) fill(ctx context.Context, golden string, n int, live *recorder.Recorder) ([]api.Clone, error) {
-	clones := make([]api.Clone, n)
+// steps is how many times memory and disk are looked at while clones are made.
+const steps = 10
+
+// fillInSteps is fill, and records what the clones take while they become more.
+func (t *take) fillInSteps(ctx context.Context, golden string, n int, live *recorder.Recorder) (clones []api.Clone, err error) {
 	create := recorder.New("create", golden, "ms")
+	defer t.keep(create)
 	end := time.Now().Add(filling)
+	memory, disk := machine.Memory("MemAvailable"), machine.Free(t.Rig.Storage())
+	for i := range steps {
+		more := n*(i+1)/steps - len(clones)
+		made, err := t.fill(ctx, golden, more, end, live, create)
+		clones = append(clones, made...)
+		if err != nil || len(made) < more {
+			return clones, err
+		}
+		at := func(name string, used int64) {
+			r := recorder.New(name, golden, "bytes").At("clones", float64(len(clones)))
+			r.Add(float64(max(used, 0))) // others may have given some back
+			t.keep(r)
+		}
+		at("memory_used", memory-machine.Memory("MemAvailable"))
+		at("disk_used", disk-machine.Free(t.Rig.Storage()))
+	}
+	return clones, nil
+}
+
+// fill makes n clones, fewer if memory runs out or the time is over.
+func (t *take) fill(ctx context.Context, golden string, n int, end time.Time, live, create *recorder.Recorder) ([]api.Clone, error) {
+	clones := make([]api.Clone, n)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for i := range clones {
@@ -77,7 +102,6 @@ func (t *take) fill(ctx context.Context, golden string, n int, live *recorder.Re
 		})
 	}
 	err := g.Wait()
-	t.keep(create)
 	made := clones[:0]
 	for _, c := range clones {
 		if c.ID != "" {
@@ -134,6 +158,11 @@ func (t *take) weigh(ctx context.Context, golden string, clones []api.Clone) err
 
 // empty removes the clones.
 func (t *take) empty(ctx context.Context, clones []api.Clone) error {
+	return t.emptyBut(ctx, clones, 0)
+}
+
+// emptyBut is empty while others live that are kept.
+func (t *take) emptyBut(ctx context.Context, clones []api.Clone, keep int) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 	defer cancel()
 	begun := time.Now()
@@ -142,7 +171,7 @@ func (t *take) empty(ctx context.Context, clones []api.Clone) error {
 	for _, c := range clones {
 		g.Go(func() error { return t.Rig.Client().RemoveClone(gctx, c.ID) })
 	}
-	if err := errors.Join(g.Wait(), t.drained(ctx, 0)); err != nil {
+	if err := errors.Join(g.Wait(), t.drained(ctx, keep)); err != nil {
 		return err
 	}
 	t.note("%d clones were gone %.1f s after the first was removed", len(clones), time.Since(begun).Seconds())

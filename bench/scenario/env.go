@@ -34,11 +34,15 @@ type Env struct {
 	Claims, Restarts int       // of the claims scenario
 	Deadline         time.Time // no scenario begins after it, and claims end there
 	Progress         io.Writer // one line per step
+	// Span is how long the counted rounds of one comparison may take: a slow
+	// machine gets fewer rounds, and all scenarios their turn.
+	Span time.Duration
 
 	reflink  bool
 	versions map[string]string
 	mu       sync.Mutex
 	built    map[string]api.Golden
+	order    []string // of building
 	copies   int
 }
 
@@ -62,8 +66,32 @@ func (e *Env) Start(ctx context.Context) error {
 		}
 	}
 	e.built = map[string]api.Golden{}
+	e.Span = max(e.Span, time.Second)
 	e.reflink = canReflink(e.Rig.Storage())
 	return os.MkdirAll(e.scratch(), 0o711)
+}
+
+// ref is the name that a golden has in the daemon: one of the run's own beside
+// those of a daemon that others use.
+func (e *Env) ref(golden string) string {
+	if e.Rig.Own() {
+		return golden
+	}
+	return "ctrsnap-bench-" + golden
+}
+
+// Close removes what the run has left in a daemon that goes on.
+func (e *Env) Close(ctx context.Context) error {
+	if e.Rig.Own() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	err := os.RemoveAll(e.scratch())
+	for _, name := range slices.Backward(e.order) { // children before parents
+		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0), e.Rig.Client().RemoveGolden(ctx, e.ref(name)))
+	}
+	return err
 }
 
 // canReflink tries it.
@@ -81,8 +109,15 @@ func (e *Env) scratch() string { return filepath.Join(e.Rig.Storage(), "bench") 
 // clone asks for one clone and returns when it has answered the caller's own
 // SELECT 1.
 func (e *Env) clone(ctx context.Context, golden string) (c api.Clone, took, connect time.Duration, err error) {
+	return e.cloneAs(ctx, api.CloneRequest{Golden: golden})
+}
+
+// cloneAs is clone with a request that says more than the golden.
+func (e *Env) cloneAs(ctx context.Context, req api.CloneRequest) (c api.Clone, took, connect time.Duration, err error) {
+	golden := req.Golden
+	req.Golden = e.ref(golden)
 	begun := time.Now()
-	resp, err := e.Rig.Client().Clone(ctx, api.CloneRequest{Golden: golden})
+	resp, err := e.Rig.Client().Clone(ctx, req)
 	if err != nil {
 		return c, 0, 0, fmt.Errorf("clone %s: %w", golden, err)
 	}
@@ -105,10 +140,7 @@ func (e *Env) remove(ctx context.Context, id string) error {
 	if err := e.Rig.Client().RemoveClone(ctx, id); err != nil {
 		return fmt.Errorf("remove clone %s: %w", id, err)
 	}
-	return e.await(ctx, "clone "+id+" to be gone", func() bool {
-		_, err := os.Stat(filepath.Join(e.Rig.State(), "clones", id))
-		return errors.Is(err, os.ErrNotExist)
-	})
+	return e.gone(ctx, id)
 }
 
 // drained waits until nothing is left of any clone that was removed. The
@@ -166,8 +198,11 @@ func (e *Env) bare(o peer.Original, login peer.Endpoint, settings ...string) (*p
 }
 
 // restart ends the daemon and starts it with another configuration. Goldens
-// stay.
+// stay. One that is not the run's own goes on as it is.
 func (e *Env) restart(ctx context.Context, c rig.Config) error {
+	if !e.Rig.Own() {
+		return nil
+	}
 	if err := e.Rig.Stop(terminate); err != nil {
 		return err
 	}

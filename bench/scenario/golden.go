@@ -29,14 +29,16 @@ type data struct {
 // needs them. Sizes: shop 1.5 GB, small under 50 MiB, big over 5 GiB.
 var contents = map[string]data{
 	"shop":    {rows: 183_200, quickRows: 2_000},
-	"small":   {rows: 0},
+	"small":   {rows: 16},
 	"big":     {rows: 656_000, quickRows: 8_000},
 	"shop18":  {rows: 183_200, quickRows: 2_000, pg18: true},
 	"pgbench": {accounts: 10},
+	"app":     {rows: 24_000, quickRows: 500}, // what all peers can copy in a run
+	"app18":   {rows: 24_000, quickRows: 500, pg18: true},
 }
 
 func (d data) pages(quick bool) int {
-	if quick {
+	if quick && d.quickRows > 0 {
 		return d.quickRows
 	}
 	return d.rows
@@ -102,6 +104,7 @@ func (e *Env) golden(ctx context.Context, name string) (api.Golden, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.built[name] = g
+	e.order = append(e.order, name)
 	e.versions["postgres for "+name] = g.EngineVersion
 	return g, nil
 }
@@ -116,10 +119,10 @@ func (e *Env) build(ctx context.Context, name string) (api.Golden, error) {
 	if prefix := e.prefix(name); prefix != "" {
 		base += "=" + prefix
 	}
-	if _, err := e.Rig.CLI(ctx, "golden", "build", name, base, "--init", script, "--quiet"); err != nil {
+	if _, err := e.Rig.CLI(ctx, "golden", "build", e.ref(name), base, "--init", script, "--quiet"); err != nil {
 		return api.Golden{}, err
 	}
-	g, err := e.Rig.Client().Golden(ctx, name)
+	g, err := e.Rig.Client().Golden(ctx, e.ref(name))
 	if err != nil {
 		return g, err
 	}
@@ -151,7 +154,7 @@ func goldens(ctx context.Context, t *take) error {
 	r := recorder.New("verify", "", "ms")
 	for _, name := range t.goldenNames() {
 		begun := time.Now()
-		if _, err := t.Rig.Client().Verify(ctx, name); err != nil {
+		if _, err := t.Rig.Client().Verify(ctx, t.ref(name)); err != nil {
 			if err := t.fail(ctx, r, fmt.Errorf("golden %s has changed: %w", name, err)); err != nil {
 				return err
 			}

@@ -26,7 +26,7 @@ const usage = 2
 
 // setPool gives the pool of a golden a size: errNoPool where there is none.
 func (e *Env) setPool(ctx context.Context, golden string, n int) error {
-	_, err := e.Rig.CLI(ctx, "pool", "set", golden, "--size", strconv.Itoa(n))
+	_, err := e.Rig.CLI(ctx, "pool", "set", e.ref(golden), "--size", strconv.Itoa(n))
 	var exit *rig.ExitError
 	if errors.As(err, &exit) && exit.Code == usage {
 		return errNoPool
@@ -66,7 +66,7 @@ func (e *Env) warm(ctx context.Context, golden string, n int) error {
 		if seen, err = e.Rig.CLI(ctx, "pool", "ls", "-o", "json"); err != nil {
 			return ctx.Err() == nil // say so now
 		}
-		return ready(seen, golden) >= n
+		return ready(seen, e.ref(golden)) >= n
 	})
 	if waitErr != nil {
 		return fmt.Errorf("%w: %s", waitErr, seen)

@@ -40,6 +40,26 @@ func Clone(e *Env) []bench.Scenario {
 	}
 }
 
+// All returns what `ctrsnap bench all` runs, in the order in which it should run.
+func All(e *Env) []bench.Scenario {
+	return []bench.Scenario{
+		measured{e, "cold", cold},
+		measured{e, "size", size},
+		measured{e, "template", template},
+		measured{e, "destroy", destroy},
+		measured{e, "firstwrite", firstwrite},
+		measured{e, "network", network},
+		measured{e, "query", query},
+		measured{e, "claim", claim},
+		measured{e, "pool", arrivals},
+		measured{e, "peers", peers},
+		measured{e, "throughput", throughput},
+		measured{e, "density", density},
+		measured{e, "scale", scale},
+		measured{e, "goldens", goldens},
+	}
+}
+
 // measured is a Scenario that is a function.
 type measured struct {
 	env     *Env
@@ -119,12 +139,14 @@ func (t *take) skip(format string, args ...any) {
 	t.res.Skipped = append(t.res.Skipped, fmt.Sprintf(format, args...))
 }
 
-// keep adds series to the result.
+// keep adds series to the result, less those of which nothing was tried.
 func (t *take) keep(recorders ...*recorder.Recorder) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range recorders {
-		t.res.Series = append(t.res.Series, r.Series())
+		if s := r.Series(); s.N > 0 || s.Errors > 0 {
+			t.res.Series = append(t.res.Series, s)
+		}
 	}
 }
 

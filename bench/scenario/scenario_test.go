@@ -61,7 +61,7 @@ func TestContents(t *testing.T) {
 // An arm's mistakes are counted and named, its warm-up is forgotten, and too
 // many mistakes end the scenario.
 func TestInterleaveCountsErrors(t *testing.T) {
-	tk := &take{}
+	tk := &take{Env: &Env{Span: time.Minute}}
 	a, b := recorder.New("a", "", "ms"), recorder.New("b", "", "ms")
 	err := interleave(t.Context(), tk, 2, 5, []*recorder.Recorder{a, b},
 		func(context.Context, int) error { a.Add(1); return nil },

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/bench"
+	"github.com/ctrsnap/ctrsnap/bench/machine"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/bench/rig"
 )
@@ -45,9 +46,10 @@ func throughput(ctx context.Context, t *take) (err error) {
 	}
 	err = bench.Interleave(ctx, rounds, arms...)
 	t.note("a rate is that of clones of which nothing is left: the time until the last is gone counts")
-	t.keep(over.sustained, over.windows, over.latency)
+	t.note("per_core_second: of all the processors' time, the callers' own and whatever others used included")
+	t.keep(over.sustained, over.windows, over.latency, over.perCore)
 	if t.Baseline != nil {
-		t.keep(under.sustained, under.windows, under.latency)
+		t.keep(under.sustained, under.windows, under.latency, under.perCore)
 		r, ok := bench.Compare("throughput_vs_runc", over.sustained.Series(), under.sustained.Series())
 		w, _ := bench.Compare("throughput_vs_runc", over.windows.Series(), under.windows.Series())
 		r.P99 = w.P99
@@ -64,12 +66,12 @@ func (e *Env) setPoolIfAny(ctx context.Context, golden string, n int) error {
 }
 
 // rates are what one arm records.
-type rates struct{ sustained, windows, latency *recorder.Recorder }
+type rates struct{ sustained, windows, latency, perCore *recorder.Recorder }
 
 func newRates(name, golden string) rates {
 	return rates{
 		recorder.New(name+"_sustained", golden, "1/s"), recorder.New(name+"_window", golden, "1/s"),
-		recorder.New(name+"_create", golden, "ms"),
+		recorder.New(name+"_create", golden, "ms"), recorder.New(name+"_per_core_second", golden, "1/core-s"),
 	}
 }
 
@@ -88,11 +90,12 @@ func (t *take) block(ctx context.Context, golden string, c rig.Config, pool int,
 	if _, err := t.callFor(ctx, golden, warming, newRates("", "")); err != nil {
 		return err
 	}
-	begun := time.Now()
+	begun, worked := time.Now(), machine.CPUTime()
 	ends, err := t.callFor(ctx, golden, length, r)
 	if err != nil {
 		return err
 	}
+	r.perCore.Add(float64(len(ends)) / max(machine.CPUTime()-worked, time.Millisecond).Seconds())
 	r.sustained.Add(float64(len(ends)) / time.Since(begun).Seconds())
 	for _, n := range perWindow(ends, begun, length) {
 		r.windows.Add(float64(n) / window.Seconds())
@@ -114,6 +117,10 @@ func perWindow(ends []time.Time, begun time.Time, length time.Duration) []int {
 // callFor has the callers clone, ask and destroy for some time, and waits until
 // nothing is left. It returns when each clone had been destroyed.
 func (t *take) callFor(ctx context.Context, golden string, length time.Duration, r rates) ([]time.Time, error) {
+	return t.call(ctx, callers, golden, length, r)
+}
+
+func (t *take) call(ctx context.Context, callers int, golden string, length time.Duration, r rates) ([]time.Time, error) {
 	deadline := time.Now().Add(length)
 	var mu sync.Mutex
 	var ends []time.Time
@@ -148,7 +155,7 @@ func (t *take) callFor(ctx context.Context, golden string, length time.Duration,
 // waiting is how many clones wait in the pool or may be on their way there.
 func (e *Env) waiting(ctx context.Context, golden string) int {
 	list, err := e.Rig.CLI(ctx, "pool", "ls", "-o", "json")
-	if err != nil || ready(list, golden) < 0 {
+	if err != nil || ready(list, e.ref(golden)) < 0 {
 		return 0
 	}
 	return poolSize

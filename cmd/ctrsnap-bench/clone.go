@@ -2,36 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/ctrsnap/ctrsnap/bench"
-	"github.com/ctrsnap/ctrsnap/bench/report"
-	"github.com/ctrsnap/ctrsnap/bench/rig"
 	"github.com/ctrsnap/ctrsnap/bench/scenario"
 )
 
-type options struct {
-	env              scenario.Env
-	bin, dir, out    string
-	daemon, baseline []string
-	only             []string
-	budget           time.Duration
-}
-
-// quickCounts are those of a smoke run, unless others are asked for.
-var quickCounts = map[string]int{"clones": 10, "claims": 24}
-
 func cloneCommand() *cli.Command {
-	o := &options{}
+	o := &options{of: scenario.Clone}
 	return &cli.Command{
 		Name:  "clone",
 		Usage: "measure the life of clones, with a daemon of the run's own",
@@ -40,146 +20,12 @@ func cloneCommand() *cli.Command {
    ctrsnap-bench clone --quick
    ctrsnap-bench clone --only cold --only query
    ctrsnap-bench clone --daemon pool.memory='"4GiB"' --baseline pool.max=0`,
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "quick", Usage: "a smoke run of seconds, with small goldens", Destination: &o.env.Quick},
-			&cli.StringFlag{Name: "bin", Usage: "`DIR` of the programs under test; default that of this program", Destination: &o.bin},
-			&cli.StringFlag{Name: "dir", Value: "/var/tmp", Usage: "`DIR` on the disk that is measured", Destination: &o.dir},
+		Flags: append(o.flags(75*time.Second, 13*time.Minute),
 			&cli.StringFlag{Name: "out", Value: "bench/out/clone.json", Usage: "`FILE` for the results", Destination: &o.out},
-			&cli.StringSliceFlag{Name: "only", Usage: "run this `SCENARIO` (repeatable): " + strings.Join(names(), " "), Destination: &o.only},
-			&cli.StringFlag{Name: "postgres", Usage: "`PREFIX` of PostgreSQL; default the system's", Sources: cli.EnvVars("CTRSNAP_TEST_POSTGRES"), Destination: &o.env.Postgres},
-			&cli.StringFlag{Name: "pg18", Usage: "`PREFIX` of PostgreSQL 18, for its templates", Sources: cli.EnvVars("CTRSNAP_PG18"), Destination: &o.env.PG18},
-			&cli.StringSliceFlag{Name: "daemon", Usage: "`TABLE.KEY=VALUE` for the configuration under test (repeatable)", Destination: &o.daemon},
-			&cli.StringSliceFlag{Name: "baseline", Value: []string{`containerd.runtime="runc"`}, Usage: "`TABLE.KEY=VALUE` that makes the stock runtime without a pool (repeatable)", Destination: &o.baseline},
-			&cli.IntFlag{Name: "clones", Value: 500, Usage: "how many live at once in scenario density; 10 with --quick", Destination: &o.env.Clones},
-			&cli.IntFlag{Name: "claims", Value: 2000, Usage: "how many in scenario claims; 24 with --quick", Destination: &o.env.Claims},
-			&cli.IntFlag{Name: "restarts", Value: 4, Usage: "of the daemon in scenario claims", Destination: &o.env.Restarts},
-			&cli.DurationFlag{Name: "budget", Value: 13 * time.Minute, Usage: "no scenario begins later, and claims end there", Destination: &o.budget},
-		},
+			&cli.StringSliceFlag{Name: "only", Usage: "run this `SCENARIO` (repeatable): " + strings.Join(o.names(), " "), Destination: &o.only}),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			for name, n := range map[string]*int{"clones": &o.env.Clones, "claims": &o.env.Claims} {
-				if o.env.Quick && !cmd.IsSet(name) {
-					*n = quickCounts[name]
-				}
-			}
-			return o.run(ctx)
+			o.smoke(cmd)
+			return o.run(ctx, table)
 		},
 	}
-}
-
-func names() []string {
-	var all []string
-	for _, s := range scenario.Clone(nil) {
-		all = append(all, s.Name())
-	}
-	return all
-}
-
-func (o *options) run(ctx context.Context) (err error) {
-	if os.Getuid() != 0 {
-		return errors.New("needs root: it runs a daemon that mounts filesystems and makes network namespaces")
-	}
-	scenarios, err := o.prepare()
-	if err != nil {
-		return err
-	}
-	if o.env.Rig, err = rig.New(o.bin, o.dir); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, o.env.Rig.Close(ctx)) }()
-	if err := o.env.Start(ctx); err != nil {
-		return err
-	}
-	results, err := o.measure(ctx, scenarios)
-	return errors.Join(err, report.Table(os.Stdout, results), incorrect(results))
-}
-
-// prepare completes the options and chooses the scenarios.
-func (o *options) prepare() (chosen []bench.Scenario, err error) {
-	if o.bin == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return nil, err
-		}
-		o.bin = filepath.Dir(exe)
-	}
-	o.env.Progress, o.env.Deadline = os.Stderr, time.Now().Add(o.budget)
-	if o.env.Daemon, err = configuration(o.daemon); err != nil {
-		return nil, err
-	}
-	if len(o.baseline) > 0 {
-		if o.env.Baseline, err = configuration(o.baseline); err != nil {
-			return nil, err
-		}
-	}
-	for _, name := range o.only {
-		if !slices.Contains(names(), name) {
-			return nil, fmt.Errorf("unknown scenario %q: want one of %s", name, strings.Join(names(), ", "))
-		}
-	}
-	for _, s := range scenario.Clone(&o.env) {
-		if len(o.only) == 0 || slices.Contains(o.only, s.Name()) {
-			chosen = append(chosen, s)
-		}
-	}
-	return chosen, nil
-}
-
-// configuration makes TABLE.KEY=VALUE lines of each table.
-func configuration(settings []string) (rig.Config, error) {
-	c := rig.Config{}
-	for _, s := range settings {
-		key, value, ok := strings.Cut(s, "=")
-		table, name, dotted := strings.Cut(key, ".")
-		if !ok || !dotted || table == "" || name == "" {
-			return nil, fmt.Errorf("invalid setting %q: want TABLE.KEY=VALUE, with VALUE as in TOML", s)
-		}
-		c[table] += name + " = " + value + "\n"
-	}
-	return c, nil
-}
-
-// measure runs the scenarios. One that fails does not keep the others from
-// running.
-func (o *options) measure(ctx context.Context, scenarios []bench.Scenario) (results []bench.Result, err error) {
-	for _, s := range scenarios {
-		if ctx.Err() != nil {
-			return results, errors.Join(err, ctx.Err())
-		}
-		fmt.Fprintf(os.Stderr, "scenario %s\n", s.Name())
-		r, runErr := s.Run(ctx)
-		results = append(results, r)
-		err = errors.Join(err, o.write(results)) // a run that is ended early leaves what it has
-		if runErr != nil {
-			err = errors.Join(err, runErr)
-			fmt.Fprintf(os.Stderr, "%v\n%s\n", runErr, o.env.Rig.LogTail())
-		}
-	}
-	return results, err
-}
-
-// write replaces the file of results by a whole new one.
-func (o *options) write(results []bench.Result) error {
-	b, err := json.MarshalIndent(results, "", " ")
-	if err != nil {
-		return fmt.Errorf("encode results: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
-		return fmt.Errorf("write results: %w", err)
-	}
-	if err := os.WriteFile(o.out+".new", append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write results: %w", err)
-	}
-	return os.Rename(o.out+".new", o.out)
-}
-
-// incorrect says that something was, wherever it was found.
-func incorrect(results []bench.Result) error {
-	n := 0
-	for _, r := range results {
-		n += len(r.Errors)
-	}
-	if n > 0 {
-		return fmt.Errorf("%d errors: see above", n)
-	}
-	return nil
 }

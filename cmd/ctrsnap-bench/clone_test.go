@@ -10,6 +10,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench"
 	"github.com/ctrsnap/ctrsnap/bench/rig"
+	"github.com/ctrsnap/ctrsnap/bench/scenario"
 )
 
 func TestConfiguration(t *testing.T) {
@@ -26,7 +27,7 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestUnknownScenarioIsRefused(t *testing.T) {
-	o := &options{bin: "/", only: []string{"cold", "nonsense"}}
+	o := &options{of: scenario.Clone, bin: "/", only: []string{"cold", "nonsense"}}
 	if s, err := o.prepare(); err == nil {
 		t.Errorf("chose %d", len(s))
 	}

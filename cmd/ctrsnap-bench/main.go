@@ -1,5 +1,5 @@
-// Ctrsnap-bench measures ctrsnap: with a daemon of its own, beside what one
-// would use instead, and never without looking at what the clones answer.
+// Ctrsnap-bench measures ctrsnap beside what one would use instead, never without
+// looking at what the clones answer, and plans runners from what was measured.
 package main
 
 import (
@@ -24,8 +24,10 @@ func main() {
 
 func command() *cli.Command {
 	return &cli.Command{
-		Name:     "ctrsnap-bench",
-		Usage:    "measure ctrsnap",
-		Commands: []*cli.Command{cloneCommand()},
+		Name:                      "ctrsnap-bench",
+		Usage:                     "measure ctrsnap, and plan runners",
+		Description:               description,
+		DisableSliceFlagSeparator: true,
+		Commands:                  append(scenarioCommands(), cloneCommand(), compareCommand(), planCommand()),
 	}
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,7 +22,16 @@ import (
 func TestMain(m *testing.M) {
 	// Else the race detector waits a second at the end of each ctrsnap.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	testscript.Main(m, map[string]func(){"ctrsnap": main, "count-signals": countSignals})
+	testscript.Main(m, map[string]func(){"ctrsnap": main, "count-signals": countSignals, "ctrsnap-bench": fakeBench})
+}
+
+// fakeBench says what it was called with.
+func fakeBench() {
+	fmt.Println(strings.Join(os.Args, " "))
+	fmt.Println("host", os.Getenv("CTRSNAP_HOST"))
+	if slices.Contains(os.Args, "fail") {
+		os.Exit(7)
+	}
 }
 
 func urlPassword(s string) string {

@@ -1,0 +1,40 @@
+package report
+
+import (
+	_ "embed" // the page
+	"html/template"
+	"io"
+
+	"github.com/ctrsnap/ctrsnap/bench"
+)
+
+//go:embed page.html
+var pageText string
+
+var page = template.Must(template.New("page").Funcs(template.FuncMap{
+	"number": number, "place": place, "marks": marks, "limit": limit, "verdict": verdict,
+	"svg": func(b []byte) template.HTML { return template.HTML(inline(b)) }, //nolint:gosec // drawn here
+}).Parse(pageText))
+
+// inline is an SVG document without its prologue, which has no place in a page.
+func inline(svg []byte) []byte {
+	for i := range svg {
+		if i+4 <= len(svg) && string(svg[i:i+4]) == "<svg" {
+			return svg[i:]
+		}
+	}
+	return svg
+}
+
+// HTML writes one page that needs nothing else: no network, no script.
+func HTML(w io.Writer, results []bench.Result) error {
+	plots, err := Plots(results)
+	if err != nil {
+		return err
+	}
+	return page.Execute(w, struct {
+		Summary []string
+		Results []bench.Result
+		Plots   []Plot
+	}{Summary(results), results, plots})
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/bench"
+	"github.com/ctrsnap/ctrsnap/bench/report"
+	"github.com/ctrsnap/ctrsnap/bench/rig"
+	"github.com/ctrsnap/ctrsnap/bench/scenario"
+	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+)
+
+// options are those of a run.
+type options struct {
+	of               func(*scenario.Env) []bench.Scenario // what there is to run
+	env              scenario.Env
+	bin, dir, out    string
+	daemon, baseline []string
+	only             []string
+	budget           time.Duration
+	running          bool // measure the daemon that runs, at host, with its configuration
+	host, config     string
+}
+
+// quickCounts are those of a smoke run, unless others are asked for.
+var quickCounts = map[string]int{"clones": 10, "claims": 24}
+
+// flags are those of every run. span and budget are defaults.
+func (o *options) flags(span, budget time.Duration) []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "quick", Usage: "a smoke run of seconds, with small goldens", Destination: &o.env.Quick},
+		&cli.StringFlag{Name: "bin", Usage: "`DIR` of the programs under test; default that of this program", Destination: &o.bin},
+		&cli.StringFlag{Name: "dir", Value: "/var/tmp", Usage: "`DIR` on the disk that is measured", Destination: &o.dir},
+		&cli.StringFlag{Name: "postgres", Usage: "`PREFIX` of PostgreSQL; default the system's", Sources: cli.EnvVars("CTRSNAP_TEST_POSTGRES"), Destination: &o.env.Postgres},
+		&cli.StringFlag{Name: "pg18", Usage: "`PREFIX` of PostgreSQL 18, for its templates", Sources: cli.EnvVars("CTRSNAP_PG18"), Destination: &o.env.PG18},
+		&cli.StringSliceFlag{Name: "daemon", Usage: "`TABLE.KEY=VALUE` for the configuration under test (repeatable)", Destination: &o.daemon},
+		&cli.StringSliceFlag{Name: "baseline", Value: []string{`containerd.runtime="runc"`}, Usage: "`TABLE.KEY=VALUE` that makes the stock runtime without a pool (repeatable)", Destination: &o.baseline},
+		&cli.IntFlag{Name: "clones", Value: 500, Usage: "how many live at once in scenario density; 10 with --quick", Destination: &o.env.Clones},
+		&cli.IntFlag{Name: "claims", Value: 2000, Usage: "how many in scenario claims; 24 with --quick", Destination: &o.env.Claims},
+		&cli.IntFlag{Name: "restarts", Value: 4, Usage: "of the daemon in scenario claims", Destination: &o.env.Restarts},
+		&cli.DurationFlag{Name: "span", Value: span, Usage: "how long the rounds of one comparison may take", Destination: &o.env.Span},
+		&cli.DurationFlag{Name: "budget", Value: budget, Usage: "no scenario begins later, and claims end there", Destination: &o.budget},
+	}
+}
+
+// smoke makes the counts those of a smoke run, if it is one.
+func (o *options) smoke(cmd *cli.Command) {
+	for name, n := range map[string]*int{"clones": &o.env.Clones, "claims": &o.env.Claims} {
+		if o.env.Quick && !cmd.IsSet(name) {
+			*n = quickCounts[name]
+		}
+	}
+}
+
+// names lists what there is to run.
+func (o *options) names() []string {
+	var all []string
+	for _, s := range o.of(nil) {
+		all = append(all, s.Name())
+	}
+	return all
+}
+
+// run measures and has show say what was found.
+func (o *options) run(ctx context.Context, show func([]bench.Result) error) (err error) {
+	if os.Getuid() != 0 {
+		return errors.New("needs root: it mounts filesystems and makes network namespaces, or reads what the daemon's clones are")
+	}
+	scenarios, err := o.prepare()
+	if err != nil {
+		return err
+	}
+	if o.env.Rig, err = o.rig(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.env.Rig.Close(ctx)) }()
+	if err := o.env.Start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.env.Close(ctx)) }()
+	results, err := o.measure(ctx, scenarios)
+	return errors.Join(err, show(results), incorrect(results))
+}
+
+// rig is a daemon of the run's own, or the one that runs.
+func (o *options) rig() (*rig.Rig, error) {
+	if !o.running {
+		return rig.New(o.bin, o.dir)
+	}
+	c, err := config.Load(o.config)
+	if err != nil {
+		return nil, err
+	}
+	o.env.Baseline = nil // it is not restarted
+	return rig.Attach(o.bin, o.dir, rig.Running{Host: o.host, Root: c.Root, State: c.State})
+}
+
+func table(results []bench.Result) error { return report.Table(os.Stdout, results) }
+
+// prepare completes the options and chooses the scenarios.
+func (o *options) prepare() (chosen []bench.Scenario, err error) {
+	if o.bin == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		o.bin = filepath.Dir(exe)
+	}
+	o.env.Progress, o.env.Deadline = os.Stderr, time.Now().Add(o.budget)
+	if o.env.Daemon, err = configuration(o.daemon); err != nil {
+		return nil, err
+	}
+	if len(o.baseline) > 0 {
+		if o.env.Baseline, err = configuration(o.baseline); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range o.only {
+		if !slices.Contains(o.names(), name) {
+			return nil, fmt.Errorf("unknown scenario %q: want one of %s", name, strings.Join(o.names(), ", "))
+		}
+	}
+	for _, s := range o.of(&o.env) {
+		if len(o.only) == 0 || slices.Contains(o.only, s.Name()) {
+			chosen = append(chosen, s)
+		}
+	}
+	return chosen, nil
+}
+
+// configuration makes TABLE.KEY=VALUE lines of each table.
+func configuration(settings []string) (rig.Config, error) {
+	c := rig.Config{}
+	for _, s := range settings {
+		key, value, ok := strings.Cut(s, "=")
+		table, name, dotted := strings.Cut(key, ".")
+		if !ok || !dotted || table == "" || name == "" {
+			return nil, fmt.Errorf("invalid setting %q: want TABLE.KEY=VALUE, with VALUE as in TOML", s)
+		}
+		c[table] += name + " = " + value + "\n"
+	}
+	return c, nil
+}
+
+// measure runs the scenarios. One that fails does not keep the others from
+// running.
+func (o *options) measure(ctx context.Context, scenarios []bench.Scenario) (results []bench.Result, err error) {
+	for _, s := range scenarios {
+		if ctx.Err() != nil {
+			return results, errors.Join(err, ctx.Err())
+		}
+		fmt.Fprintf(os.Stderr, "scenario %s\n", s.Name())
+		r, runErr := s.Run(ctx)
+		results = append(results, r)
+		if o.out != "" {
+			err = errors.Join(err, o.write(results)) // a run that is ended early leaves what it has
+		}
+		if runErr != nil {
+			err = errors.Join(err, runErr)
+			fmt.Fprintf(os.Stderr, "%v\n%s\n", runErr, o.env.Rig.LogTail())
+		}
+	}
+	return results, err
+}
+
+// write replaces the file of results by a whole new one.
+func (o *options) write(results []bench.Result) error {
+	b, err := json.MarshalIndent(results, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode results: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	if err := os.WriteFile(o.out+".new", append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return os.Rename(o.out+".new", o.out)
+}
+
+// incorrect says that something was, wherever it was found.
+func incorrect(results []bench.Result) error {
+	n := 0
+	for _, r := range results {
+		n += len(r.Errors)
+	}
+	if n > 0 {
+		return fmt.Errorf("%d errors: see above", n)
+	}
+	return nil
+}

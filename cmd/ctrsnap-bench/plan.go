@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/bench"
+	"github.com/ctrsnap/ctrsnap/bench/plan"
+	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+)
+
+// planOptions are those of a plan.
+type planOptions struct {
+	load               plan.Load
+	from               []string
+	machine, save      string
+	trace, format      string
+	written, jobMemory string
+	refill             int
+}
+
+func planCommand() *cli.Command {
+	o := &planOptions{}
+	return &cli.Command{
+		Name:  "plan",
+		Usage: "say how many runners a load needs, from recorded runs",
+		Description: `It needs runs of the scenarios pool and density, which --from names, or a profile of a
+machine that was measured elsewhere.
+
+   ctrsnap bench pool density --save bench/out
+   ctrsnap plan --tests-per-day 20000 --lifetime 30s --written 20MiB
+   ctrsnap plan --arrivals trace.txt --parallel 64 --save machine.json
+   ctrsnap plan --machine machine.json --tests-per-day 500000 --lifetime 12s`,
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "from", Value: []string{"bench/out"}, Usage: "`FILE` or directory of recorded runs (repeatable)", Destination: &o.from},
+			&cli.StringFlag{Name: "machine", Usage: "`FILE` with the profile of a machine, in place of --from", Destination: &o.machine},
+			&cli.StringFlag{Name: "save", Usage: "write the machine's profile into `FILE`", Destination: &o.save},
+			&cli.FloatFlag{Name: "tests-per-day", Usage: "`N` clones that are asked for in a day", Destination: &o.load.PerDay},
+			&cli.FloatFlag{Name: "peak", Value: 3, Usage: "the busiest hour over the mean", Destination: &o.load.Peak},
+			&cli.StringFlag{Name: "arrivals", Usage: "`FILE` with an arrival a line, in seconds or as RFC 3339, and how many seconds the clone is kept", Destination: &o.trace},
+			&cli.DurationFlag{Name: "lifetime", Usage: "how long a test keeps its clone, on average", Destination: &o.load.Lifetime},
+			&cli.IntFlag{Name: "parallel", Usage: "`N` tests run at a time, on all runners; default any number", Destination: &o.load.Parallel},
+			&cli.StringFlag{Name: "written", Value: "0", Usage: "`SIZE` that a test writes into its clone, as in 20MiB", Destination: &o.written},
+			&cli.StringFlag{Name: "test-memory", Value: "0", Usage: "`SIZE` of memory that a test takes on the runner beside its clone", Destination: &o.jobMemory},
+			&cli.FloatFlag{Name: "test-cpus", Usage: "`N` processors that a test and its queries keep busy on the runner", Destination: &o.load.JobCPUs},
+			&cli.IntFlag{Name: "refill", Usage: "`N` clones that the pool makes at a time (pool.parallel); default half the processors", Destination: &o.refill},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text or json", Destination: &o.format},
+		},
+		Action: func(_ context.Context, cmd *cli.Command) error {
+			if cmd.Args().Present() {
+				return fmt.Errorf("unexpected argument %q", cmd.Args().First())
+			}
+			return o.run()
+		},
+	}
+}
+
+func (o *planOptions) run() error {
+	if o.format != "text" && o.format != "json" {
+		return fmt.Errorf("unknown output %q: want text or json", o.format)
+	}
+	if err := o.complete(); err != nil {
+		return err
+	}
+	p, err := o.profile()
+	if err != nil {
+		return err
+	}
+	if o.refill > 0 {
+		p.Refill, p.Slots = o.refill, max(p.Slots, o.refill)
+	}
+	if o.save != "" {
+		if err := saveProfile(o.save, p); err != nil {
+			return err
+		}
+		if o.load.PerDay == 0 && o.trace == "" { // it was all that was asked for
+			return nil
+		}
+	}
+	a, err := plan.Make(p, o.load)
+	if err != nil {
+		return err
+	}
+	if o.format == "json" {
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", " ")
+		return e.Encode(a)
+	}
+	return plan.Text(os.Stdout, p, o.load, a)
+}
+
+// complete reads what the flags name.
+func (o *planOptions) complete() error {
+	for to, text := range map[*int64]string{&o.load.Written: o.written, &o.load.JobMemory: o.jobMemory} {
+		var s config.Size
+		if err := s.UnmarshalText([]byte(text)); err != nil {
+			return err
+		}
+		*to = int64(s)
+	}
+	if o.trace == "" {
+		return nil
+	}
+	f, err := os.Open(o.trace)
+	if err != nil {
+		return fmt.Errorf("read arrivals: %w", err)
+	}
+	defer f.Close()
+	if o.load.Trace, err = plan.ReadTrace(f, max(o.load.Lifetime, 0*time.Second)); err != nil {
+		return fmt.Errorf("read arrivals %s: %w", o.trace, err)
+	}
+	return nil
+}
+
+// profile is that of a file, or made of recorded runs.
+func (o *planOptions) profile() (p plan.Profile, err error) {
+	if o.machine != "" {
+		b, err := os.ReadFile(o.machine)
+		if err != nil {
+			return p, fmt.Errorf("read profile: %w", err)
+		}
+		if err := json.Unmarshal(b, &p); err != nil {
+			return p, fmt.Errorf("read profile %s: %w", o.machine, err)
+		}
+		return p, nil
+	}
+	var results []bench.Result
+	for _, path := range o.from {
+		r, err := recorded(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return p, fmt.Errorf("%w: record them with 'ctrsnap bench pool density --save %s'", err, path)
+		}
+		if err != nil {
+			return p, err
+		}
+		results = append(results, r...)
+	}
+	return plan.FromResults(results)
+}
+
+func saveProfile(path string, p plan.Profile) error {
+	b, err := json.MarshalIndent(p, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode profile: %w", err)
+	}
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("save profile: %w", err)
+	}
+	return nil
+}
