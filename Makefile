@@ -46,6 +46,11 @@ crash: ## kill the daemon 500 times under load, at random and at each failpoint 
 	@.ci/setup test
 	@$(MAKE) --no-print-directory build
 	@.ci/crash
+.PHONY: test-engines
+test-engines: ## run the conformance suite against each engine, and measure its clones (needs root)
+	@.ci/setup engines
+	@$(MAKE) --no-print-directory build
+	@.ci/test-engines
 
 .PHONY: lint
 lint: ## run the linters

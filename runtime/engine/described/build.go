@@ -262,10 +262,10 @@ func (b *build) login(ctx context.Context) error {
 
 // chooseDatabase says which database clones are handed out with.
 func (b *build) chooseDatabase(ctx context.Context) error {
-	if !b.e.d.Build.Database || b.st.DB != "" {
+	if !b.e.d.Build.Database || b.src.Parent != nil && b.st.DB != "" {
 		return nil
 	}
-	if b.src.Database == "" && b.loaded && len(b.e.d.Build.Databases.Args) > 0 {
+	if b.src.Database == "" && b.given("database") == "" && b.src.URL == "" && b.loaded && len(b.e.d.Build.Databases.Args) > 0 {
 		var out strings.Builder
 		if err := b.step(ctx, b.st.fields(), b.e.d.Build.Databases, runtime.Stdio{Stdout: &out}); err != nil {
 			return fmt.Errorf("list databases: %w", err)

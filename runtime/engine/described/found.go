@@ -63,7 +63,7 @@ func (b *build) foundError(when string, err error) error {
 	case "dir":
 		return sourceError("data directory", err)
 	case "dump":
-		return sourceError(b.src.Dump, err)
+		return sourceError(b.dumpName(), err)
 	}
 	return fmt.Errorf("prepare data directory: %w", err)
 }

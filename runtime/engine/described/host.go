@@ -31,7 +31,6 @@ func (e *Engine) Host(_ context.Context, prefix string) (snapshot.HostTree, erro
 		Name:  e.d.Name + " of " + at(prefix),
 		Users: []snapshot.User{{Name: e.d.Server.User, ID: id, Home: e.d.Server.Data}},
 		Dirs: []snapshot.HostDir{
-			{Path: path.Dir(e.d.Server.Data), Mode: 0o755},
 			{Path: e.d.Server.Data, Mode: 0o700, UID: id, GID: id},
 			{Path: "/tmp", Mode: 0o1777},
 		},

@@ -23,6 +23,13 @@ func (b *build) load(ctx context.Context) error {
 		return nil
 	}
 	b.loaded = true
+	// A dump of one database does not say which: it is made first.
+	if how.Database && b.st.DB == "" {
+		b.st.DB = b.database()
+	}
+	if err := b.login(ctx); err != nil {
+		return err
+	}
 	b.wb.Step("restore " + b.dumpName())
 	err := b.feed(ctx, "dump", b.src.Dump, how.Dump, how.DumpEnd)
 	if err != nil || !how.Restart {

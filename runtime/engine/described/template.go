@@ -28,11 +28,12 @@ type Fields struct {
 }
 
 // funcs are the functions of templates: text for a URL, a literal and a name of
-// SQL (MySQL's dialect), and a word of a shell.
+// SQL (MySQL's dialect), a word of a shell, and a value of MySQL's option files.
 var funcs = template.FuncMap{
 	"escape": url.PathEscape,
 	"sql":    func(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'" },
 	"ident":  func(s string) string { return "`" + strings.ReplaceAll(s, "`", "``") + "`" },
+	"ini":    func(s string) string { return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"` },
 	"shell":  func(s string) string { return "'" + strings.ReplaceAll(s, `'`, `'\''`) + "'" },
 }
 

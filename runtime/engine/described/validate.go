@@ -42,7 +42,7 @@ func (d *Description) checkHead() error {
 	if d.Schema != Schema {
 		return invalid("schema = %d: this ctrsnap knows %d", d.Schema, Schema)
 	}
-	if !nameRE.MatchString(d.Name) {
+	if !nameRE.MatchString(d.Name) || d.Name == "default" { // what clients call the default engine
 		return invalid("name %.80q: want lower case letters, digits and -", d.Name)
 	}
 	return nil
@@ -89,8 +89,8 @@ func (d *Description) checkServer() error {
 		return invalid("server.args: want the server's command")
 	case !slices.Contains(d.Host.Programs, s.Args[0]):
 		return invalid("server.args: the command %.80q is not in host.programs", s.Args[0])
-	case !clean(s.Data) || strings.Count(s.Data, "/") < 2:
-		return invalid("server.data %.80q: want an absolute path below a directory", s.Data)
+	case !clean(s.Data) || s.Data == "/":
+		return invalid("server.data %.80q: want an absolute path", s.Data)
 	case !userRE.MatchString(s.User) || s.User == "root":
 		return invalid("server.user %.80q: want the name of a user other than root", s.User)
 	case s.Port < 0 || s.Port > 65535:
@@ -111,7 +111,7 @@ func (d *Description) checkServer() error {
 	if unix.SignalNum("SIG"+s.StopSignal) == 0 {
 		return invalid("server.stop_signal %.20q: want a name like TERM or INT", s.StopSignal)
 	}
-	for _, dir := range []string{"/proc", "/sys", "/dev", "/ctrsnap", "/etc", "/usr", "/bin", "/lib"} {
+	for _, dir := range []string{"/proc", "/sys", "/dev", "/ctrsnap", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp"} {
 		if s.Data == dir || strings.HasPrefix(s.Data, dir+"/") {
 			return invalid("server.data %s: not below %s", s.Data, dir)
 		}

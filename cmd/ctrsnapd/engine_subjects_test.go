@@ -1,0 +1,259 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/enginetest"
+)
+
+// seeded returns what f says of each seeded key, and its value.
+func seeded(f func(key, value string) string) string {
+	var b strings.Builder
+	for i := range enginetest.SeedKeys {
+		b.WriteString(f(enginetest.Seed(i)))
+	}
+	return b.String()
+}
+
+func mariadbSQL() string {
+	var b strings.Builder
+	for i, engine := range []string{"InnoDB", "MyISAM", "Aria"} {
+		fmt.Fprintf(&b, "CREATE TABLE %s (k VARCHAR(64) PRIMARY KEY, v TEXT) ENGINE=%s;\n", mariadbTables[i], engine)
+	}
+	b.WriteString("CREATE ROLE reader; GRANT SELECT ON *.* TO reader; CREATE USER bob@'%' IDENTIFIED BY 'bobs'; GRANT reader TO bob;\n")
+	return b.String() + seeded(func(key, value string) string {
+		return fmt.Sprintf("INSERT INTO %s VALUES ('%s', '%s');\n", mariadbTable(key), key, value)
+	})
+}
+
+func mariadbSubject(base []string) enginetest.Subject {
+	const golden = "suite-mariadb"
+	dump := func(more ...string) []string {
+		return append([]string{"mariadb-dump", "--no-defaults", "--user=ctrsnap"}, more...)
+	}
+	return enginetest.Subject{
+		Engine: "mariadb", Base: base, Open: openMariaDB,
+		Recovered: regexp.MustCompile(`(?i)crash recovery|was not shut down|repair`),
+		Sources: []enginetest.Source{
+			withUsers(script("init", "--init", "shop.sql", mariadbSQL())),
+			{Name: "dump", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dump", output(t, d, "mariadb", "dump.sql", dump(golden)...)}
+			}},
+			{Name: "packed dump of all databases", Check: hasUsers, Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				path := output(t, d, "mariadb", "all.sql", dump("--all-databases")...)
+				if out, err := exec.Command("gzip", "-f", path).CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				return []string{"--from-dump", path + ".gz"}
+			}},
+			{Name: "live", Check: hasUsers, Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-url", d.Run(t, "inspect", golden+"-first", "--format", "{{.url}}")}
+			}},
+			{Name: "data directory", Check: hasUsers, Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/mysql", "TERM")}
+			}},
+			{Name: "data directory of a server that was killed", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/mysql", "KILL")}
+			}},
+			withUsers(flags("parent", "--parent", golden)),
+		},
+		Wrong: []enginetest.Wrong{
+			wrongFile("script that fails", "wrong.sql:2", "--init", "wrong.sql", "SELECT 1;\nNONSENSE;\n"),
+			wrong("dump cut short", "cut short", func(t *testing.T, d enginetest.Daemon) []string {
+				text, err := os.ReadFile(output(t, d, "mariadb", "whole.sql", dump(golden)...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				head := text[:strings.LastIndex(string(text), "UNLOCK TABLES;")] // between statements: the client notices nothing
+				return []string{"--from-dump", d.File(t, "cut.sql", string(head))}
+			}),
+			wrong("no data directory", "no data directory", func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", d.Dir}
+			}),
+			wrong("setting that there is not", "no-such-setting", func(*testing.T, enginetest.Daemon) []string {
+				return []string{"--exec", "true", "--set", "no-such-setting=1"}
+			}),
+			wrongFile("unknown script", "is no script", "--init", "x.redis", "SET a b\n"),
+		},
+	}
+}
+
+// hasUsers: users, roles and grants came along, and work.
+func hasUsers(t *testing.T, d enginetest.Daemon, c api.Clone) {
+	t.Helper()
+	got := d.Run(t, "exec", c.ID, "--env", "MYSQL_PWD=bobs", "--", "mariadb", "--no-defaults", "--user=bob", "-N", "-e",
+		"SET ROLE reader; SELECT COUNT(*) > 0 FROM `"+c.Database+"`.kv_innodb")
+	if got != "1" {
+		t.Errorf("bob reads %q", got)
+	}
+}
+
+func withUsers(s enginetest.Source) enginetest.Source {
+	s.Check = hasUsers
+	return s
+}
+
+func redisSubject(base []string) enginetest.Subject {
+	const golden = "suite-redis"
+	commands := "ACL SETUSER bob on >bobs ~b* +get\n" + seeded(func(k, v string) string { return fmt.Sprintf("SET %s %s\n", k, v) })
+	resp := seeded(func(k, v string) string {
+		return fmt.Sprintf("*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(k), k, len(v), v)
+	})
+	rdb := func(t *testing.T, d enginetest.Daemon) string {
+		d.Run(t, "exec", golden+"-first", "--", "redis-cli", "--rdb", "/tmp/copy.rdb")
+		c := d.Run(t, "inspect", golden+"-first", "--format", "{{.pid}}")
+		text, err := os.ReadFile("/proc/" + c + "/root/tmp/copy.rdb")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.File(t, "copy.rdb", string(text))
+	}
+	return enginetest.Subject{
+		Engine: "redis", Base: base, Open: openRedis,
+		Recovered: regexp.MustCompile(`(?i)truncat|corrupt|append only file`),
+		Sources: []enginetest.Source{
+			{Name: "commands", Check: hasBob, Flags: script("", "--init", "seed.redis", commands).Flags},
+			{Name: "RDB", Flags: func(t *testing.T, d enginetest.Daemon) []string { return []string{"--from-dump", rdb(t, d)} }},
+			script("AOF", "--from-dump", "appendonly.aof", "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n"+resp),
+			{Name: "live", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-url", d.Run(t, "inspect", golden+"-first", "--format", "{{.url}}")}
+			}},
+			{Name: "directory with an RDB", Check: hasBob, Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/redis", "")}
+			}},
+			{Name: "directory with an AOF", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				dir := filepath.Join(t.TempDir(), "aof")
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, "appendonly.aof"), []byte("*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n"+resp), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return []string{"--from-dir", dir}
+			}},
+			flags("parent", "--parent", golden),
+		},
+		Wrong: []enginetest.Wrong{
+			wrongFile("command that fails", "wrong.redis", "--init", "wrong.redis", "SET a b\nNONSENSE\n"),
+			wrongFile("AOF cut short", "cut.aof", "--from-dump", "cut.aof", resp[:len(resp)-7]),
+			wrong("RDB cut short", "cut.rdb", func(t *testing.T, d enginetest.Daemon) []string {
+				text, err := os.ReadFile(rdb(t, d))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return []string{"--from-dump", d.File(t, "cut.rdb", string(text[:len(text)/2]))}
+			}),
+			wrong("reserved setting", "cannot be changed", func(*testing.T, enginetest.Daemon) []string { return []string{"--exec", "true", "--set", "dir=/tmp"} }),
+		},
+	}
+}
+
+// hasBob: users came along, and what they may.
+func hasBob(t *testing.T, d enginetest.Daemon, c api.Clone) {
+	t.Helper()
+	got := d.Run(t, "exec", c.ID, "--env", "REDISCLI_AUTH=bobs", "--", "redis-cli", "-s", "/ctrsnap/run/redis.sock", "--user", "bob", "set", "b", "1")
+	if !strings.Contains(got, "NOPERM") {
+		t.Errorf("bob, who may only read, is told %q", got)
+	}
+}
+
+func etcdSubject(base []string) enginetest.Subject {
+	const golden = "suite-etcd"
+	return enginetest.Subject{
+		Engine: "etcd", Base: base, Open: openEtcd,
+		Recovered: regexp.MustCompile(`(?i)corrupt|repair|unexpected EOF`),
+		Sources: []enginetest.Source{
+			script("pairs", "--init", "seed.kv", seeded(func(k, v string) string { return k + " " + v + "\n" })),
+			{Name: "snapshot", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				d.Run(t, "exec", golden+"-first", "--", "etcdctl", "snapshot", "save", "/tmp/copy.db")
+				pid := d.Run(t, "inspect", golden+"-first", "--format", "{{.pid}}")
+				text, err := os.ReadFile("/proc/" + pid + "/root/tmp/copy.db")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return []string{"--from-dump", d.File(t, "copy.db", string(text))}
+			}},
+			{Name: "data directory", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/etcd", "TERM")}
+			}},
+			flags("parent", "--parent", golden),
+		},
+		Wrong: []enginetest.Wrong{
+			wrongFile("script that fails", "wrong.sh", "--init", "wrong.sh", "etcdctl no-such-verb\n"),
+			wrongFile("no snapshot", "no.db", "--from-dump", "no.db", "nothing"),
+			wrong("live", "no way to dump", func(*testing.T, enginetest.Daemon) []string { return []string{"--from-url", "http://u:p@127.0.0.1:1/"} }),
+		},
+	}
+}
+
+// natsSeed speaks to the server by what bash has: each message is acknowledged by a MSG.
+func natsSeed() string {
+	return `exec 3<>/dev/tcp/127.0.0.1/4222
+printf 'CONNECT {"user":"%s","pass":"%s","verbose":false}\r\nSUB _I 1\r\n' "$NATS_USER" "$NATS_PASSWORD" >&3
+ask() {
+	printf 'PUB %s _I %d\r\n%s\r\n' "$1" "${#2}" "$2" >&3
+	while read -r word rest <&3; do
+		case $word in -ERR*) echo "$word $rest" >&2; exit 1;; MSG) read -r answer <&3; break;; esac
+	done
+	case $answer in *'"error"'*) echo "$answer" >&2; exit 1;; esac
+}
+ask '$JS.API.STREAM.CREATE.KV' '{"name":"KV","subjects":["kv.>"],"max_msgs_per_subject":1,"storage":"file"}'
+` + seeded(func(k, v string) string { return fmt.Sprintf("ask kv.%s %s\n", k, v) })
+}
+
+func natsSubject(base []string) enginetest.Subject {
+	const golden = "suite-nats"
+	return enginetest.Subject{
+		Engine: "nats", Base: base, Open: openNATS,
+		Recovered: regexp.MustCompile(`(?i)corrupt|checksum|error recovering`),
+		Sources: []enginetest.Source{
+			script("script", "--init", "seed.sh", natsSeed()),
+			{Name: "data directory", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/nats", "TERM")}
+			}},
+			flags("parent", "--parent", golden),
+		},
+		Wrong: []enginetest.Wrong{
+			wrongFile("script that fails", "wrong.sh", "--init", "wrong.sh", "exit 3\n"),
+			wrong("a dump", "no dumps", script("", "--from-dump", "x", "x").Flags),
+		},
+	}
+}
+
+func postgresSQL() string {
+	return "CREATE TABLE kv (k text PRIMARY KEY, v text);\n" + seeded(func(k, v string) string {
+		return fmt.Sprintf("INSERT INTO kv VALUES ('%s', '%s');\n", k, v)
+	})
+}
+
+func postgresSubject(base []string) enginetest.Subject {
+	const golden = "suite-postgres"
+	return enginetest.Subject{
+		Engine: "postgres", Base: base, Open: openPostgres,
+		Recovered: regexp.MustCompile(`not properly shut down|redo starts|recovery`),
+		Sources: []enginetest.Source{
+			script("init", "--init", "shop.sql", postgresSQL()),
+			{Name: "dump", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dump", output(t, d, "postgres", "dump.sql", "pg_dump", golden)}
+			}},
+			{Name: "live", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-url", d.Run(t, "inspect", golden+"-first", "--format", "{{.url}}")}
+			}},
+			{Name: "data directory", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/postgresql/data", "INT")}
+			}},
+			flags("parent", "--parent", golden),
+		},
+		Wrong: []enginetest.Wrong{
+			wrongFile("script that fails", "wrong.sql:2", "--init", "wrong.sql", "SELECT 1;\nNONSENSE;\n"),
+			wrongFile("no dump", "not a dump", "--from-dump", "x.dump", "\x00\x01"),
+		},
+	}
+}

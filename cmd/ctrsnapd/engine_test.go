@@ -1,0 +1,221 @@
+package main_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/runtime/engine/enginetest"
+)
+
+// enginePrefix is where the packages of engines are unpacked, or "" for the system's own.
+func enginePrefix() string { return os.Getenv("CTRSNAP_TEST_ENGINES") }
+
+// engineBase are the flags of the base, if the program is there.
+func engineBase(t *testing.T, program string) []string {
+	t.Helper()
+	prefix := enginePrefix()
+	for _, dir := range []string{"/usr/sbin/", "/usr/bin/"} {
+		if _, err := os.Stat(prefix + dir + program); err == nil {
+			if prefix == "" {
+				return []string{"--from-host"}
+			}
+			return []string{"--from-host=" + prefix}
+		}
+	}
+	t.Skipf("no %s here: .ci/setup engines unpacks it", program)
+	return nil
+}
+
+// whole says whether the suite runs in full.
+func whole() bool { return honest() >= 100 }
+
+// honest is how many clones are asked the moment that they are handed out.
+func honest() int {
+	if n, err := strconv.Atoi(os.Getenv("CTRSNAP_TEST_CLONES")); err == nil {
+		return n
+	}
+	return 10
+}
+
+// subjects are the engines under test, by name.
+var subjects = []struct {
+	name, program string
+	make          func(base []string) enginetest.Subject
+}{
+	{"postgres", "../lib/postgresql/15/bin/postgres", postgresSubject},
+	{"mariadb", "mariadbd", mariadbSubject},
+	{"redis", "redis-server", redisSubject},
+	{"etcd", "etcd", etcdSubject},
+	{"nats", "nats-server", natsSubject},
+}
+
+// TestEngines runs the conformance suite against each engine.
+func TestEngines(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "[pool]\nauto = false\n")
+	for _, file := range []string{"etcd", "nats"} {
+		d.run("engine", "add", describedExample(t, file))
+	}
+	t.Run("engine", func(t *testing.T) { testSubjects(t, d) })
+	t.Run("two goldens for one job", func(t *testing.T) { testTwoGoldens(t, d) })
+	t.Run("descriptions", func(t *testing.T) { testDescriptions(t, d) })
+}
+
+func testSubjects(t *testing.T, d *daemon) {
+	for _, s := range subjects {
+		if s.name == "postgres" && !whole() {
+			continue // it has tests of its own
+		}
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			subject := s.make(engineBase(t, s.program))
+			if !whole() { // make test has no time for all; make test-engines has
+				subject.Sources, subject.Wrong = subject.Sources[:min(2, len(subject.Sources))], subject.Wrong[:1]
+			}
+			enginetest.Run(t, d.underTest(t), subject, honest())
+		})
+	}
+}
+
+func describedExample(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs("../../runtime/engine/described/examples/" + name + ".toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (d *daemon) underTest(t *testing.T) enginetest.Daemon {
+	t.Helper()
+	return enginetest.Daemon{Dir: t.TempDir(), Command: func(ctx context.Context, args ...string) *exec.Cmd { return d.command(ctx, args...) }}
+}
+
+// flags are a source that needs no more than flags.
+func flags(name string, args ...string) enginetest.Source {
+	return enginetest.Source{Name: name, Flags: func(*testing.T, enginetest.Daemon) []string { return args }}
+}
+
+// script is a source of one file.
+func script(name, flag, file, text string) enginetest.Source {
+	return enginetest.Source{Name: name, Flags: func(t *testing.T, d enginetest.Daemon) []string {
+		return []string{flag, d.File(t, file, text)}
+	}}
+}
+
+func wrong(name, says string, make func(t *testing.T, d enginetest.Daemon) []string) enginetest.Wrong {
+	return enginetest.Wrong{Name: name, Says: says, Flags: make}
+}
+
+func wrongFile(name, says, flag, file, text string) enginetest.Wrong {
+	return wrong(name, says, script(name, flag, file, text).Flags)
+}
+
+// output is what a command in the first clone prints, as a file.
+func output(t *testing.T, d enginetest.Daemon, engine, file string, command ...string) string {
+	t.Helper()
+	first := enginetest.Subject{Engine: engine}.First()
+	return d.File(t, file, d.Run(t, append([]string{"exec", first, "--"}, command...)...)+"\n")
+}
+
+// copiedDir is a copy of a clone's data directory, whose server is shut down first.
+func copiedDir(t *testing.T, d enginetest.Daemon, golden, data string, signal string) string {
+	t.Helper()
+	c := d.Clone(t, golden)
+	dir := filepath.Join(t.TempDir(), "data")
+	root := fmt.Sprintf("/proc/%d/root%s", c.PID, data)
+	// The root filesystem goes with the server: it is held by its descriptor.
+	held, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if signal != "" {
+		if out, err := exec.Command("kill", "-"+signal, strconv.Itoa(c.PID)).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		waitFor(t, "the server to end", func() bool {
+			_, err := os.Stat(fmt.Sprintf("/proc/%d/stat", c.PID))
+			return err != nil || zombie(c.PID)
+		})
+	}
+	if out, err := exec.Command("cp", "-a", fmt.Sprintf("/proc/%d/fd/%d/.", os.Getpid(), held.Fd()), dir).CombinedOutput(); err != nil {
+		t.Fatalf("copy: %v: %s", err, out)
+	}
+	d.Run(t, "rm", c.ID)
+	return dir
+}
+
+func zombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return err != nil || strings.HasPrefix(rest, "Z")
+}
+
+// testTwoGoldens: one job gets clones of two engines, all or nothing.
+func testTwoGoldens(t *testing.T, d *daemon) {
+	d.run(append([]string{"golden", "build", "cache", "--engine", "redis", "--exec", "true"}, engineBase(t, "redis-server")...)...)
+	d.run(append([]string{"golden", "build", "store", "--engine", "etcd", "--exec", "true"}, engineBase(t, "etcd")...)...)
+	out := d.run("run", "store", "cache", "--", "env")
+	for _, want := range []string{`(?m)^STORE_DATABASE_URL=http://`, `(?m)^STORE_ETCDCTL_ENDPOINTS=http://`, `(?m)^CACHE_DATABASE_URL=redis://default:`, `(?m)^CACHE_REDIS_URL=redis://`} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("no %s in:\n%s", want, out)
+		}
+	}
+	r := d.try(nil, "run", "cache", "nothing", "--", "touch", filepath.Join(d.work, "ran"))
+	if _, err := os.Stat(filepath.Join(d.work, "ran")); r.code != 125 || err == nil {
+		t.Errorf("one golden is missing: exit code %d, started %t", r.code, err == nil)
+	}
+	if got := d.run("ls", "-o", "json"); strings.Contains(got, `"golden": "cache"`) {
+		t.Errorf("a clone is left:\n%s", got)
+	}
+	for _, g := range []string{"cache", "store"} {
+		d.run("golden", "rm", g)
+	}
+}
+
+// testDescriptions: who may change engines, and what keeps them.
+func testDescriptions(t *testing.T, d *daemon) {
+	base := engineBase(t, "redis-server")
+	text := func(arg string) string {
+		return fmt.Sprintf("schema = 1\nname = \"kv\"\n[host]\nprograms = [\"redis-server\", \"redis-cli\"]\n[server]\nargs = [\"redis-server\", \"--port\", \"{{.Port}}\", \"--dir\", \"{{.Data}}\", \"--protected-mode\", \"no\", \"--loglevel\", %q]\nuser = \"redis\"\ndata = \"/data\"\nport = 7000\n[ready]\nexec = [\"redis-cli\", \"-p\", \"{{.Port}}\", \"-e\", \"ping\"]\n[connect.url]\ntcp = \"redis://{{.Host}}:{{.Port}}\"\n", arg)
+	}
+	kv := d.file("kv.toml", text("notice"))
+	if got := d.run("engine", "add", kv); got != "kv" {
+		t.Errorf("added %q", got)
+	}
+	d.run(append([]string{"golden", "build", "old", "--engine", "kv", "--exec", "true"}, base...)...)
+	d.run("engine", "add", d.file("kv.toml", text("verbose")))
+	d.run(append([]string{"golden", "build", "new", "--engine", "kv", "--exec", "true"}, base...)...)
+	for golden, level := range map[string]string{"old": "notice", "new": "verbose"} {
+		id := cloneJSON(t, d, golden).ID
+		if got := d.run("exec", id, "--", "redis-cli", "-p", "7000", "config", "get", "loglevel"); !strings.HasSuffix(got, level) {
+			t.Errorf("%s: %s, want %s", golden, got, level)
+		}
+		d.run("rm", id)
+	}
+	d.restart(15) // they are kept
+	cloneJSON(t, d, "old", "--name", "kept")
+	d.run("rm", "kept")
+	wantError(t, d.try(nil, "engine", "rm", "kv"), 8, "goldens are of it")
+	d.run("golden", "rm", "old")
+	d.run("golden", "rm", "new")
+	d.run("engine", "rm", "kv")
+	wantError(t, d.try(nil, "engine", "inspect", "kv"), 3, "kv")
+	wantError(t, d.try(nil, "engine", "rm", "redis"), 8, "built in")
+	wantError(t, d.try(nil, "engine", "add", d.file("bad.toml", strings.Replace(text("x"), "schema = 1", "schema = 7", 1))), 2, "schema = 7")
+	wantError(t, d.try(nil, "golden", "build", "x", "--engine", "kv", "--exec", "true"), 2, "unknown engine")
+}
+
+// within bounds a call to a clone.
+func within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 30*time.Second)
+}
