@@ -12,7 +12,7 @@ import (
 
 // TestStateLiesInMemory also on a disk, and stays as it is once it is in use.
 func TestStateLiesInMemory(t *testing.T) {
-	disk, err := os.MkdirTemp("/var/tmp", "ctrsnap-state-")
+	disk, err := os.MkdirTemp("/var/tmp", "ctrsnap-state-") //nolint:usetesting // t.TempDir may lie in memory
 	if err != nil {
 		t.Fatal(err)
 	}
