@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,21 +46,46 @@ func CopyUp(mounts []mount.Mount, names []string) error {
 		return err
 	}
 	defer unix.Close(c.upper) //nolint:errcheck // nothing was written by it
+	return c.files(names)
+}
+
+// files copies by as many hands as there are processors for it: half of the time
+// is the filesystem's transactions.
+func (c *copier) files(names []string) error {
+	todo := make([]string, 0, len(names))
 	for _, name := range names {
-		if err := c.file(strings.TrimPrefix(path.Clean("/"+name), "/")); err != nil && !errors.Is(err, errLeave) {
+		name = strings.TrimPrefix(path.Clean("/"+name), "/")
+		switch err := c.dir(path.Dir(name)); {
+		case err == nil:
+			todo = append(todo, name)
+		case !errors.Is(err, errLeave):
 			return fmt.Errorf("copy up %s: %w", name, err)
 		}
 	}
-	return nil
+	var g errgroup.Group
+	for part := range slices.Chunk(todo, max((len(todo)+hands-1)/hands, 1)) {
+		g.Go(func() error {
+			var buf []byte
+			for _, name := range part {
+				if err := c.file(name, &buf); err != nil && !errors.Is(err, errLeave) {
+					return fmt.Errorf("copy up %s: %w", name, err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
+
+// hands is how many copy at a time.
+var hands = min(runtime.GOMAXPROCS(0), 4)
 
 // errLeave says that a file is left to the kernel.
 var errLeave = errors.New("left to the kernel")
 
 type copier struct {
 	lower, upper int
-	done         map[string]bool // directories
-	buf          []byte
+	done         map[string]bool // directories; complete before there are several hands
 }
 
 func openDir(name string) (int, error) {
@@ -142,7 +170,7 @@ func own(fd int, st *unix.Stat_t) error {
 	return unix.Fchmod(fd, st.Mode&0o7777)
 }
 
-func (c *copier) file(name string) error {
+func (c *copier) file(name string, buf *[]byte) error {
 	from, st, err := open(c.lower, name, 0)
 	if err != nil {
 		return err
@@ -151,9 +179,6 @@ func (c *copier) file(name string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > MaxCopyUp {
 		return errLeave
 	}
-	if err := c.dir(path.Dir(name)); err != nil {
-		return err
-	}
 	to, err := unix.Openat(c.upper, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, unix.EEXIST) { // it was named twice
 		return nil
@@ -161,7 +186,7 @@ func (c *copier) file(name string) error {
 	if err != nil {
 		return err
 	}
-	err = c.content(from, to, int(st.Size))
+	err = content(from, to, int(st.Size), buf)
 	if err == nil {
 		err = own(to, &st)
 	}
@@ -172,19 +197,19 @@ func (c *copier) file(name string) error {
 }
 
 // content copies by reading and writing: copy_file_range(2) would share the blocks.
-func (c *copier) content(from, to, size int) error {
-	if len(c.buf) < size {
-		c.buf = make([]byte, size)
+func content(from, to, size int, buf *[]byte) error {
+	if len(*buf) < size {
+		*buf = make([]byte, size)
 	}
 	for at := 0; at < size; {
-		n, err := unix.Pread(from, c.buf[:size-at], int64(at))
+		n, err := unix.Pread(from, (*buf)[:size-at], int64(at))
 		if err != nil {
 			return err
 		}
 		if n == 0 {
 			return fmt.Errorf("it ends after %d of %d bytes", at, size)
 		}
-		for b := c.buf[:n]; len(b) > 0; {
+		for b := (*buf)[:n]; len(b) > 0; {
 			n, err := unix.Write(to, b)
 			if err != nil {
 				return err
