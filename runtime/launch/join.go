@@ -28,6 +28,9 @@ func (l *Launcher) Exec(init *Process, j Join) (_ *Process, console *os.File, er
 	if err := checkProcess("process", j.Process); err != nil {
 		return nil, nil, err
 	}
+	if err := init.Built(); err != nil {
+		return nil, nil, fmt.Errorf("enter container: %w", err)
+	}
 	root, err := os.Open(fmt.Sprintf("/proc/%d/root", init.PID))
 	if err != nil {
 		return nil, nil, fmt.Errorf("enter container: %w", err)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -81,8 +82,10 @@ func (l *Launcher) do(fn func()) {
 }
 
 // Create launches a container as far as its program, which waits for
-// [Process.Start]. An error leaves nothing behind but the cgroup. The returned file is
-// the caller's end of the terminal, if the container has one.
+// [Process.Start]. It returns while the child builds the container: what goes
+// wrong there ends the child, and Start says what it was. An error leaves nothing behind
+// but the cgroup. The returned file is the caller's end of the terminal, if the
+// container has one.
 func (l *Launcher) Create(c Config) (_ *Process, console *os.File, err error) {
 	root, err := openRoot(c.Rootfs, filepath.Join(c.Bundle, "rootfs"))
 	if err != nil {
@@ -113,9 +116,7 @@ func (l *Launcher) create(b *builder, stdio Stdio) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.await(true); err != nil {
-		return nil, errors.Join(err, p.discard())
-	}
+	p.built = sync.OnceValue(func() error { return p.await(true) })
 	return p, nil
 }
 
@@ -198,6 +199,7 @@ type Process struct {
 	pidfd   *os.File
 	status  *os.File
 	gate    *os.File
+	built   func() error // waits for a container to be; nil for one that joins
 }
 
 // Exit is how a process ended.
@@ -206,10 +208,17 @@ type Exit struct {
 	At   time.Time
 }
 
+// Built waits until the container is there that Create began, and returns why it
+// cannot be.
+func (p *Process) Built() error { return p.built() }
+
 // Start lets the program of a container run, and returns when the kernel has taken
 // it, or why not. The process ends after an error.
 func (p *Process) Start() error {
 	defer p.gate.Close()
+	if err := p.Built(); err != nil {
+		return err
+	}
 	if _, err := p.gate.Write([]byte{1}); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}

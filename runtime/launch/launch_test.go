@@ -164,6 +164,27 @@ func TestProgramIsMissing(t *testing.T) {
 	}
 }
 
+// TestCannotBeBuilt has the child fail, of which Start tells.
+func TestCannotBeBuilt(t *testing.T) {
+	w := newWorld(t)
+	s := testSpec("true")
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=nonsense"}})
+	p, _, err := w.launcher.Create(w.config(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.launcher.Exec(p, Join{Process: s.Process}); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("joined: %v", err)
+	}
+	if err := p.Start(); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "/mnt") {
+		t.Error(err)
+	}
+	if e, err := p.Wait(); err != nil || e.Code != 127 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	p.Close()
+}
+
 // TestRefuse changes one thing of a specification that is done.
 func TestRefuse(t *testing.T) {
 	if err := Check(testSpec("true")); err != nil {

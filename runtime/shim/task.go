@@ -124,6 +124,7 @@ func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.Pids
 	if err != nil {
 		return nil, err
 	}
+	_ = c.init.proc.Built() // it has entered its cgroup, or ended
 	pids, err := c.cgroup.Pids()
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
