@@ -80,6 +80,15 @@ type Runner interface {
 	Delete(ctx context.Context, id string) error
 }
 
+// Reserver is a Runner that can do a part of Create before, beside what else
+// Create depends on.
+type Reserver interface {
+	// Reserve makes what depends on nothing but the container's id. Delete undoes
+	// it, whether or not there has been a Create. It is called once, before
+	// Create.
+	Reserve(id string) error
+}
+
 // ContainerInfo is what is recorded of a container.
 type ContainerInfo struct {
 	ID     string

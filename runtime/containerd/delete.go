@@ -24,7 +24,7 @@ func (r *Runner) Delete(ctx context.Context, id string) error {
 	defer cancel()
 	container, err := r.client.LoadContainer(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return nil
+		return r.cgroup.remove(ctx, path.Join(r.opts.CgroupPath, id)) // it may have been reserved
 	}
 	if err != nil {
 		return fmt.Errorf("load container %s: %w", id, err)

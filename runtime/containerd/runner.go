@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/launch"
+	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -98,6 +100,8 @@ type Runner struct {
 	opts   Options
 	cgroup cgroups
 
+	host func() (*cgroup.Host, error)
+
 	checker  launch.Checker
 	profiles sync.Map // seccomp profiles by the capabilities that they are for
 
@@ -105,7 +109,10 @@ type Runner struct {
 	streams map[string]*streams // of containers with Stdio that this process made, by id
 }
 
-var _ runtime.Runner = (*Runner)(nil)
+var (
+	_ runtime.Runner   = (*Runner)(nil)
+	_ runtime.Reserver = (*Runner)(nil)
+)
 
 // New returns a Runner that uses client, which stays the caller's.
 func New(client *client.Client, opts Options) *Runner {
@@ -114,6 +121,7 @@ func New(client *client.Client, opts Options) *Runner {
 		client:  client,
 		opts:    opts,
 		cgroup:  newCgroups(opts.CgroupRoot),
+		host:    sync.OnceValues(func() (*cgroup.Host, error) { return cgroup.NewHost(opts.CgroupRoot) }),
 		streams: map[string]*streams{},
 	}
 }
@@ -125,6 +133,18 @@ func (r *Runner) begin(ctx context.Context) (context.Context, context.CancelFunc
 
 func withNamespace(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, snapshot.Namespace)
+}
+
+// Reserve makes the container's cgroup, if one of our shims is to run it.
+func (r *Runner) Reserve(id string) error {
+	if r.opts.Shims == nil {
+		return nil
+	}
+	host, err := r.host()
+	if err != nil {
+		return err
+	}
+	return host.Reserve(path.Join(r.opts.CgroupPath, id))
 }
 
 // Create makes the record of the container, then its task. It is not cut short

@@ -102,31 +102,52 @@ func (s *starter) stage(ctx context.Context, stage api.Stage, run func(context.C
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// prepare makes the snapshot and the network side by side: neither needs the other.
+// prepare makes side by side what does not need each other: the snapshot, the
+// network, and what a container needs before it is one.
 func (s *starter) prepare(ctx context.Context) error {
-	id := s.clone.id
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return s.stage(ctx, api.StagePrepare, func(ctx context.Context) (err error) {
-			s.mounts, err = s.opts.Store.Prepare(ctx, id, s.want.golden)
-			if err != nil {
-				return fmt.Errorf("prepare snapshot: %w", err)
-			}
-			s.undo.add(func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
-			return s.step("prepared")
-		})
-	})
-	g.Go(func() error {
-		return s.stage(ctx, api.StageNetwork, func(ctx context.Context) (err error) {
-			s.netns, err = s.addNetwork(ctx)
-			if err != nil {
-				return fmt.Errorf("add network: %w", err)
-			}
-			s.undo.add(func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
-			return s.step("connected")
-		})
-	})
+	g.Go(func() error { return s.stage(ctx, api.StagePrepare, s.prepareSnapshot) })
+	g.Go(func() error { return s.stage(ctx, api.StageNetwork, s.prepareNetwork) })
+	g.Go(s.reserve)
 	return g.Wait()
+}
+
+func (s *starter) prepareSnapshot(ctx context.Context) (err error) {
+	id := s.clone.id
+	s.mounts, err = s.opts.Store.Prepare(ctx, id, s.want.golden)
+	if err != nil {
+		return fmt.Errorf("prepare snapshot: %w", err)
+	}
+	s.undo.add(func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
+	return s.step("prepared")
+}
+
+func (s *starter) prepareNetwork(ctx context.Context) (err error) {
+	id := s.clone.id
+	s.netns, err = s.addNetwork(ctx)
+	if err != nil {
+		return fmt.Errorf("add network: %w", err)
+	}
+	s.undo.add(func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
+	return s.step("connected")
+}
+
+// reserve makes the directories and what the container has from the runner before
+// it is one. The clone's own directory comes first: Recover finds the rest by it.
+func (s *starter) reserve() error {
+	if err := errors.Join(s.makeFiles(), s.step("files")); err != nil {
+		return err
+	}
+	r, ok := s.opts.Runner.(runtime.Reserver)
+	if !ok {
+		return nil
+	}
+	id := s.clone.id
+	s.undo.add(func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, id) })
+	if err := r.Reserve(id); err != nil {
+		return fmt.Errorf("reserve container: %w", err)
+	}
+	return s.step("reserved")
 }
 
 // connect finds out how the clone will be reached. That is known before it
@@ -159,12 +180,9 @@ func setConnection(c *api.Clone, conn runtime.Connection) {
 	}
 }
 
-// create makes the directories, the container and its task.
+// create makes the container and its task.
 func (s *starter) create(ctx context.Context) error {
 	c := s.clone
-	if err := errors.Join(s.makeFiles(), s.step("files")); err != nil {
-		return err
-	}
 	rec, err := json.Marshal(c.rec)
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)

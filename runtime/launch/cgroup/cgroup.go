@@ -70,6 +70,17 @@ type Group struct {
 // Group returns the group at path, whether it exists or not.
 func (h *Host) Group(path string) *Group { return &Group{host: h, path: path} }
 
+// Reserve makes the directories of the group at path, which takes most of the time
+// that Create does. Create completes it. An error may leave some.
+func (h *Host) Reserve(path string) error {
+	for _, dir := range h.Group(path).Dirs() {
+		if err := makeDir(dir); err != nil {
+			return fmt.Errorf("make cgroup %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
 // Create makes the group at path with limits. All devices but those that every
 // container has are denied, whatever res says. An error leaves nothing behind.
 func (h *Host) Create(ctx context.Context, path string, res *specs.LinuxResources) (_ *Group, err error) {
