@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -221,13 +222,14 @@ func TestFlannel(t *testing.T) {
 	across := func(t *testing.T, clones map[string]api.Clone) {
 		t.Helper()
 		for from, to := range map[string]string{"a": "b", "b": "a"} {
+			c := clones[to]
 			l.await(t, "query from "+from+" to "+to, func() error {
-				r := daemons[from].try(nil, "exec", clones[from].ID, "--", "psql", clones[to].URL, "-XAtc", "SELECT count(*) FROM users")
-				if r.code != 0 || strings.TrimSpace(r.stdout) != "1000" {
-					return fmt.Errorf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
+				if got, err := queryIn("/run/netns/"+l.ns(from), c.URL, netip.MustParseAddr(c.Host)); got != "1000" {
+					return fmt.Errorf("answer %q: %w", got, err)
 				}
 				return nil
 			})
+			mustNotDial(t, "another lease's clone on another host", clones[from], fmt.Sprintf("%s:%d", c.Host, c.Port))
 		}
 	}
 	for _, mode := range []string{"vxlan", "host-gw"} {

@@ -19,6 +19,9 @@ import (
 
 var _ server.Networks = (*daemon)(nil)
 
+// isolationLease is the isolation of a network whose clones reach their own lease.
+const isolationLease = "lease"
+
 // openAttach opens what gives clones further interfaces.
 func (d *daemon) openAttach() (err error) {
 	d.attach, err = attach.Open(attach.Options{Dir: d.state("attach"), BinDirs: d.pluginDirs(), Log: d.log, Failpoint: d.failpoints.of("attach")})
@@ -47,7 +50,7 @@ func (d *daemon) isNetworkAdmin(caller server.Caller) bool {
 // Networks lists the networks that clones can be attached to by name.
 func (d *daemon) Networks(ctx context.Context) (api.Networks, error) {
 	var list api.Networks
-	own := api.Network{Name: "default", Kind: "bridge", Default: true, Detail: fmt.Sprint(d.network)}
+	own := api.Network{Name: "default", Kind: "bridge", Default: true, Isolation: isolationLease, Detail: fmt.Sprint(d.network)}
 	if d.cfg.Network.Conflist+d.cfg.Network.Use != "" {
 		conf, err := d.cniConf()
 		if err != nil {
@@ -56,7 +59,7 @@ func (d *daemon) Networks(ctx context.Context) (api.Networks, error) {
 		own = d.describeConf(ctx, conf)
 		own.Name, own.Default, own.Detail = "default", true, fmt.Sprint(d.network)
 	}
-	list.Networks = append(list.Networks, own, api.Network{Name: none.Name, Kind: none.Name, Detail: "reached by the unix socket only"})
+	list.Networks = append(list.Networks, own, api.Network{Name: none.Name, Kind: none.Name, Isolation: "all", Detail: "reached by the unix socket only"})
 	confs, err := d.confs().List()
 	if err != nil {
 		list.Problems = strings.Split(err.Error(), "\n")
@@ -73,7 +76,7 @@ func (d *daemon) Networks(ctx context.Context) (api.Networks, error) {
 }
 
 func (d *daemon) describeConf(ctx context.Context, c cni.Conf) api.Network {
-	n := api.Network{Name: c.Name, Kind: "cni", File: c.Path, Shared: c.Shared}
+	n := api.Network{Name: c.Name, Kind: "cni", File: c.Path, Shared: c.Shared, Isolation: isolationLease}
 	if c.Flannel() {
 		n.Kind = "flannel"
 	}

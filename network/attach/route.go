@@ -3,10 +3,8 @@ package attach
 import (
 	"fmt"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
@@ -29,15 +27,7 @@ func demote(path, gateway string) error {
 	if gateway == "" {
 		return nil
 	}
-	err := netns.OnNewThread(func() error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
+	err := netns.Inside(path, func() error {
 		routes, err := netlink.RouteList(nil, family(gateway))
 		if err != nil {
 			return err

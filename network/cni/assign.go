@@ -12,24 +12,33 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
-// Assign implements network.Provider. Who reaches whom is said by the plugins'
-// configuration and the same for all leases.
-func (n *Network) Assign(_ context.Context, id string, opts network.Options) error {
-	if err := errors.Join(netns.CheckID(id), check(opts)); err != nil {
+// maxLease is the longest name of a lease, in bytes.
+const maxLease = 200
+
+// Assign implements network.Provider: a file, and rules within the namespace and
+// those of its lease.
+func (n *Network) Assign(ctx context.Context, id string, opts network.Options) error {
+	if err := errors.Join(netns.CheckID(id), n.check(opts)); err != nil {
 		return err
 	}
+	n.ids.Lock(id)
+	defer n.unlock(id)
 	if _, err := os.Lstat(n.dir("netns", id)); err != nil {
 		return fmt.Errorf("assign network namespace %s: %w: %w", id, errdefs.ErrNotFound, err)
+	}
+	n.mu.Lock()
+	old := n.members[id]
+	n.mu.Unlock()
+	if err := n.isolate(ctx, id, member{Options: opts, Addrs: old.Addrs}); err != nil {
+		return errors.Join(fmt.Errorf("assign network namespace %s: %w", id, err), n.isolate(ctx, id, old))
 	}
 	return nil
 }
 
-// check refuses what plugins cannot be told.
-func check(opts network.Options) error {
-	if !opts.Egress {
-		return nil
+// check finds what is wrong with options before anything is made.
+func (n *Network) check(opts network.Options) error {
+	if len(opts.Lease) > maxLease {
+		return fmt.Errorf("lease %.32q has more than %d bytes: %w", opts.Lease, maxLease, errdefs.ErrInvalidArgument)
 	}
-	return network.WithHint(
-		fmt.Errorf("let a clone of a CNI network reach what is beyond the host: %w", errdefs.ErrNotImplemented),
-		"its conflist says what clones reach: ask without egress")
+	return nil
 }

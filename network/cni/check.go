@@ -19,9 +19,14 @@ import (
 func (n *Network) Check(_ context.Context, ns network.Namespace) error {
 	n.mu.Lock()
 	err := n.broken[ns.ID]
+	_, isolated := n.members[ns.ID]
+	isolated = isolated || n.noRules != nil
 	n.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if !isolated {
+		return fmt.Errorf("namespace %s is of a version without rules: %w", ns.ID, errdefs.ErrFailedPrecondition)
 	}
 	for _, a := range ns.Addrs {
 		if n.Outdated(a) {
@@ -53,6 +58,14 @@ func (n *Network) Verify(ctx context.Context) error {
 	errs := make([]error, len(n.confs)+len(ids))
 	var g errgroup.Group
 	g.SetLimit(goruntime.NumCPU())
+	n.mu.Lock()
+	noRules := n.noRules
+	n.mu.Unlock()
+	if noRules != nil {
+		errs = append(errs, network.WithHint(
+			fmt.Errorf("no firewall: clones of CNI networks reach what their plugins let them: %w: %w", errdefs.ErrFailedPrecondition, noRules),
+			"use a kernel with nf_tables, its family inet, nft_ct and nft_reject_inet"))
+	}
 	for i, c := range n.confs {
 		g.Go(func() error { errs[i] = n.plugins.Status(ctx, c); return nil })
 	}

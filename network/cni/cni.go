@@ -51,8 +51,12 @@ type Network struct {
 	plugins *Plugins
 	ids     *locker.Locker
 
-	mu     sync.Mutex
-	broken map[string]error // what plugins find wrong with namespaces, by id
+	isolating sync.Mutex // held while rules change; taken before mu
+
+	mu      sync.Mutex
+	broken  map[string]error  // what plugins find wrong with namespaces, by id
+	members map[string]member // what namespaces may, by id
+	noRules error             // why there is no firewall
 }
 
 var _ network.Provider = (*Network)(nil)
@@ -81,9 +85,9 @@ func open(ctx context.Context, opts Options) (*Network, error) {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	n := &Network{opts: opts, ids: locker.New(), broken: map[string]error{}}
+	n := &Network{opts: opts, ids: locker.New(), broken: map[string]error{}, members: map[string]member{}}
 	n.plugins = NewPlugins(n.dir("cni", "cache"), opts.BinDirs)
-	for _, dir := range []string{n.dir("netns"), n.dir("cni")} {
+	for _, dir := range []string{n.dir("netns"), n.dir("cni"), n.dir("member")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -93,7 +97,7 @@ func open(ctx context.Context, opts Options) (*Network, error) {
 			return nil, err
 		}
 	}
-	return n, errors.Join(n.collect(ctx), n.markChanged(ctx))
+	return n, errors.Join(n.collect(ctx), n.markChanged(ctx), n.takeUpMembers(ctx))
 }
 
 // use makes c the network of the i-th interface.
@@ -141,7 +145,7 @@ func (n *Network) attachment(i int, id, path string) Attachment {
 // ResourceExhausted when a range or a bridge is full, Unavailable when a plugin
 // cannot work just now.
 func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ network.Namespace, err error) {
-	if err := errors.Join(netns.CheckID(id), check(opts)); err != nil {
+	if err := errors.Join(netns.CheckID(id), n.check(opts)); err != nil {
 		return network.Namespace{}, err
 	}
 	n.ids.Lock(id)
@@ -158,7 +162,10 @@ func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ n
 			err = errors.Join(err, n.undo(ctx, id, path))
 		}
 	}()
-	addrs, err := n.attachAll(ctx, id, path, opts)
+	addrs, all, err := n.attachAll(ctx, id, path, opts)
+	if err == nil {
+		err = n.isolate(ctx, id, member{Options: opts, Addrs: all})
+	}
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return network.Namespace{}, err
 	}
@@ -168,15 +175,14 @@ func (n *Network) Add(ctx context.Context, id string, opts network.Options) (_ n
 // undo deletes the namespace also where a plugin cannot detach it. Its link goes
 // with it; an address that stays reserved is Reconcile's.
 func (n *Network) undo(ctx context.Context, id, path string) error {
-	return errors.Join(n.detachAll(ctx, id, path), netns.Delete(path))
+	return errors.Join(n.leave(id), n.detachAll(ctx, id, path), netns.Delete(path))
 }
 
 // unlock gives the lock of an id back; the error is for locks not taken.
 func (n *Network) unlock(id string) { _ = n.ids.Unlock(id) }
 
-// attachAll returns the addresses of the first interface.
-func (n *Network) attachAll(ctx context.Context, id, path string, opts network.Options) ([]netip.Addr, error) {
-	var first []netip.Addr
+// attachAll returns the addresses of the first interface, and those of all.
+func (n *Network) attachAll(ctx context.Context, id, path string, opts network.Options) (first, all []netip.Addr, _ error) {
 	for i, c := range n.confs {
 		a := n.attachment(i, id, path)
 		if i == 0 && opts.Addr.IsValid() {
@@ -184,16 +190,16 @@ func (n *Network) attachAll(ctx context.Context, id, path string, opts network.O
 		}
 		addrs, err := n.attach(ctx, c, a)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if i == 0 {
+		if all = append(all, addrs...); i == 0 {
 			first = addrs
 		}
 	}
 	if opts.Addr.IsValid() && !slices.Contains(first, opts.Addr) {
-		return nil, fmt.Errorf("attach %s to network %s: its plugins gave it %v and not %s: %w", id, n.confs[0].Name, first, opts.Addr, errdefs.ErrNotImplemented)
+		return nil, nil, fmt.Errorf("attach %s to network %s: its plugins gave it %v and not %s: %w", id, n.confs[0].Name, first, opts.Addr, errdefs.ErrNotImplemented)
 	}
-	return first, nil
+	return first, all, nil
 }
 
 func (n *Network) attach(ctx context.Context, c Conf, a Attachment) ([]netip.Addr, error) {
@@ -251,6 +257,9 @@ func (n *Network) remove(ctx context.Context, id string) error {
 	path := n.dir("netns", id)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	if err := n.leave(id); err != nil { // before somebody else has its address
+		return err
 	}
 	inside := path
 	if !netns.Is(path) {

@@ -181,5 +181,5 @@ func (n *Network) Teardown(ctx context.Context) error {
 	if err := errors.Join(n.Reconcile(ctx, nil), n.deleteBridges("")); err != nil {
 		return fmt.Errorf("tear down network: %w", err)
 	}
-	return errors.Join(os.RemoveAll(n.dir("cni")), os.RemoveAll(n.dir("netns")))
+	return errors.Join(os.RemoveAll(n.dir("member")), os.RemoveAll(n.dir("cni")), os.RemoveAll(n.dir("netns")))
 }

@@ -112,15 +112,20 @@ func known() []expr {
 			b.u32(unix.NFTA_CT_DREG, reg(r))
 			b.u32(unix.NFTA_CT_KEY, unix.NFT_CT_STATE)
 		}),
-		expression("bitwise", func(b *batch) {
-			b.u32(unix.NFTA_BITWISE_SREG, reg(r))
-			b.u32(unix.NFTA_BITWISE_DREG, reg(r))
-			b.u32(unix.NFTA_BITWISE_LEN, 4)
-			b.nest(unix.NFTA_BITWISE_MASK, func() { b.attr(unix.NFTA_DATA_VALUE, mask) })
-			b.nest(unix.NFTA_BITWISE_XOR, func() { b.attr(unix.NFTA_DATA_VALUE, make([]byte, 4)) })
-		}),
+		and(r, mask),
 		unequal(r, 0, 0, 0, 0),
 	}
+}
+
+// and keeps the bits of a register that a mask has.
+func and(r uint32, mask []byte) expr {
+	return expression("bitwise", func(b *batch) {
+		b.u32(unix.NFTA_BITWISE_SREG, reg(r))
+		b.u32(unix.NFTA_BITWISE_DREG, reg(r))
+		b.u32(unix.NFTA_BITWISE_LEN, uint32(len(mask))) //nolint:gosec // an address at most
+		b.nest(unix.NFTA_BITWISE_MASK, func() { b.attr(unix.NFTA_DATA_VALUE, mask) })
+		b.nest(unix.NFTA_BITWISE_XOR, func() { b.attr(unix.NFTA_DATA_VALUE, make([]byte, len(mask))) })
+	})
 }
 
 // verdict ends the way of a packet through a chain.

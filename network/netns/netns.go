@@ -57,6 +57,21 @@ func OnNewThread(fn func() error) error {
 	return <-done
 }
 
+// Inside runs fn on a thread in the namespace at path.
+func Inside(path string, fn func() error) error {
+	return OnNewThread(func() error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", path, err)
+		}
+		return fn()
+	})
+}
+
 // bindNew moves back at the end, because the runtime cannot end the first
 // thread of the process, whose namespace /proc/self shows.
 func bindNew(path string) (err error) {

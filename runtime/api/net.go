@@ -9,8 +9,11 @@ type Network struct {
 	File    string   `json:"file,omitempty"`    // its CNI configuration
 	Shared  bool     `json:"shared,omitempty"`  // others on this host use it, too
 	Plugins []string `json:"plugins,omitempty"` // in the order in which they run
-	Detail  string   `json:"detail,omitempty"`
-	Problem string   `json:"problem,omitempty"` // why it cannot be used just now
+	// Isolation is what keeps clones apart: "lease" (they reach their own lease and,
+	// if asked for with egress, what is beyond) or "all" (they reach nobody).
+	Isolation string `json:"isolation"`
+	Detail    string `json:"detail,omitempty"`
+	Problem   string `json:"problem,omitempty"` // why it cannot be used just now
 }
 
 // Networks are those that there are, and what is wrong with configurations
