@@ -10,8 +10,6 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench"
 	openloop "github.com/ctrsnap/ctrsnap/bench/load"
-	"github.com/ctrsnap/ctrsnap/bench/machine"
-	"github.com/ctrsnap/ctrsnap/bench/plan"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/bench/sim"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -22,8 +20,6 @@ const (
 	kept = 500 * time.Millisecond
 	// simulations is how often each load is simulated with other chances.
 	simulations = 20
-	// calibrated is how many clones are made to learn what each step takes.
-	calibrated = 24
 )
 
 // poolPoints are the loads of the pool: members, and arrivals as a part of what
@@ -40,11 +36,11 @@ func arrivals(ctx context.Context, t *take) error {
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
-	p, err := t.calibrate(ctx, golden)
+	p, err := calibrate(ctx, t, golden)
 	if err != nil {
 		return err
 	}
-	length := 20 * time.Second
+	length := 16 * time.Second
 	points := poolPoints
 	if t.Quick {
 		length, points = 2*time.Second, points[:2]
@@ -58,90 +54,6 @@ func arrivals(ctx context.Context, t *take) error {
 		}
 	}
 	return t.setPool(ctx, golden, 0)
-}
-
-// calibration is what the steps of a clone's life take on this machine.
-type calibration struct {
-	plan.Profile
-	used float64 // processors that a clone keeps busy while a caller has it
-	each float64 // seconds of processor time of one clone's life
-	made float64 // seconds that making one takes
-}
-
-// calibrate measures each step by itself: how long, and how much of the processors.
-func (t *take) calibrate(ctx context.Context, golden string) (c calibration, err error) {
-	n := t.rounds(calibrated)
-	c.Refill, c.Slots = plan.Defaults(runtime.NumCPU())
-	steps := map[string]*recorder.Recorder{}
-	record := func(name string) *recorder.Recorder {
-		if steps[name] == nil {
-			steps[name] = recorder.New(name, golden, "ms")
-		}
-		return steps[name]
-	}
-	var live []api.Clone
-	each := func(name string, n int, do func(i int) (time.Duration, error)) (cpu float64, err error) {
-		before := machine.CPUTime()
-		for i := range n {
-			took, err := do(i)
-			if err != nil {
-				return 0, fmt.Errorf("calibrate %s: %w", name, err)
-			}
-			record(name).AddDuration(took)
-		}
-		cpu = recorder.Milliseconds(machine.CPUTime()-before) / float64(n)
-		record(name + "_cpu").Add(cpu)
-		return cpu, nil
-	}
-	ask := func(int) (time.Duration, error) {
-		begun := time.Now()
-		resp, err := t.Rig.Client().Clone(ctx, api.CloneRequest{Golden: t.ref(golden)})
-		if err != nil {
-			return 0, err
-		}
-		live = append(live, resp.Clones[0])
-		return time.Since(begun), nil
-	}
-	defer func() { err = errors.Join(err, t.setPool(context.WithoutCancel(ctx), golden, 0), t.empty(ctx, live)) }()
-	if _, err = ask(0); err != nil { // to warm up
-		return c, err
-	}
-	if c.MakeCPU, err = each("make", n, ask); err != nil {
-		return c, err
-	}
-	query, err := each("query", n, func(i int) (time.Duration, error) {
-		begun := time.Now()
-		err := checkRows(ctx, endpoint(live[i]))
-		return time.Since(begun), err
-	})
-	if err != nil {
-		return c, err
-	}
-	c.RemoveCPU, err = each("remove", n, func(int) (time.Duration, error) {
-		begun := time.Now()
-		id := live[len(live)-1].ID
-		live = live[:len(live)-1]
-		err := errors.Join(t.Rig.Client().RemoveClone(ctx, id), t.gone(ctx, id))
-		return time.Since(begun), err
-	})
-	if err != nil {
-		return c, err
-	}
-	if err := t.pooled(ctx, golden, min(n, 8)); err != nil {
-		return c, err
-	}
-	if c.HitCPU, err = each("hit", min(n, 8), ask); err != nil {
-		return c, err
-	}
-	c.Hit, c.Make, c.Remove = steps["hit"].Series().Samples, steps["make"].Series().Samples, steps["remove"].Series().Samples
-	c.Machine.CPUs = runtime.NumCPU()
-	c.used = query / recorder.Milliseconds(kept)
-	c.each = (c.HitCPU + c.MakeCPU + c.RemoveCPU + query) / 1e3
-	c.made = steps["make"].Series().P50 / 1e3
-	for _, name := range []string{"make", "query", "remove", "hit"} {
-		t.keep(steps[name], steps[name+"_cpu"])
-	}
-	return c, nil
 }
 
 // arrive runs one load, and simulates the same callers.

@@ -163,6 +163,9 @@ func (t *take) empty(ctx context.Context, clones []api.Clone) error {
 
 // emptyBut is empty while others live that are kept.
 func (t *take) emptyBut(ctx context.Context, clones []api.Clone, keep int) error {
+	if len(clones) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 	defer cancel()
 	begun := time.Now()
