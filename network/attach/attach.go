@@ -176,7 +176,8 @@ func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attach
 func (a *Attacher) address(att *Attachment, r Request, link netlink.Link) error {
 	if att.DHCP = r.IP == DHCP; att.DHCP {
 		att.IP = ""
-		return nil
+		_, err := a.dhcpPlugin() // nothing can be undone without it either
+		return err
 	}
 	if r.IP == "" {
 		return nil

@@ -95,6 +95,7 @@ func TestDHCP(t *testing.T) {
 			if out, err := exec.Command("pkill", "-f", w.dhcpFile("sock")).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
+			w.noDHCP() // it listens until it ends
 			if err := w.Forget(t.Context(), "ca"); err != nil {
 				t.Error(err)
 			}
@@ -132,4 +133,18 @@ func TestNoDHCPServer(t *testing.T) {
 		t.Errorf("left: %v", have)
 	}
 	w.noDHCP()
+}
+
+// TestNoDHCPPlugin finds that out while there is nothing to be undone.
+func TestNoDHCPPlugin(t *testing.T) {
+	w := newWorld(t)
+	path := w.clone("c1")
+	w.opts.BinDirs = []string{t.TempDir()}
+	_, err := w.Attach(t.Context(), "c1", path, Request{Type: Bridge, Master: "lan0", IP: DHCP})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "plugin dhcp") {
+		t.Error(err)
+	}
+	if have, err := w.List("c1"); err != nil || len(have) > 0 {
+		t.Errorf("recorded: %v, %v", have, err)
+	}
 }
