@@ -52,6 +52,16 @@ test-engines: ## run the conformance suite against each engine, and measure its 
 	@$(MAKE) --no-print-directory build
 	@.ci/test-engines
 
+.PHONY: powercut
+powercut: ## cut the power 100 times under load and check every golden (needs root; CUTS, SEED)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory build
+	@.ci/powercut
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for 20 seconds (needs root; FUZZTIME)
+	@.ci/fuzz
+
 .PHONY: lint
 lint: ## run the linters
 	@.ci/lint

@@ -69,7 +69,16 @@ func newDaemonIn(t testing.TB, enter []string, configuration string, args ...str
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	work, err := os.MkdirTemp("/var/tmp", "ctrsnap-test-") //nolint:usetesting // on a disk, kept until the daemon is torn down
+	d := prepareDaemon(t, "/var/tmp", enter, configuration, args...)
+	t.Cleanup(d.tearDown)
+	d.start()
+	return d
+}
+
+// prepareDaemon makes the directories and the configuration of a daemon below base.
+func prepareDaemon(t testing.TB, base string, enter []string, configuration string, args ...string) *daemon {
+	t.Helper()
+	work, err := os.MkdirTemp(base, "ctrsnap-test-") //nolint:usetesting // on a disk, kept until the daemon is torn down
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,8 +96,6 @@ func newDaemonIn(t testing.TB, enter []string, configuration string, args ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(d.tearDown)
-	d.start()
 	return d
 }
 

@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 var (
@@ -96,6 +94,7 @@ func TestCrash(t *testing.T) {
 		k.killOpening()
 	}
 	d := k.d
+	d.run("rm", cloneJSON(t, d, "shop", "--network", "lan").ID) // opens it, which stays
 	d.run("pool", "set", "shop", "--size", "0")
 	waitFor(t, "spare namespaces", func() bool { return len(d.takeCensus(ctx)["netns"]) == 4+2 })
 	before := d.takeCensus(ctx)
@@ -127,11 +126,6 @@ func newKiller(t *testing.T, seed uint64) *killer {
 	k.rand.Shuffle(len(k.left), func(i, j int) { k.left[i], k.left[j] = k.left[j], k.left[i] })
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
-	c, err := d.client.Clone(t.Context(), api.CloneRequest{Golden: "shop", Networks: []string{"lan"}}) // opens it, which stays
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.run("rm", c.Clones[0].ID)
 	return k
 }
 

@@ -36,8 +36,9 @@ type load struct {
 	wg      sync.WaitGroup
 
 	mu     sync.Mutex
-	seen   map[string]int // caller by id of each clone that was made
-	done   map[string]int // operations that were confirmed, by kind
+	sure   map[string]api.Golden // versions that were confirmed and that nobody is removing, by ref
+	seen   map[string]int        // caller by id of each clone that was made
+	done   map[string]int        // operations that were confirmed, by kind
 	took   map[string]time.Duration
 	failed map[string]int // errors that the daemon has answered with
 	lost   []string       // what was confirmed and is not there
@@ -66,7 +67,7 @@ type held struct {
 }
 
 func newLoad(t testing.TB, d *daemon, seed uint64) *load {
-	l := &load{t: t, d: d, seed: seed, seen: map[string]int{}, done: map[string]int{}, failed: map[string]int{}, took: map[string]time.Duration{}}
+	l := &load{t: t, d: d, seed: seed, sure: map[string]api.Golden{}, seen: map[string]int{}, done: map[string]int{}, failed: map[string]int{}, took: map[string]time.Duration{}}
 	for i := range cloneCallers + buildCallers {
 		c := &caller{
 			load: l, number: i, rand: rand.New(rand.NewPCG(seed, uint64(i))), //nolint:gosec // to be repeated
@@ -275,6 +276,7 @@ func (c *caller) build(ctx context.Context) error {
 		return err
 	}
 	c.versions[g.Version] = g
+	c.believe(g)
 	c.current = map[int]bool{g.Version: true}
 	return nil
 }
@@ -300,15 +302,37 @@ func (c *caller) removeVersion(ctx context.Context, version int) error {
 	}
 	g := c.versions[version]
 	delete(c.versions, version)
+	c.doubt(g)
 	c.current[-1] = true
 	err := c.d.client.RemoveGolden(ctx, fmt.Sprintf("%s:%d", c.golden, version))
 	var answered *api.Error
 	if errors.As(err, &answered) && answered.Code == api.CodeConflict { // it is in use: by a clone that nobody was told of
 		c.versions[version] = g
+		c.believe(g)
 		return nil
 	}
 	if err == nil {
 		c.gone[g.CreatedAt] = true
 	}
 	return err
+}
+
+// believe notes that a version is there whatever happens, doubt that it may be gone.
+func (l *load) believe(g api.Golden) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sure[fmt.Sprintf("%s:%d", g.Name, g.Version)] = g
+}
+
+func (l *load) doubt(g api.Golden) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sure, fmt.Sprintf("%s:%d", g.Name, g.Version))
+}
+
+// believed returns what is there now whatever happens.
+func (l *load) believed() map[string]api.Golden {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.sure)
 }
