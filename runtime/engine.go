@@ -55,6 +55,12 @@ type Engine interface {
 	Client(g snapshot.Golden, args []string) (Process, error)
 }
 
+// ConnectionLimiter is an Engine that bounds how many connections a server takes.
+type ConnectionLimiter interface {
+	// LimitConnections returns the settings of a server that takes n at a time.
+	LimitConnections(n int) map[string]string
+}
+
 // Settler is an Engine that tells what a clone's server is set to.
 type Settler interface {
 	// Settings returns the settings that Server gives, by name.

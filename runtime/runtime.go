@@ -53,9 +53,22 @@ type Container struct {
 	Labels  map[string]string // found again by Runner.Containers
 	// Record is kept with the container and given back by Runner.Containers.
 	Record []byte
+	Limits Limits
 	// Snapshot is the key of the snapshot that Rootfs mounts, so that the
 	// record of the container holds it.
 	Snapshot string
+}
+
+// Limits bound what a container takes of the host; 0 is no bound.
+type Limits struct {
+	Memory int64   // bytes; what needs more is killed
+	CPUs   float64 // of time, as in 1.5
+	Pids   int64   // processes and threads
+}
+
+// Limiter is a Runner that changes limits of a container that runs.
+type Limiter interface {
+	SetLimits(ctx context.Context, id string, l Limits) error
 }
 
 // HostNetwork as Container.NetNS runs the container in the host's network

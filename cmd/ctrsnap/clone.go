@@ -27,6 +27,8 @@ type cloneOptions struct {
 	timeout  api.Duration
 	networks string
 	reach    reach
+	limits   limits
+	life     life
 	names    naming
 	out      *output
 }
@@ -54,7 +56,7 @@ URL is printed, and ends after --ttl.
 			networkFlag(&o.networks),
 			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
-		}, o.reach.flags(), o.names.flags(), o.out.flags()),
+		}, o.life.flags(), o.limits.flags(), o.reach.flags(), o.names.flags(), o.out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := exactly(cmd, "GOLDEN")
 			if err != nil {
@@ -82,6 +84,9 @@ func (o *cloneOptions) check(a *app) error {
 	if o.req.TTL, err = a.ttl(o.req.TTL); err != nil {
 		return err
 	}
+	if err := o.life.apply(&o.req); err != nil {
+		return err
+	}
 	if o.ifExists != "" && o.req.Name == "" {
 		return usagef("add --name").of("--if-exists needs a name")
 	}
@@ -105,6 +110,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	defer cancel()
 	o.req.Networks = commaList(o.networks)
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
+	o.req.Limits = o.limits.Limits
 	o.reach.apply(&o.req)
 	resp, err := d.Clone(client.OnQueue(ctx, a.queued), o.req)
 	if err != nil {

@@ -27,7 +27,9 @@ type cloner interface {
 	Clone(ctx context.Context, req api.CloneRequest) (api.CloneResponse, error)
 	HoldLease(ctx context.Context, id string) (lease, error)
 	RemoveClone(ctx context.Context, id string) error
+	ForceRemoveClone(ctx context.Context, id string) error
 	ExtendClone(ctx context.Context, id string, ttl time.Duration) (api.Clone, error)
+	UpdateClone(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error)
 }
 
 // lease is held until it is closed or lost.
@@ -88,6 +90,9 @@ type host interface {
 	Version(ctx context.Context) (api.Version, error)
 	Doctor(ctx context.Context) (api.Doctor, error)
 	GC(ctx context.Context, remove bool) (api.GC, error)
+	Fix(ctx context.Context) (api.Doctor, error)
+	Stats(ctx context.Context) (api.Stats, error)
+	Events(ctx context.Context, filter client.EventFilter, follow bool, f func(api.Event) error) error
 }
 
 // wire is the daemon behind its socket.

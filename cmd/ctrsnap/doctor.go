@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v3"
 
@@ -12,11 +13,14 @@ import (
 
 func (a *app) doctorCommand() *cli.Command {
 	out := newOutput("table", "json")
+	var fix bool
 	return &cli.Command{
 		Name:        "doctor",
 		Usage:       "check the daemon and its host; exit code 1 if something is wrong",
-		Description: "   ctrsnap doctor",
-		Flags:       out.flags(),
+		Description: "   ctrsnap doctor\n   ctrsnap doctor --fix",
+		Flags: slices.Concat([]cli.Flag{
+			&cli.BoolFlag{Name: "fix", Usage: "mend what can be, and say what was done", Destination: &fix},
+		}, out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
 				return wrongArgs(cmd, "", false)
@@ -25,15 +29,19 @@ func (a *app) doctorCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return a.printChecks(out, diagnose(ctx, d))
+			ask := d.Doctor
+			if fix {
+				ask = d.Fix
+			}
+			return a.printChecks(out, diagnose(ctx, ask))
 		},
 	}
 }
 
 // diagnose returns the daemon's checks; one that cannot be asked is a finding
 // like others.
-func diagnose(ctx context.Context, d host) api.Doctor {
-	doc, err := d.Doctor(ctx)
+func diagnose(ctx context.Context, ask func(context.Context) (api.Doctor, error)) api.Doctor {
+	doc, err := ask(ctx)
 	check := api.Check{Name: "daemon", Status: "ok", Detail: "answers"}
 	if err != nil {
 		check = api.Check{Name: "daemon", Status: "error", Detail: oneLine(err.Error()), Why: "without it there are no clones"}

@@ -14,30 +14,40 @@ import (
 func (a *app) extendCommand() *cli.Command {
 	out := newOutput("table", "json")
 	var ttl api.Duration
+	var protect optional
+	protect.check = isBool
 	return &cli.Command{
 		Name:        "extend",
-		Usage:       "let a clone live for --ttl from now, and print until when that is",
-		ArgsUsage:   "ID --ttl D",
-		Description: "   ctrsnap extend pr-42 --ttl 2h",
+		Usage:       "let a clone live for --ttl from now, or protect it, and print until when it lives",
+		ArgsUsage:   "ID",
+		Description: "   ctrsnap extend pr-42 --ttl 2h\n   ctrsnap extend pr-42 --protect",
 		Flags: slices.Concat([]cli.Flag{
 			durationFlag("ttl", "`D` from now (90s, 30m, 2h); default CTRSNAP_TTL", &ttl),
+			optionalFlag("protect", "have nothing but rm --force end it, or not with `[=false]`", &protect),
 		}, out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := exactly(cmd, "ID")
 			if err != nil {
 				return err
 			}
-			if ttl, err = a.ttl(ttl); err != nil {
-				return err
+			var req api.ExtendRequest
+			if protect.set {
+				on := protect.on()
+				req.Protect = &on
 			}
-			if ttl == 0 {
+			if req.TTL = ttl; !protect.set {
+				if req.TTL, err = a.ttl(ttl); err != nil {
+					return err
+				}
+			}
+			if req == (api.ExtendRequest{}) {
 				return usagef("usage: ctrsnap extend ID --ttl D").of("extend: --ttl is missing")
 			}
 			d, err := a.connectFor(out)
 			if err != nil {
 				return err
 			}
-			c, err := d.ExtendClone(ctx, args[0], time.Duration(ttl))
+			c, err := d.UpdateClone(ctx, args[0], req)
 			if err != nil {
 				return about(err, "extend %s", args[0])
 			}

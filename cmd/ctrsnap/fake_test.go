@@ -143,6 +143,15 @@ func (f *fakeDaemon) routes() http.Handler {
 	}
 	json("GET /v1/gc", garbage(false))
 	json("POST /v1/gc", garbage(true))
+	json("POST /v1/doctor/fix", func(*http.Request) (any, error) {
+		return api.Doctor{Schema: 1, Checks: []api.Check{{Name: "storage", Status: "ok", Detail: "xfs with reflink (mended)"}}}, nil
+	})
+	json("GET /v1/stats", func(*http.Request) (any, error) {
+		return api.Stats{Schema: 1, Clones: []api.Clone{{ID: "c1", Golden: "shop", DiskBytes: 1 << 20, Limits: api.Limits{DiskBytes: 1 << 30}}}}, nil
+	})
+	json("GET /v1/events", func(*http.Request) (any, error) {
+		return api.Event{Schema: 1, ID: 1, Type: api.EventCloneDied, Clone: "c1", Golden: "shop:1", Reason: "exit code 1"}, nil
+	})
 	json("GET /v1/goldens", func(r *http.Request) (any, error) {
 		list := []api.Golden{}
 		for _, g := range f.goldens {

@@ -41,6 +41,22 @@ func (o *optional) Get() any { return o.value }
 // IsBoolFlag tells the parser that the flag does not eat the next argument.
 func (o *optional) IsBoolFlag() bool { return true }
 
+// on is the value of a flag that is true without one.
+func (o *optional) on() bool {
+	if o.value == "" {
+		return true
+	}
+	on, _ := strconv.ParseBool(o.value) // checked when it was parsed
+	return on
+}
+
+func isBool(s string) error {
+	if _, err := strconv.ParseBool(s); err != nil {
+		return errors.New("want true or false")
+	}
+	return nil
+}
+
 func optionalFlag(name, usage string, o *optional) cli.Flag {
 	return &cli.GenericFlag{Name: name, Usage: usage, Value: o}
 }
@@ -177,12 +193,7 @@ type reach struct {
 }
 
 func (r *reach) flags() []cli.Flag {
-	r.egress.check = func(s string) error {
-		if _, err := strconv.ParseBool(s); err != nil {
-			return errors.New("want true or false")
-		}
-		return nil
-	}
+	r.egress.check = isBool
 	return []cli.Flag{
 		optionalFlag("egress", "let it reach what is beyond the host, or not with `[=false]`; default the daemon's", &r.egress),
 		&cli.StringFlag{Name: "ip", Usage: "wanted IPv4 `ADDRESS`, of the daemon's subnet", Destination: &r.ip},
@@ -194,10 +205,7 @@ func (r *reach) flags() []cli.Flag {
 func (r *reach) apply(req *api.CloneRequest) {
 	req.IP, req.Publish = r.ip, r.publish
 	if r.egress.set {
-		on := r.egress.value == ""
-		if !on {
-			on, _ = strconv.ParseBool(r.egress.value) // checked when it was parsed
-		}
+		on := r.egress.on()
 		req.Egress = &on
 	}
 }

@@ -21,7 +21,7 @@ func (a *app) rmCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all clones", Destination: &all},
 			pairsFlag("label", "all clones with the label `K=V` (repeatable)", &labels, "l"),
-			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "a clone that does not exist is no error", Destination: &force},
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "remove protected clones, too; one that does not exist is no error", Destination: &force},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			ids := cmd.Args().Slice()
@@ -42,7 +42,11 @@ func (a *app) rmCommand() *cli.Command {
 				}
 			}
 			return a.each(ids, func(id string) error {
-				err := d.RemoveClone(ctx, id)
+				remove := d.RemoveClone
+				if force {
+					remove = d.ForceRemoveClone
+				}
+				err := remove(ctx, id)
 				if notFound(err) && (force || chosen) { // gone by itself since it was listed
 					return nil
 				}

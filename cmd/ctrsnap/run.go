@@ -37,6 +37,7 @@ type runOptions struct {
 	password bool
 	timeout  api.Duration
 	reach    reach
+	limits   limits
 	names    naming
 	sources  sources
 }
@@ -71,7 +72,7 @@ that key.
 			waitTimeoutFlag(&o.wait),
 			durationFlag("timeout", "give up if the clones are not there after `D`; does not limit the command", &o.timeout),
 			quietFlag(&o.quiet, "no progress of a build"),
-		}, o.reach.flags(), o.names.flags(), o.sources.flags("golden-set")),
+		}, o.limits.flags(), o.reach.flags(), o.names.flags(), o.sources.flags("golden-set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			names, err := atLeastOne(cmd, "GOLDEN")
 			if err == nil {
@@ -193,6 +194,7 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	for i, ref := range refs {
 		req := api.CloneRequest{
 			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, Networks: commaList(o.networks), WaitTimeout: o.wait,
+			Limits: o.limits.Limits,
 		}
 		o.reach.apply(&req)
 		clones, err := j.clone(ctx, req)

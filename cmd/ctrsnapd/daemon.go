@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/cmd/internal/telemetry"
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/bridge"
@@ -30,6 +31,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/mariadb"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/redis"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -61,6 +63,11 @@ type daemon struct {
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	engines    *catalog.Catalog
+	metrics    *telemetry.Metrics
+	traces     *telemetry.Traces // nil where they go nowhere
+	audit      *telemetry.Audit
+	recovered  manager.Report
+	events     *event.Hub
 	manager    *manager.Manager
 	builder    *build.Builder
 	started    api.GCStart // what was found at the start
@@ -74,6 +81,7 @@ func (d *daemon) open(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"state", d.openState},
+		{"telemetry", d.openTelemetry},
 		{"storage", d.openStorage},
 		{"containerd", d.openContainerd},
 		{"network", d.openNetwork},
@@ -119,9 +127,6 @@ func (d *daemon) openState(context.Context) error {
 }
 
 func (d *daemon) openStorage(ctx context.Context) (err error) {
-	if err := os.MkdirAll(d.cfg.Root, 0o711); err != nil {
-		return fmt.Errorf("make root directory: %w", err)
-	}
 	dir := filepath.Join(d.cfg.Root, "storage")
 	if d.cfg.Containerd.Address != "" {
 		// The layers are where that containerd keeps them.
@@ -233,17 +238,19 @@ func (d *daemon) openRuntime(context.Context) error {
 		opts.Shims = d.shims
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
+	d.events = event.New()
 	d.manager = manager.New(manager.Options{
 		Ports: d.publish, Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Pool: d.pool(), Logger: d.log,
+		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.observe, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
 		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
+		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events,
 		Failpoint: d.failpoints.of("build"),
 	})
 	return nil
@@ -270,6 +277,7 @@ func (d *daemon) recover(ctx context.Context) error {
 		return err
 	}
 	clones, err := d.manager.Recover(ctx)
+	d.recovered = clones
 	if err != nil {
 		// One clone that cannot be recovered is no reason to serve none.
 		d.log.Error("recover clones", "error", err)
@@ -313,6 +321,7 @@ func (d *daemon) close(ctx context.Context) error {
 	if d.containerd != nil {
 		err = errors.Join(err, d.containerd.Stop(ctx))
 	}
+	err = errors.Join(err, d.closeTelemetry(ctx))
 	if d.lock != nil {
 		err = errors.Join(err, d.lock.Close())
 	}
@@ -358,5 +367,10 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 		stop()
 	})
-	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup, Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log}).Serve(serving, listener)
+	d.watched()
+	if err := d.serveMetrics(serving); err != nil {
+		return err
+	}
+	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup,
+		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log}).Serve(serving, listener)
 }

@@ -56,7 +56,7 @@ func (d *daemon) removeClones(ctx context.Context) error {
 	}
 	d.manager.EmptyPool()
 	for _, c := range clones {
-		err = errors.Join(err, d.manager.Remove(ctx, c.ID))
+		err = errors.Join(err, d.manager.Remove(ctx, c.ID, true))
 	}
 	err = errors.Join(err, d.manager.Drain(ctx))
 	if d.shims != nil {

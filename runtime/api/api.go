@@ -18,7 +18,7 @@
 //	POST   /v1/clones                       CloneRequest → CloneResponse
 //	GET    /v1/clones                       []Clone          ?label=k=v (repeatable)
 //	GET    /v1/clones/{id}                  Clone            id, unique prefix of one, or name
-//	DELETE /v1/clones/{id}
+//	DELETE /v1/clones/{id}                                    ?force=true
 //	POST   /v1/clones/{id}/extend           ExtendRequest → Clone
 //	GET    /v1/clones/{id}/logs             text             ?follow=true&tail=100
 //	POST   /v1/clones/{id}/exec             Upgrade: ctrsnap-exec, then frames
@@ -33,6 +33,10 @@
 //	GET    /v1/doctor                       Doctor
 //	GET    /v1/gc                           GC: what nobody has
 //	POST   /v1/gc                           GC: the same, removed
+//	POST   /v1/doctor/fix                   Doctor, after what can be mended is
+//	GET    /v1/events                       lines of Event   ?follow=true&type=clone.died&clone=ID&golden=NAME
+//	GET    /v1/stats                        Stats
+//	GET    /metrics                         Prometheus
 //	GET    /openapi.json
 package api
 
@@ -174,9 +178,14 @@ type CloneRequest struct {
 	IP          string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
 	Networks    []string          `json:"networks,omitempty" doc:"names of the networks to attach the clones to, the first with eth0; default the daemon's one"`
 	Publish     []string          `json:"publish,omitempty" maxItems:"8" doc:"ports of the host that lead to the clone, each [IP:]PORT; 0 is a free one. Several clones take free ones only" example:"127.0.0.1:5433"`
+	Limits      Limits            `json:"limits,omitzero" doc:"default the daemon's"`
+	IdleTTL     Duration          `json:"idle_ttl,omitempty" doc:"end a clone that nobody has been connected to for so long"`
+	Protect     bool              `json:"protect,omitempty" doc:"neither its TTL, nor idleness, its lease or a removal without force ends it"`
 	// Lease "connection" ties the clones to GET /v1/leases/{id}: they end when
 	// that connection does. It must be opened within ten seconds.
-	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection" doc:"what the clones live by; default ttl"`
+	Lease LeaseKind `json:"lease,omitempty" enum:"ttl,connection,pid,cgroup" doc:"what the clones live by; default ttl"`
+	// LeaseHolder is the number of the process, or the path of the cgroup, that the lease is held by.
+	LeaseHolder string `json:"lease_holder,omitempty" doc:"for lease pid and cgroup"`
 	// LeaseID adds the clones to a lease that exists.
 	LeaseID string `json:"lease_id,omitempty"`
 	// WaitTimeout bounds how long the request may queue while others have
@@ -201,6 +210,8 @@ type LeaseKind string
 const (
 	LeaseTTL        LeaseKind = "ttl"
 	LeaseConnection LeaseKind = "connection"
+	LeasePID        LeaseKind = "pid"    // until the process ends
+	LeaseCgroup     LeaseKind = "cgroup" // until no process is in the cgroup, or below
 )
 
 // CloneResponse is the answer to a CloneRequest.
@@ -239,6 +250,10 @@ type Clone struct {
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with
 	DiskBytes   int64                        `json:"disk_bytes"`         // not shared with the golden
 	MemoryBytes int64                        `json:"memory_bytes"`
+	Limits      Limits                       `json:"limits,omitzero"`
+	IdleTTL     Duration                     `json:"idle_ttl,omitempty"`
+	Protected   bool                         `json:"protected,omitempty"`
+	Reason      string                       `json:"reason,omitempty"` // why it is dead
 	Timings     Timings                      `json:"timings"`
 	Env         map[string]map[string]string `json:"env,omitempty"`       // the engine's variables by way (PGHOST …)
 	UnsetEnv    []string                     `json:"unset_env,omitempty"` // variables that would lead a client elsewhere all the same
@@ -277,7 +292,8 @@ const (
 
 // ExtendRequest moves the end of a clone's life to TTL from now.
 type ExtendRequest struct {
-	TTL Duration `json:"ttl"`
+	TTL     Duration `json:"ttl,omitempty" doc:"needed unless protect is given"`
+	Protect *bool    `json:"protect,omitempty" doc:"whether anything but a removal with force ends it"`
 }
 
 // Golden is a golden as its user sees it: no secrets.

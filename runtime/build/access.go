@@ -11,6 +11,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -21,16 +22,16 @@ func (b *Builder) find(ctx context.Context, r snapshot.Ref) (snapshot.Golden, er
 }
 
 // writable says whether he may change a golden, or with version 0 a name.
-func (b *Builder) writable(ctx context.Context, r snapshot.Ref) error {
+func (b *Builder) writable(ctx context.Context, r snapshot.Ref) (g snapshot.Golden, err error) {
 	all, err := b.goldens(ctx)
 	if err != nil {
-		return err
+		return g, err
 	}
 	i := slices.IndexFunc(all, func(g snapshot.Golden) bool { return g.Name == r.Name && (r.Version == 0 || g.Version == r.Version) })
 	if i < 0 {
-		return snapshot.NoGolden(r)
+		return g, snapshot.NoGolden(r)
 	}
-	return server.CheckWrite(ctx, all[i])
+	return all[i], server.CheckWrite(ctx, all[i])
 }
 
 // goldens are those that the sender of ctx's request may know of.
@@ -89,6 +90,8 @@ func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequ
 		return api.Golden{}, fmt.Errorf("set access of golden %s: %w", name, err)
 	}
 	b.Logger.InfoContext(ctx, "golden access set", "golden", name, "access", a.String())
+	g.Access = a
+	b.emit(ctx, api.EventGoldenChanged, g, "", "access "+a.String())
 	return b.Get(ctx, name)
 }
 
@@ -163,8 +166,19 @@ func groupName(id int) string {
 
 // MayRemove says whether the sender of ctx's request may remove a golden that is there.
 func (b *Builder) MayRemove(ctx context.Context, r snapshot.Ref) error {
-	if err := b.writable(ctx, r); err != nil {
+	if _, err := b.writable(ctx, r); err != nil {
 		return fmt.Errorf("remove golden %s: %w", r, err)
 	}
 	return nil
+}
+
+// emit has the world know what happened to a golden.
+func (b *Builder) emit(ctx context.Context, t api.EventType, g snapshot.Golden, by, reason string) {
+	if who, known := server.CallerOf(ctx); known {
+		by = who.Name
+	}
+	b.Events.Emit(event.Event{
+		Event:  api.Event{Type: t, Golden: g.Ref().String(), Owner: userName(g.Access.Owner), By: by, Reason: reason},
+		Access: &g.Access,
+	})
 }

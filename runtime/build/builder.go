@@ -23,6 +23,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -72,6 +73,9 @@ type Options struct {
 	Drain       func(context.Context) error
 	Logger      *slog.Logger // default slog.Default()
 	Concurrency int          // default DefaultConcurrency
+	MaxUpload   int64        // bytes that the sources of one build may have; 0 is no bound
+	Room        func() error // why no golden is to be made now; default there is room
+	Events      *event.Hub   // takes what happens to goldens; nil drops it
 	// Failpoint, if set, is called before each step of a build.
 	Failpoint func(step string) error
 	Mode      uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]
@@ -106,6 +110,9 @@ func New(o Options) *Builder {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Room == nil {
+		o.Room = func() error { return nil }
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = DefaultConcurrency

@@ -59,13 +59,15 @@ func (b *Builder) Promote(ctx context.Context, ref string) (api.Golden, error) {
 }
 
 func (b *Builder) promote(ctx context.Context, r snapshot.Ref) (api.Golden, error) {
-	if err := b.writable(ctx, r); err != nil {
+	g, err := b.writable(ctx, r)
+	if err != nil {
 		return api.Golden{}, fmt.Errorf("promote golden %s: %w", r, err)
 	}
 	if err := b.Store.Promote(ctx, r); err != nil {
 		return api.Golden{}, fmt.Errorf("promote golden %s: %w", r, err)
 	}
 	b.Logger.InfoContext(ctx, "golden promoted", "golden", r.String())
+	b.emit(ctx, api.EventGoldenChanged, g, "", "current")
 	return b.Get(ctx, r.String())
 }
 
@@ -117,8 +119,9 @@ func (b *Builder) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if err := b.MayRemove(ctx, r); err != nil {
-		return err
+	gone, err := b.writable(ctx, r)
+	if err != nil {
+		return fmt.Errorf("remove golden %s: %w", r, err)
 	}
 	// A Ref without version means the current one to ParseRef, but all of them
 	// to RemoveGolden.
@@ -136,6 +139,8 @@ func (b *Builder) Remove(ctx context.Context, ref string) error {
 		return err
 	}
 	b.Logger.InfoContext(ctx, "golden removed", "golden", r.String())
+	gone.Version = r.Version
+	b.emit(ctx, api.EventGoldenRemoved, gone, "", "")
 	return nil
 }
 

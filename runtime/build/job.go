@@ -65,6 +65,11 @@ func (b *Builder) build(
 	if err := b.mayBuild(ctx, caller, req.Name); err != nil {
 		return g, false, err
 	}
+	if err := b.Room(); err != nil {
+		return g, false, err
+	}
+	ctx, unguard := b.guard(ctx)
+	defer unguard()
 	j := &job{Builder: b, id: newID(), start: time.Now(), caller: caller, req: req}
 	if err := b.plan(ctx, j); err != nil {
 		return g, false, err
@@ -75,6 +80,9 @@ func (b *Builder) build(
 	b.register(j)
 	j.undo.add("close log", func(context.Context) error { b.unregister(j); b.pruneLogs(); return j.out.close() })
 	g, existed, err = j.locked(ctx, next)
+	if cause := context.Cause(ctx); err != nil && errdefs.IsResourceExhausted(cause) {
+		err = cause
+	}
 	return g, existed, j.finish(ctx, err)
 }
 
@@ -180,6 +188,7 @@ func (j *job) work(ctx context.Context) (g snapshot.Golden, err error) {
 	j.out.step("commit")
 	if g, err = j.commit(ctx, wb.build, built); err == nil {
 		j.Logger.InfoContext(ctx, "golden built", "golden", g.Ref().String(), "engine", g.Engine, "build", j.id, "builder", g.Builder)
+		j.emit(ctx, api.EventGoldenBuilt, g, g.Builder, "")
 	}
 	return g, err
 }

@@ -55,6 +55,16 @@ func (j *job) spoolParts(ctx context.Context, next func() (server.Part, error)) 
 	}
 }
 
+// count takes note of bytes that came in, and says when they are too many.
+func (s *spool) count(n int) error {
+	s.bytes += int64(n)
+	s.out.report(s.bytes, 0)
+	if s.MaxUpload > 0 && s.bytes > s.MaxUpload {
+		return fmt.Errorf("more than %d MiB of files: %w", s.MaxUpload>>20, errdefs.ErrResourceExhausted)
+	}
+	return s.Room()
+}
+
 func (j *job) openSpool() (*os.Root, error) {
 	if err := mkdir(j.SpoolDir, 0o700); err != nil {
 		return nil, err
@@ -87,10 +97,7 @@ func (s *spool) take(ctx context.Context, part server.Part) error {
 	if err := s.fail("spool " + part.Kind); err != nil {
 		return err
 	}
-	r := &reader{ctx: ctx, r: part.Reader, count: func(n int) {
-		s.bytes += int64(n)
-		s.out.report(s.bytes, 0)
-	}}
+	r := &reader{ctx: ctx, r: part.Reader, count: s.count}
 	switch part.Kind {
 	case api.PartInit:
 		name, err := s.file("init", part.Name, r)
@@ -252,7 +259,7 @@ func writeFile(root *os.Root, name string, mode os.FileMode, r io.Reader) (n int
 type reader struct {
 	ctx   context.Context
 	r     io.Reader
-	count func(n int)
+	count func(n int) error
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -260,6 +267,8 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.r.Read(p)
-	r.count(n)
+	if cerr := r.count(n); cerr != nil {
+		return n, cerr
+	}
 	return n, err
 }

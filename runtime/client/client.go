@@ -93,7 +93,12 @@ func call[T any](ctx context.Context, c *Client, method, path string, query url.
 
 // callNoContent is call where there is nothing to read.
 func (c *Client) callNoContent(ctx context.Context, method, path string, in any) error {
-	resp, err := c.sendJSON(ctx, method, path, nil, in)
+	path, query, _ := strings.Cut(path, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return err
+	}
+	resp, err := c.sendJSON(ctx, method, path, values, in)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,16 @@ func (c *Client) RemoveClone(ctx context.Context, id string) error {
 	return c.callNoContent(ctx, http.MethodDelete, clonePath(id), nil)
 }
 
+// ForceRemoveClone ends a clone, also one that is protected.
+func (c *Client) ForceRemoveClone(ctx context.Context, id string) error {
+	return c.callNoContent(ctx, http.MethodDelete, clonePath(id)+"?force=true", nil)
+}
+
+// UpdateClone moves the end of a clone's life, protects it or does not any more.
+func (c *Client) UpdateClone(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error) {
+	return call[api.Clone](ctx, c, http.MethodPost, clonePath(id)+"/extend", nil, req)
+}
+
 // ExtendClone moves the end of a clone's life to ttl from now.
 func (c *Client) ExtendClone(ctx context.Context, id string, ttl time.Duration) (api.Clone, error) {
 	return call[api.Clone](ctx, c, http.MethodPost, clonePath(id)+"/extend", nil, api.ExtendRequest{TTL: api.Duration(ttl)})

@@ -38,13 +38,32 @@ func (r *Runner) spec(c runtime.Container) *specs.Spec {
 		Linux: &specs.Linux{
 			Namespaces:    linuxNamespaces(c.NetNS, r.cgroup.unified),
 			CgroupsPath:   path.Join(r.opts.CgroupPath, c.ID),
-			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			Resources:     resources(c.Limits),
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: readonlyPaths(),
 		},
 	}
 	s.Linux.Seccomp = r.profile(s)
 	return s
+}
+
+// cpuPeriod is what a limit of CPU time is counted over, in microseconds.
+const cpuPeriod = 100000
+
+// resources returns limits as the specification has them.
+func resources(l runtime.Limits) *specs.LinuxResources {
+	r := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	if l.Memory > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &l.Memory}
+	}
+	if l.CPUs > 0 {
+		period, quota := uint64(cpuPeriod), int64(l.CPUs*cpuPeriod)
+		r.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
+	}
+	if l.Pids > 0 {
+		r.Pids = &specs.LinuxPids{Limit: &l.Pids}
+	}
+	return r
 }
 
 // profile is containerd's default for s, which depends on capabilities only. It is one

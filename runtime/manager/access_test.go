@@ -44,8 +44,8 @@ func TestOthersClones(t *testing.T) {
 		ctx := as(t, bob)
 		verbs := map[string]func() error{
 			"get":    func() error { _, err := m.Get(ctx, id); return err },
-			"remove": func() error { return m.Remove(ctx, id) },
-			"extend": func() error { _, err := m.Extend(ctx, id, minutes(1)); return err },
+			"remove": func() error { return m.Remove(ctx, id, false) },
+			"extend": func() error { _, err := m.Extend(ctx, id, api.ExtendRequest{TTL: minutes(1)}); return err },
 			"logs":   func() error { return m.Logs(ctx, id, -1, false, io.Discard) },
 			"client": func() error { _, err := m.Client(ctx, id, nil); return err },
 			"exec": func() error {
@@ -83,7 +83,7 @@ func TestOthersClones(t *testing.T) {
 	if list, _ := m.List(as(t, admin), nil); len(list) != 2 {
 		t.Errorf("the administrator lists %d", len(list))
 	}
-	if err := m.Remove(as(t, admin), hers.ID); err != nil {
+	if err := m.Remove(as(t, admin), hers.ID, false); err != nil {
 		t.Error(err)
 	}
 }

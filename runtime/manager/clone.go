@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,6 +39,8 @@ type record struct {
 	// Process is the digest of what a member runs: a daemon that would start
 	// it otherwise does not hand it out.
 	Process string `json:"process,omitempty"`
+	// Holder is what holds the lease, where that is no connection.
+	Holder string `json:"holder,omitempty"`
 }
 
 // clone is a clone that this process watches over.
@@ -52,6 +55,17 @@ type clone struct {
 	died    chan struct{}           // closed when the server has ended; exit is valid then
 	exit    runtime.Exit
 	gone    chan struct{} // closed when the clone is removed
+
+	disk, memory atomic.Int64 // bytes, as last measured
+
+	// Of patrol's goroutine alone.
+	measured   int64     // watcher.written when the disk was measured
+	measuredAt time.Time // when that was
+	activity   activity
+	used       time.Time // when somebody was seen to be connected
+	warnedIdle bool
+
+	warned time.Time // of the end at that time; guarded by Manager.mu
 
 	saving sync.Mutex // held while the record is written; taken before Manager.mu
 	rec    record     // guarded by Manager.mu once the clone is handed out
@@ -141,7 +155,21 @@ func (m *Manager) watch(c *clone, exits <-chan runtime.Exit) {
 		m.mu.Unlock()
 		close(c.died)
 		m.pool.Poke() // it may be a member
+		m.noteDeath(c, exit)
 		return
+	}
+}
+
+// noteDeath tells of a server that has ended by itself.
+func (m *Manager) noteDeath(c *clone, exit runtime.Exit) {
+	m.mu.Lock()
+	mine := m.clones[c.id] == c && c.rec.Reason == ""
+	if mine {
+		c.rec.Reason = fmt.Sprintf("its server has ended by itself, exit code %d", exit.Code)
+	}
+	m.mu.Unlock()
+	if mine {
+		m.emit(m.ctx, api.EventCloneDied, c, fmt.Sprintf("exit code %d", exit.Code))
 	}
 }
 

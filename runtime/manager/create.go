@@ -49,6 +49,11 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 	if err != nil {
 		return api.CloneResponse{}, err
 	}
+	release, err := m.admit(ctx, want, want.made(old))
+	if err != nil {
+		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
+	}
+	defer release()
 	clones, err := m.startAll(ctx, want, old)
 	if err != nil {
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
@@ -102,6 +107,22 @@ func (m *Manager) existing(want *plan) ([]*clone, error) {
 	return old, nil
 }
 
+// reuses says whether a clone that exists is what is wanted.
+func (p *plan) reuses(old *clone) bool {
+	return old != nil && p.ifExists == api.IfExistsReuse && !old.isDead()
+}
+
+// made is how many clones there will be more.
+func (p *plan) made(old []*clone) int {
+	n := p.count
+	for _, c := range old {
+		if c != nil {
+			n-- // it stays, or goes when its successor is there
+		}
+	}
+	return n
+}
+
 // startAll starts the clones that are wanted and cannot be reused. Where old is
 // to be reused, the result is nil.
 func (m *Manager) startAll(ctx context.Context, want *plan, old []*clone) ([]*clone, error) {
@@ -109,7 +130,7 @@ func (m *Manager) startAll(ctx context.Context, want *plan, old []*clone) ([]*cl
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(m.opts.Parallel)
 	for i := range clones {
-		if old[i] != nil && want.ifExists == api.IfExistsReuse && !old[i].isDead() {
+		if want.reuses(old[i]) {
 			continue
 		}
 		g.Go(func() (err error) {
@@ -241,8 +262,14 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 	}
 	m.mu.Unlock()
 	m.poke()
+	for _, c := range clones {
+		if c != nil {
+			m.emit(ctx, api.EventCloneCreated, c, "")
+		}
+	}
 	for _, c := range replaced {
 		_ = m.step("replace") // there is no way back
+		m.emit(ctx, api.EventCloneRemoved, c, "reset")
 		m.end(ctx, c)
 	}
 	return want.leaseID, nil
@@ -269,6 +296,7 @@ func (m *Manager) detach(c *clone) bool {
 		delete(m.names, c.name())
 	}
 	close(c.gone)
+	m.grant()
 	return true
 }
 

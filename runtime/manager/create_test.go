@@ -75,13 +75,13 @@ func TestCreate(t *testing.T) {
 		t.Errorf("by another label: %v, %v", list, err)
 	}
 	for _, id := range ids(t, m) {
-		if err := m.Remove(t.Context(), id); err != nil {
+		if err := m.Remove(t.Context(), id, false); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := m.Get(t.Context(), id); !errdefs.IsNotFound(err) {
 			t.Errorf("get of a removed one: %v", err)
 		}
-		if err := m.Remove(t.Context(), id); !errdefs.IsNotFound(err) {
+		if err := m.Remove(t.Context(), id, false); !errdefs.IsNotFound(err) {
 			t.Errorf("second removal: %v", err)
 		}
 	}

@@ -21,10 +21,12 @@ func (m *Manager) poke() {
 // expire removes clones when their time has come: one goroutine, one timer.
 func (m *Manager) expire() {
 	for {
-		due, next := m.due(time.Now())
+		due, warn, next := m.due(time.Now())
 		for _, c := range due {
-			m.log.Info("clone expired", "clone", c.id, "golden", c.golden.Ref().String())
-			m.end(m.ctx, c)
+			m.endExpired(c, c.whyDue())
+		}
+		for _, c := range warn {
+			m.emit(m.ctx, api.EventCloneExpiring, c, "it ends at "+c.endsAt(m).UTC().Format(time.RFC3339))
 		}
 		var timer <-chan time.Time
 		if !next.IsZero() {
@@ -39,13 +41,46 @@ func (m *Manager) expire() {
 	}
 }
 
-// due detaches the clones whose time has come and returns them, with the time
-// of the next deadline.
-func (m *Manager) due(now time.Time) (due []*clone, next time.Time) {
+// expireClone ends a clone whose time has come.
+func (m *Manager) expireClone(c *clone, why string) {
+	m.mu.Lock()
+	detached := m.detach(c)
+	m.mu.Unlock()
+	if detached {
+		m.endExpired(c, why)
+	}
+}
+
+func (m *Manager) endExpired(c *clone, why string) {
+	m.log.Info("clone expired", "clone", c.id, "golden", c.golden.Ref().String(), "reason", why)
+	m.emit(m.ctx, api.EventCloneExpired, c, why)
+	m.end(m.ctx, c)
+}
+
+// whyDue says why a clone that was detached is due.
+func (c *clone) whyDue() string {
+	if at := c.rec.ExpiresAt; at != nil && !at.After(time.Now()) {
+		return "its time is over"
+	}
+	return "its lease has ended"
+}
+
+func (c *clone) endsAt(m *Manager) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.rec.ExpiresAt == nil {
+		return time.Time{}
+	}
+	return *c.rec.ExpiresAt
+}
+
+// due detaches the clones whose time has come and returns them, with those that are to be
+// warned and the time of the next deadline.
+func (m *Manager) due(now time.Time) (due, warn []*clone, next time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
-		return nil, time.Time{}
+		return nil, nil, time.Time{}
 	}
 	passed := func(t time.Time) bool {
 		if !t.After(now) {
@@ -62,22 +97,29 @@ func (m *Manager) due(now time.Time) (due []*clone, next time.Time) {
 		}
 	}
 	for _, c := range m.clones {
+		if c.rec.Protected {
+			continue
+		}
 		over := c.rec.LeaseID != "" && m.leases[c.rec.LeaseID] == nil
 		if at := c.rec.ExpiresAt; !over && at != nil {
-			over = passed(*at)
+			if over = passed(*at); !over && !c.warned.Equal(*at) && passed(at.Add(-warning(at.Sub(c.rec.CreatedAt)))) {
+				c.warned = *at
+				warn = append(warn, c)
+			}
 		}
 		if over && m.detach(c) {
 			due = append(due, c)
 		}
 	}
-	return due, next
+	return due, warn, next
 }
 
-// Extend moves the end of a clone's life to ttl from now. A clone that lives by
-// a connection lives by its TTL from then on: this is how it is kept when the
-// connection ends.
-func (m *Manager) Extend(ctx context.Context, id string, ttl api.Duration) (api.Clone, error) {
-	if ttl <= 0 {
+// Extend moves the end of a clone's life to a TTL from now, protects it, or both. A clone that
+// lives by a lease lives by its TTL from then on: this is how it is kept when the
+// lease ends.
+func (m *Manager) Extend(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error) {
+	ttl := req.TTL
+	if ttl <= 0 && req.Protect == nil {
 		return api.Clone{}, fmt.Errorf("ttl must be above zero: %w", errdefs.ErrInvalidArgument)
 	}
 	if err := m.checkTTL(time.Duration(ttl)); err != nil {
@@ -88,11 +130,17 @@ func (m *Manager) Extend(ctx context.Context, id string, ttl api.Duration) (api.
 		return api.Clone{}, err
 	}
 	err = m.update(ctx, c, func(r *record) {
-		at := time.Now().Add(time.Duration(ttl)).Round(0)
-		r.ExpiresAt, r.LeaseID = &at, ""
+		if req.Protect != nil {
+			r.Protected = *req.Protect
+		}
+		if ttl > 0 {
+			at := time.Now().Add(time.Duration(ttl)).Round(0)
+			r.ExpiresAt, r.LeaseID, r.Holder = &at, "", ""
+		}
 	})
 	if err != nil {
 		return api.Clone{}, err
 	}
+	m.emit(ctx, api.EventCloneExtended, c, "")
 	return m.Get(ctx, c.id)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -40,6 +41,12 @@ type world struct {
 	secrets    map[string]string            // what each server was told of its password, by clone
 	calls      map[string]int               // how often each operation was called
 	before     func(op string, n int) error // called at each operation; an error fails it
+	limits     Limits
+	events     *event.Hub
+	cgroups    string
+	space      func() (Space, error)
+	usage      map[string]int64          // bytes of disk, by clone; else 4096
+	limited    map[string]runtime.Limits // what SetLimits was told
 	ready      func(ctx context.Context, ep runtime.Endpoint, died <-chan struct{}) error
 }
 
@@ -53,6 +60,9 @@ func newWorld(t testing.TB) *world {
 		ports:      map[string]netip.AddrPort{},
 		containers: map[string]*fakeTask{},
 		secrets:    map[string]string{},
+		usage:      map[string]int64{},
+		limited:    map[string]runtime.Limits{},
+		events:     event.New(),
 		calls:      map[string]int{},
 	}
 }
@@ -66,7 +76,7 @@ func (w *world) options() Options {
 		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w), Ports: (*fakePorts)(w),
 		Engines: runtime.EngineSet{"fake": &fakeEngine{w: w}},
 		RunDir:  filepath.Join(w.dir, "run"), LogDir: filepath.Join(w.dir, "logs"),
-		Pool: w.pool, Parallel: w.parallel,
+		Pool: w.pool, Parallel: w.parallel, Limits: w.limits, Events: w.events, CgroupRoot: w.cgroups, Space: w.space,
 	}
 }
 
@@ -197,7 +207,21 @@ func (s *fakeStore) Clones(context.Context) ([]string, error) {
 	return slices.Collect(maps.Keys(s.snapshots)), nil
 }
 
-func (s *fakeStore) Usage(context.Context, string) (int64, error) { return 4096, nil }
+func (s *fakeStore) Usage(_ context.Context, id string) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := s.usage[id]; ok {
+		return n, nil
+	}
+	return 4096, nil
+}
+
+// uses says what a clone uses from now on.
+func (w *world) uses(id string, n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.usage[id] = n
+}
 
 type fakeNetwork world
 
@@ -314,6 +338,16 @@ func (r *fakeRunner) SetRecord(ctx context.Context, id string, record []byte) er
 	return nil
 }
 
+func (r *fakeRunner) SetLimits(ctx context.Context, id string, l runtime.Limits) error {
+	if err := (*world)(r).at(ctx, "runner.SetLimits"); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limited[id] = l
+	return nil
+}
+
 func (r *fakeRunner) Delete(ctx context.Context, id string) error {
 	if err := (*world)(r).at(ctx, "runner.Delete"); err != nil {
 		return err
@@ -411,6 +445,10 @@ func (e *fakeEngine) Server(_ snapshot.Golden, settings map[string]string) (runt
 	return runtime.Process{
 		Args: []string{"/server"}, Env: []string{"PATH=/bin", "A=server"}, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),
 	}, nil
+}
+
+func (e *fakeEngine) LimitConnections(n int) map[string]string {
+	return map[string]string{"connections": fmt.Sprint(n)}
 }
 
 func (e *fakeEngine) Ready(ctx context.Context, _ snapshot.Golden, ep runtime.Endpoint, died <-chan struct{}) error {

@@ -51,7 +51,7 @@ func TestExpiry(t *testing.T) {
 		if !w.taskGone(short.ID) {
 			t.Error("the expired one is still there")
 		}
-		got, err := m.Extend(t.Context(), long.ID, minutes(10))
+		got, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: minutes(10)})
 		if err != nil || time.Until(*got.ExpiresAt) != 10*time.Minute {
 			t.Errorf("extend: %v, %v", got.ExpiresAt, err)
 		}
@@ -59,18 +59,18 @@ func TestExpiry(t *testing.T) {
 		if n := len(ids(t, m)); n != 1 {
 			t.Error("extend had no effect")
 		}
-		if _, err := m.Extend(t.Context(), long.ID, minutes(1)); err != nil { // earlier than before
+		if _, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: minutes(1)}); err != nil { // earlier than before
 			t.Error(err)
 		}
 		after(time.Minute)
 		if left := w.left(t); left != nil {
 			t.Errorf("left: %v", left)
 		}
-		if _, err := m.Extend(t.Context(), long.ID, minutes(1)); !errdefs.IsNotFound(err) {
+		if _, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: minutes(1)}); !errdefs.IsNotFound(err) {
 			t.Errorf("extend of nothing: %v", err)
 		}
 		for _, ttl := range []api.Duration{0, minutes(24*60 + 1)} {
-			if _, err := m.Extend(t.Context(), long.ID, ttl); !errdefs.IsInvalidArgument(err) {
+			if _, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: ttl}); !errdefs.IsInvalidArgument(err) {
 				t.Errorf("extend by %v: %v", ttl, err)
 			}
 		}
@@ -89,7 +89,7 @@ func TestTeardownRetries(t *testing.T) {
 			return nil
 		}
 		begun := time.Now()
-		if err := m.Remove(t.Context(), c.ID); err != nil {
+		if err := m.Remove(t.Context(), c.ID, false); err != nil {
 			t.Fatal(err)
 		}
 		if time.Since(begun) != 0 || !w.task(c.ID).hasEnded() || len(ids(t, m)) != 0 {
@@ -140,7 +140,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("a stranger's: %v", err)
 		}
 		kept := create(t, m, api.CloneRequest{LeaseID: resp.LeaseID})
-		if _, err := m.Extend(t.Context(), kept.Clones[0].ID, minutes(60*3)); err != nil {
+		if _, err := m.Extend(t.Context(), kept.Clones[0].ID, api.ExtendRequest{TTL: minutes(60 * 3)}); err != nil {
 			t.Fatal(err)
 		}
 		after(2 * time.Hour)

@@ -100,16 +100,17 @@ func watchFile(path string) (grown <-chan struct{}, stop func(), err error) {
 
 // seekTail moves f to the beginning of its last n lines; all if n is negative.
 func seekTail(f *os.File, n int) error {
-	if n < 0 {
-		return nil
+	begin, err := afterHole(f)
+	if err != nil || n < 0 {
+		return err
 	}
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
 	pos, buf := end, make([]byte, 32<<10)
-	for pos > 0 {
-		size := min(pos, int64(len(buf)))
+	for pos > begin {
+		size := min(pos-begin, int64(len(buf)))
 		pos -= size
 		if _, err := f.ReadAt(buf[:size], pos); err != nil && !errors.Is(err, io.EOF) {
 			return err
@@ -131,7 +132,7 @@ func seekTail(f *os.File, n int) error {
 	if n <= 0 {
 		return nil // tail 0: stay at the end
 	}
-	_, err = f.Seek(0, io.SeekStart)
+	_, err = f.Seek(begin, io.SeekStart)
 	return err
 }
 

@@ -58,7 +58,7 @@ func TestSeekTail(t *testing.T) {
 func TestLogs(t *testing.T) {
 	for name, end := range map[string]func(*Manager, *fakeTask){
 		"server ends": func(_ *Manager, task *fakeTask) { task.log(t, "bye\n"); task.end(0) },
-		"removed":     func(m *Manager, task *fakeTask) { task.log(t, "bye\n"); m.Remove(t.Context(), task.c.ID) },
+		"removed":     func(m *Manager, task *fakeTask) { task.log(t, "bye\n"); m.Remove(t.Context(), task.c.ID, false) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

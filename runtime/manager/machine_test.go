@@ -60,7 +60,7 @@ func runScript(t *testing.T, script, picks []int) {
 			maps.DeleteFunc(model, func(_ string, o modelled) bool { return o.dead })
 		case id == "":
 		case action == 4:
-			if err := m.Remove(context.Background(), id); err != nil {
+			if err := m.Remove(context.Background(), id, false); err != nil {
 				t.Fatal(err)
 			}
 			delete(model, id)
@@ -70,7 +70,7 @@ func runScript(t *testing.T, script, picks []int) {
 			o.dead = true
 			model[id] = o
 		case action == 6:
-			if _, err := m.Extend(context.Background(), id, api.Duration(time.Hour)); err != nil {
+			if _, err := m.Extend(context.Background(), id, api.ExtendRequest{TTL: api.Duration(time.Hour)}); err != nil {
 				t.Fatal(err)
 			}
 			o := model[id]

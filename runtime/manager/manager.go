@@ -21,6 +21,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -71,6 +72,15 @@ type Options struct {
 	Interfaces     Interfaces               // nil attaches no further interfaces
 	IsNetworkAdmin func(server.Caller) bool // who may, beside root; nil is nobody
 
+	Limits Limits
+	// Space looks at the storage; nil leaves it, and what clones use, unwatched.
+	Space func() (Space, error)
+	// CgroupRoot is where the cgroup filesystem is mounted; default /sys/fs/cgroup.
+	CgroupRoot string
+	Events     *event.Hub // takes what happens to clones; nil drops it
+	// Observe, if set, is told of each clone that was made, claimed, or not made. It must not block.
+	Observe func(context.Context, Made)
+
 	// Failpoint, if set, is called after each step of a clone's creation, claim and removal.
 	Failpoint func(step string) error
 }
@@ -81,6 +91,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.StartTimeout, time.Minute)
 	setDefault(&o.LeaseGrace, 10*time.Second)
 	setDefault(&o.LeaseRestartGrace, 30*time.Second)
+	setDefault(&o.CgroupRoot, "/sys/fs/cgroup")
 	setDefault(&o.Parallel, 2*goruntime.NumCPU())
 	setDefault(&o.Pool.Max, 4*goruntime.NumCPU())
 	setDefault(&o.Pool.Parallel, max(1, goruntime.NumCPU()/2))
@@ -121,15 +132,19 @@ type Manager struct {
 
 	namesVersion atomic.Uint64 // changed with mu held
 
-	mu        sync.Mutex
-	closing   bool
-	clones    map[string]*clone        // those that are handed out, by id
-	names     map[nameOf]*clone        // the same, by name
-	leases    map[string]*lease        // by id
-	ids       map[string]bool          // all clones that there is anything of
-	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
-	backlog   int                      // teardowns that were not tried yet
-	torn      chan struct{}            // closed, and replaced, when the backlog gets shorter
+	full atomic.Pointer[error] // why nothing is made; nil if it is
+
+	mu         sync.Mutex
+	closing    bool
+	clones     map[string]*clone        // those that are handed out, by id
+	names      map[nameOf]*clone        // the same, by name
+	leases     map[string]*lease        // by id
+	ids        map[string]bool          // all clones that there is anything of
+	teardowns  map[string]chan struct{} // clones that are being torn down, by id; closed when done
+	backlog    int                      // teardowns that were not tried yet
+	taken      map[int]share            // by uid: room of requests whose clones are not there yet
+	admissions []*admission             // those who wait for room
+	torn       chan struct{}            // closed, and replaced, when the backlog gets shorter
 }
 
 var _ server.Clones = (*Manager)(nil)
@@ -149,11 +164,15 @@ func New(opts Options) *Manager {
 		ids:       map[string]bool{},
 		teardowns: map[string]chan struct{}{},
 		torn:      make(chan struct{}),
+		taken:     map[int]share{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)
 	m.pool = m.newPool()
 	m.wg.Go(m.expire)
+	if opts.Space != nil {
+		m.wg.Go(m.patrol)
+	}
 	return m
 }
 

@@ -51,7 +51,7 @@ func TestNamesForOthers(t *testing.T) {
 	m, _ := w.manager(t)
 	check(m)
 	before = m.NamesVersion()
-	if err := m.Remove(t.Context(), alone.ID); err != nil {
+	if err := m.Remove(t.Context(), alone.ID, false); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(m.Names()); n != 2 || m.NamesVersion() == before {

@@ -134,7 +134,7 @@ func TestAttachedSurvivesRestart(t *testing.T) {
 	if len(f.have) != 1 || f.have[0].IfName != "eth1" {
 		t.Errorf("left: %v", f.have)
 	}
-	if err := errors.Join(m.Remove(t.Context(), id), m.Drain(t.Context())); err != nil {
+	if err := errors.Join(m.Remove(t.Context(), id, false), m.Drain(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.have) > 0 {

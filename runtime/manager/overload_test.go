@@ -69,7 +69,7 @@ func TestOverload(t *testing.T) {
 					mu.Lock()
 					got[uid]++
 					mu.Unlock()
-					if err := m.Remove(ctx, resp.Clones[0].ID); err != nil {
+					if err := m.Remove(ctx, resp.Clones[0].ID, false); err != nil {
 						t.Error(err)
 					}
 				}
@@ -165,7 +165,7 @@ func TestBacklog(t *testing.T) {
 			begun := time.Now()
 			c := create(t, m, api.CloneRequest{}).Clones[0]
 			made := time.Now()
-			if err := m.Remove(t.Context(), c.ID); err != nil {
+			if err := m.Remove(t.Context(), c.ID, false); err != nil {
 				t.Fatal(err)
 			}
 			if time.Since(made) != 0 || made.Sub(begun) > 2*bootTime {

@@ -43,8 +43,12 @@ type plan struct {
 	leaseID     string // "" without a lease
 	newLease    bool
 	wait        time.Duration // for one's turn; 0 without end
-	member      bool          // of the pool: nobody's yet
-	peers       string        // names those that reach each other: the lease, or the clones of the request; "" is each by itself
+	holder      holder        // of a new lease that no connection holds
+	limits      api.Limits
+	idle        time.Duration // 0 is without end
+	protect     bool
+	member      bool   // of the pool: nobody's yet
+	peers       string // names those that reach each other: the lease, or the clones of the request; "" is each by itself
 	egress      bool
 	addr        netip.Addr // wanted; zero is any
 	publish     []publish.Address
@@ -76,7 +80,7 @@ func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneR
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
-	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.reach(p), m.ports(p)} {
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.bounds(p), m.reach(p), m.ports(p)} {
 		if err := check(req); err != nil {
 			return nil, err
 		}
@@ -133,14 +137,19 @@ func checkSettings(req api.CloneRequest) error {
 
 // lifetime says what the clones live by: a lease, a TTL, or whichever ends first.
 func (m *Manager) lifetime(p *plan) func(api.CloneRequest) error {
-	return func(req api.CloneRequest) error {
+	return func(req api.CloneRequest) (err error) {
 		switch {
 		case req.LeaseID != "":
 			p.leaseID = req.LeaseID
 		case req.Lease == api.LeaseConnection:
 			p.leaseID, p.newLease = "l"+strings.ToLower(rand.Text()), true
+		case req.Lease == api.LeasePID, req.Lease == api.LeaseCgroup:
+			if p.holder, err = m.holderOf(p.caller, req.Lease, req.LeaseHolder); err != nil {
+				return err
+			}
+			p.leaseID, p.newLease = "l"+strings.ToLower(rand.Text()), true
 		case req.Lease != "" && req.Lease != api.LeaseTTL:
-			return fmt.Errorf("unknown lease %q: want ttl or connection: %w", req.Lease, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("unknown lease %q: want ttl, connection, pid or cgroup: %w", req.Lease, errdefs.ErrInvalidArgument)
 		}
 		p.ttl = time.Duration(req.TTL)
 		if p.ttl == 0 && p.leaseID == "" {
@@ -183,7 +192,7 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 	if err := m.checkPassword(p); err != nil {
 		return err
 	}
-	p.process, err = engine.Server(p.golden, req.Settings)
+	p.process, err = engine.Server(p.golden, serverSettings(engine, req.Settings, p.limits))
 	if err != nil {
 		return fmt.Errorf("set up server of golden %s: %w", ref, err)
 	}

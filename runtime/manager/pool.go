@@ -69,7 +69,8 @@ func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, er
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
-	process, err := engine.Server(g, nil)
+	limits := m.opts.Limits.Clone
+	process, err := engine.Server(g, serverSettings(engine, nil, limits))
 	if err != nil {
 		return nil, fmt.Errorf("set up server: %w", err)
 	}
@@ -81,7 +82,7 @@ func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, er
 	if err := m.awaitRemovals(ctx); err != nil {
 		return nil, err
 	}
-	c, err := m.start(ctx, &plan{golden: g, engine: engine, process: process, member: true}, "")
+	c, err := m.start(ctx, &plan{golden: g, engine: engine, process: process, limits: limits, member: true}, "")
 	if err == nil {
 		c.proc = openPID(c.rec.PID)
 		m.openPassword(ctx, c)
@@ -99,6 +100,9 @@ func fingerprint(p runtime.Process) string {
 // made that callers wait for or the host is loaded. Each takes its turn in the
 // callers' queue, so that together they are never more than Parallel.
 func (m *Manager) refillLimit() int {
+	if m.Room() != nil {
+		return 0
+	}
 	in, waiting := m.creating.Busy(poolParty)
 	if in+waiting > 0 || cpuPressure() > pressureLimit {
 		return 1
@@ -124,7 +128,7 @@ func cpuPressure() float64 {
 // one. A server with settings, networks
 // or an address of its own is made for its caller.
 func (m *Manager) fromPool(want *plan) (*clone, *pool.Await[*clone]) {
-	if len(want.settings) > 0 || want.networks != "" || want.addr.IsValid() {
+	if len(want.settings) > 0 || want.networks != "" || want.addr.IsValid() || want.limits.Connections != m.opts.Limits.Clone.Connections {
 		return nil, nil
 	}
 	c, _, await := m.pool.ClaimOrAwait(want.golden)
@@ -147,6 +151,7 @@ func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name strin
 	defer c.leavePool()
 	err := m.personalise(ctx, c, want, name, begun)
 	if err == nil && !c.hasEnded() && !isEnding(c.task.PID()) {
+		m.observed(ctx, Made{Golden: want.golden.Ref(), Began: begun, Timings: c.rec.Timings})
 		return c, nil
 	}
 	m.end(ctx, c)
@@ -168,6 +173,9 @@ func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name st
 		if err := os.Chown(m.runDir(c.id), want.caller.UID, -1); err != nil {
 			return fmt.Errorf("give socket directory away: %w", err)
 		}
+	}
+	if err := m.setLimits(ctx, c, want); err != nil {
+		return err
 	}
 	if err := m.opts.Network.Assign(ctx, c.id, want.network()); err != nil {
 		return fmt.Errorf("assign network: %w", err)

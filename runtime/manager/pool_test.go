@@ -212,7 +212,7 @@ func TestPoolOverRestarts(t *testing.T) {
 		m, _ = restart(t, w, m) // as a teardown does it: not refreshed
 		m.EmptyPool()
 		for _, id := range ids(t, m) {
-			if err := m.Remove(t.Context(), id); err != nil {
+			if err := m.Remove(t.Context(), id, false); err != nil {
 				t.Error(err)
 			}
 		}

@@ -35,7 +35,7 @@ func TestPublish(t *testing.T) {
 	if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) != 1 || ids[0] != c.ID {
 		t.Errorf("published are %v", ids)
 	}
-	if err := m.Remove(t.Context(), "pr"); err != nil {
+	if err := m.Remove(t.Context(), "pr", false); err != nil {
 		t.Fatal(err)
 	}
 	if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) > 0 {

@@ -108,7 +108,7 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 		return nil, fmt.Errorf("adopt clone %s: no engine %q: %w", info.ID, rec.Engine, errdefs.ErrFailedPrecondition)
 	}
 	if rec.Member {
-		process, err := engine.Server(golden, nil)
+		process, err := engine.Server(golden, serverSettings(engine, nil, m.opts.Limits.Clone))
 		if err != nil || fingerprint(process) != rec.Process {
 			return nil, nil // it was started by another version of us
 		}
@@ -142,7 +142,11 @@ func (m *Manager) readmit(c *clone) {
 	defer m.mu.Unlock()
 	m.attach(c)
 	if id := c.rec.LeaseID; id != "" && m.leases[id] == nil {
-		m.leases[id] = &lease{id: id, uid: c.rec.OwnerUID, deadline: time.Now().Add(m.opts.LeaseRestartGrace)}
+		l := &lease{id: id, uid: c.rec.OwnerUID, deadline: time.Now().Add(m.opts.LeaseRestartGrace)}
+		m.leases[id] = l
+		if h, ok := parseHolder(c.rec.Holder); ok {
+			m.holdBy(l, h)
+		}
 	}
 }
 

@@ -9,6 +9,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 const (
@@ -18,18 +23,25 @@ const (
 )
 
 // Remove makes a clone invisible and kills its server. The rest is torn down
-// afterwards: Drain waits for it.
-func (m *Manager) Remove(ctx context.Context, id string) error {
+// afterwards: Drain waits for it. One that is protected goes by force only.
+func (m *Manager) Remove(ctx context.Context, id string, force bool) error {
 	c, err := m.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
+	if c.rec.Protected && !force {
+		m.mu.Unlock()
+		return snapshot.WithHint(
+			fmt.Errorf("clone %s is protected: %w", c.id, errdefs.ErrFailedPrecondition),
+			"ctrsnap rm --force "+c.id+", or ctrsnap extend --protect=false")
+	}
 	detached := m.detach(c)
 	m.mu.Unlock()
 	if detached { // else somebody else was faster
 		m.log.Info("clone removed", "clone", c.id, "golden", c.golden.Ref().String())
 		_ = m.step("removed") // there is no way back
+		m.emit(ctx, api.EventCloneRemoved, c, "")
 		m.end(ctx, c)
 	}
 	return nil
@@ -39,14 +51,19 @@ func (m *Manager) Remove(ctx context.Context, id string) error {
 // down. A restart before that is done finds a container without a running task, and
 // goes on there.
 func (m *Manager) end(ctx context.Context, c *clone) {
+	m.kill(ctx, c)
+	_ = m.step("killed")
+	m.teardown(c.id)
+}
+
+// kill ends the server. What else there is of the clone, a teardown kills.
+func (m *Manager) kill(ctx context.Context, c *clone) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	_ = m.unpublish(ctx, c.id) // a port is free for the next one; the teardown does it again
 	if !c.isDead() {
-		_ = c.task.Signal(ctx, syscall.SIGKILL) // the teardown kills again
+		_ = c.task.Signal(ctx, syscall.SIGKILL) // it may be gone
 	}
-	_ = m.step("killed")
-	m.teardown(c.id)
 }
 
 // teardown removes all that a clone is made of, in the background, until it

@@ -54,8 +54,11 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 	s.clone.rec = s.record(name)
 	m.own(s.clone.id)
 	if err := s.run(ctx); err != nil {
-		return nil, s.fail(ctx, err)
+		err = s.fail(ctx, err)
+		m.observed(ctx, Made{Golden: want.golden.Ref(), Member: want.member, Began: s.begun, Timings: s.timings, Err: err})
+		return nil, err
 	}
+	m.observed(ctx, Made{Golden: want.golden.Ref(), Member: want.member, Began: s.begun, Timings: s.timings})
 	m.log.Info("clone ready", "clone", s.clone.id, "golden", want.golden.Ref().String(), "ms", s.timings[api.StageTotal], "pool", want.member)
 	return s.clone, nil
 }
@@ -204,6 +207,7 @@ func (s *starter) create(ctx context.Context) error {
 		LogPath:  s.logPath(c.id),
 		Labels:   map[string]string{KindLabel: KindClone},
 		Record:   rec,
+		Limits:   hostLimits(s.want.limits),
 		Snapshot: c.id,
 	})
 	if err != nil {
@@ -352,6 +356,10 @@ func (r *record) personalise(want *plan, name string, at time.Time) {
 	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
 	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID
 	r.Egress, r.Peers = want.egress, want.peers
+	r.Limits, r.IdleTTL, r.Protected = want.limits, api.Duration(want.idle), want.protect
+	if want.holder != (holder{}) {
+		r.Holder = want.holder.String()
+	}
 	if want.networks != "" {
 		r.Networks = strings.Split(want.networks, ",")
 	}

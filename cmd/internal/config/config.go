@@ -32,8 +32,10 @@ type Config struct {
 	Storage    Storage    `toml:"storage"`
 	Network    Network    `toml:"network"`
 	Clone      Clone      `toml:"clone"`
+	Limits     Limits     `toml:"limits"`
 	Pool       Pool       `toml:"pool"`
 	Build      Build      `toml:"build"`
+	Metrics    Metrics    `toml:"metrics"`
 	Log        Log        `toml:"log"`
 }
 
@@ -56,7 +58,8 @@ type Containerd struct {
 
 // Storage is the filesystem that holds the snapshots.
 type Storage struct {
-	Size Size `toml:"size" comment:"of the loop image that is made where ROOT is not on XFS (reflink) or Btrfs, as in \"200GiB\"; 0 chooses from the free space; larger than before grows it online"`
+	Size    Size `toml:"size" comment:"of the loop image that is made where ROOT is not on XFS (reflink) or Btrfs, as in \"200GiB\"; 0 chooses from the free space; larger than before grows it online"`
+	Reserve Size `toml:"reserve" comment:"what is to stay free of it: below, no clones and goldens are made, and below half of it the clone that holds most is stopped; 0 is a twentieth, at most 10GiB"`
 }
 
 // Network is how clones are reached.
@@ -83,6 +86,8 @@ type Clone struct {
 	StartTimeout Duration `toml:"start_timeout" comment:"a server that has not answered by then has failed"`
 	OwnPassword  bool     `toml:"own_password" comment:"clones get a password of their own, in place of the golden's"`
 	Egress       bool     `toml:"egress" comment:"clones reach what is beyond this host unless asked otherwise"`
+	Limits       Bounds   `toml:"limits" comment:"of a clone, unless asked otherwise; a disk of 0 is a quarter of the storage"`
+	Max          Bounds   `toml:"max" comment:"what can be asked for, but by administrators; 0 is anything"`
 }
 
 // Pool is how many clones are made ahead of those who ask for them.
@@ -96,8 +101,14 @@ type Pool struct {
 
 // Build limits golden builds.
 type Build struct {
-	Parallel int  `toml:"parallel" comment:"how many golden builds run at once; others wait"`
-	Mode     Mode `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
+	Parallel  int  `toml:"parallel" comment:"how many golden builds run at once; others wait"`
+	MaxUpload Size `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
+	Mode      Mode `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
+}
+
+// Metrics are for Prometheus.
+type Metrics struct {
+	Listen string `toml:"listen" comment:"serve them here, without asking who it is, as in \"127.0.0.1:9273\"; \"\" only on api.socket, to administrators"`
 }
 
 // Log is how the daemon logs to stderr.
@@ -114,7 +125,7 @@ func Default() Config {
 		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Network:    Network{Ahead: 16, DNS: true, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
-		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute)},
+		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), Limits: Bounds{Pids: 4096}},
 		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2, Mode: 0o644},
 		Log:        Log{Format: "text"},
@@ -166,6 +177,14 @@ func (c *Config) validate() error {
 	for key, path := range map[string]string{"root": c.Root, "state": c.State, "api.socket": c.API.Socket} {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("configuration: %s: %q is not an absolute path", key, path)
+		}
+	}
+	for key, err := range map[string]error{
+		"clone.limits": c.Clone.Limits.validate(), "clone.max": c.Clone.Max.validate(),
+		"limits.user": c.Limits.User.validate(), "limits.all": c.Limits.All.validate(),
+	} {
+		if err != nil {
+			return fmt.Errorf("configuration: %s: %w", key, err)
 		}
 	}
 	if c.Network.Subnet != "" {

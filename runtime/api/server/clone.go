@@ -21,6 +21,11 @@ type cloneIn struct {
 	ID string `path:"id" doc:"id, unique prefix of one, or name"`
 }
 
+type removeIn struct {
+	ID    string `path:"id" doc:"id, unique prefix of one, or name"`
+	Force bool   `query:"force" doc:"also one that is protected"`
+}
+
 type extendIn struct {
 	ID   string `path:"id" doc:"id, unique prefix of one, or name"`
 	Body api.ExtendRequest
@@ -40,10 +45,13 @@ func (s *Server) cloneRoutes() {
 			return finishClone(c), err
 		})
 	handleEmpty(s, operation(http.MethodDelete, "/v1/clones/{id}", "remove-clone", "End a clone"),
-		func(ctx context.Context, in *cloneIn) error { return s.clones.Remove(ctx, in.ID) })
+		func(ctx context.Context, in *removeIn) error { return s.clones.Remove(ctx, in.ID, in.Force) })
 	handle(s, operation(http.MethodPost, "/v1/clones/{id}/extend", "extend-clone", "Let a clone live longer"),
 		func(ctx context.Context, in *extendIn) (api.Clone, error) {
-			c, err := s.clones.Extend(ctx, in.ID, in.Body.TTL)
+			if in.Body == (api.ExtendRequest{}) {
+				return api.Clone{}, usage(http.StatusBadRequest, "invalid request: ttl: expected it, or protect", "see /openapi.json")
+			}
+			c, err := s.clones.Extend(ctx, in.ID, in.Body)
 			return finishClone(c), err
 		})
 	handle(s, operation(http.MethodGet, "/v1/clones/{id}/client", "get-client", "Give the command that connects an interactive client"),

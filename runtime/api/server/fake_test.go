@@ -98,7 +98,7 @@ func (f fakeClones) List(_ context.Context, labels map[string]string) ([]api.Clo
 	return out, nil
 }
 
-func (f fakeClones) Remove(ctx context.Context, id string) error {
+func (f fakeClones) Remove(ctx context.Context, id string, _ bool) error {
 	c, err := f.Get(ctx, id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,9 +106,9 @@ func (f fakeClones) Remove(ctx context.Context, id string) error {
 	return err
 }
 
-func (f fakeClones) Extend(ctx context.Context, id string, ttl api.Duration) (api.Clone, error) {
+func (f fakeClones) Extend(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error) {
 	c, err := f.Get(ctx, id)
-	end := time.Unix(0, 0).Add(time.Duration(ttl))
+	end := time.Unix(0, 0).Add(time.Duration(req.TTL))
 	c.ExpiresAt = &end
 	return c, err
 }
@@ -216,7 +216,11 @@ func (f fakeGoldens) Answer(_ context.Context, build string, r api.HostResult) e
 
 type fakeHost struct{}
 
-func (fakeHost) Version() api.Version              { return api.Version{Version: "1.2.3"} }
+func (fakeHost) Version() api.Version { return api.Version{Version: "1.2.3"} }
+func (fakeHost) Fix(context.Context) (api.Doctor, error) {
+	return api.Doctor{Checks: []api.Check{{Name: "x", Status: "ok"}}}, nil
+}
+
 func (fakeHost) Doctor(context.Context) api.Doctor { return api.Doctor{} }
 func (fakeHost) GC(_ context.Context, remove bool) api.GC {
 	return api.GC{Removed: remove, Kinds: []api.GCKind{{Kind: "mounts", Used: 1, Orphans: []string{}}}}

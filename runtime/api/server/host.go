@@ -23,6 +23,17 @@ func (s *Server) hostRoutes() {
 			d.Schema, d.Checks = api.Schema, list(d.Checks)
 			return d, nil
 		})
+	handle(s, operation(http.MethodPost, "/v1/doctor/fix", "fix", "Mend what can be of what the doctor finds"),
+		func(ctx context.Context, _ *struct{}) (api.Doctor, error) {
+			if !callOf(ctx).caller.May(0) {
+				return api.Doctor{}, &failure{api.ErrorBody{Error: &api.Error{
+					Code: api.CodeNotAllowed, Message: "mending is for administrators", Hint: "run as root, or as a member of api.admin_group",
+				}}, http.StatusForbidden}
+			}
+			d, err := s.host.Fix(ctx)
+			d.Schema, d.Checks = api.Schema, list(d.Checks)
+			return d, err
+		})
 	handle(s, operation(http.MethodGet, "/v1/gc", "show-garbage", "Show what there is of clones and builds, and what of it nobody has; for administrators"),
 		func(ctx context.Context, _ *struct{}) (api.GC, error) { return s.gc(ctx, false) })
 	handle(s, operation(http.MethodPost, "/v1/gc", "collect-garbage", "Remove what nobody has; for administrators"),

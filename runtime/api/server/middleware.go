@@ -54,6 +54,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			s.log.InfoContext(r.Context(), "request", "request", c.id, "method", r.Method, "path", r.URL.Path,
 				"status", rec.status, "ms", float64(time.Since(start).Microseconds())/1000,
 				"caller", c.caller.Name, "pid", c.caller.PID)
+			s.auditRequest(r, c, rec.status)
 		}()
 		defer s.survive(r, rec)
 		next.ServeHTTP(rec, r)

@@ -42,6 +42,7 @@ func (s *Server) routes() {
 	s.cloneRoutes()
 	s.poolRoutes()
 	s.netRoutes()
+	s.eventRoutes()
 	s.engineRoutes()
 	s.streamRoutes()
 	tidy(s.huma.OpenAPI())

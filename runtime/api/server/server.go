@@ -17,6 +17,7 @@ type Caller struct {
 	UID, GID int
 	Groups   []int // others that he is in
 	PID      int
+	Remote   string // address of one who came over the network, else ""
 	Name     string // user name, or the number
 	Admin    bool   // root, or in the group of administrators
 }
@@ -38,8 +39,9 @@ type Clones interface {
 	Create(ctx context.Context, caller Caller, req api.CloneRequest) (api.CloneResponse, error)
 	Get(ctx context.Context, id string) (api.Clone, error)
 	List(ctx context.Context, labels map[string]string) ([]api.Clone, error)
-	Remove(ctx context.Context, id string) error
-	Extend(ctx context.Context, id string, ttl api.Duration) (api.Clone, error)
+	// Remove ends a clone; one that is protected only with force.
+	Remove(ctx context.Context, id string, force bool) error
+	Extend(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error)
 	// Hold takes a lease until ctx ends; then its clones are removed, unless
 	// the daemon itself is stopping (context.Cause is [ErrStopping]). It calls held once the lease is taken.
 	Hold(ctx context.Context, lease string, held func()) error
@@ -90,4 +92,6 @@ type Host interface {
 	Doctor(ctx context.Context) api.Doctor
 	// GC looks for what nobody has, and removes it if it is told to.
 	GC(ctx context.Context, remove bool) api.GC
+	// Fix mends what it can of what Doctor finds, and says what is left and what it did.
+	Fix(ctx context.Context) (api.Doctor, error)
 }

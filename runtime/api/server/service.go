@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 )
 
 // ErrStopping is the cause of a context that ended because the server stops,
@@ -26,6 +28,13 @@ type Options struct {
 	Interfaces Interfaces
 	Networks   Networks
 	Engines    Engines // optional as well
+	Stats      Stats
+	// Events are served from here; nil has none.
+	Events *event.Hub
+	// Metrics is served to administrators; nil is not.
+	Metrics http.Handler
+	// Audit takes who wanted to change what; nil takes nothing.
+	Audit *slog.Logger
 	// AdminGroup may do with all clones and goldens what their owners may; one that does
 	// not exist is nobody, and root needs none.
 	AdminGroup string
@@ -46,6 +55,11 @@ type Server struct {
 	interfaces Interfaces
 	networks   Networks
 	engines    Engines
+
+	stats    Stats
+	hub      *event.Hub
+	metrics  http.Handler
+	auditLog *slog.Logger
 
 	log   *slog.Logger
 	grace time.Duration
@@ -68,7 +82,7 @@ type Server struct {
 // New returns a server that does not listen yet.
 func New(o Options) *Server {
 	s := &Server{
-		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, interfaces: o.Interfaces, networks: o.Networks, engines: o.Engines, log: o.Logger, grace: o.Grace,
+		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, stats: o.Stats, hub: o.Events, metrics: o.Metrics, auditLog: o.Audit, interfaces: o.Interfaces, networks: o.Networks, engines: o.Engines, log: o.Logger, grace: o.Grace,
 		keepAlive: 15 * time.Second, watch: time.Second,
 		mux: http.NewServeMux(),
 	}

@@ -3,13 +3,22 @@ package postgres
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-var _ runtime.Settler = (*Engine)(nil)
+var (
+	_ runtime.Settler           = (*Engine)(nil)
+	_ runtime.ConnectionLimiter = (*Engine)(nil)
+)
+
+// LimitConnections has no connection kept for superusers, whom clones are handed out to.
+func (*Engine) LimitConnections(n int) map[string]string {
+	return map[string]string{"max_connections": strconv.Itoa(n), "superuser_reserved_connections": "0"}
+}
 
 // notes say of settings of the engine's what a server of one's own would do
 // otherwise. None changes what a query returns.

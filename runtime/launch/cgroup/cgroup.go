@@ -108,6 +108,11 @@ func (h *Host) Create(ctx context.Context, path string, res *specs.LinuxResource
 			return nil, err
 		}
 	}
+	if res != nil {
+		if memory, cpus, pids, ok := plain(res); ok {
+			return g, g.setNew(memory, cpus, pids)
+		}
+	}
 	return g, g.Update(res)
 }
 

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
+)
+
+func (a *app) eventsCommand() *cli.Command {
+	out := newOutput("table", "json")
+	var follow bool
+	var filter client.EventFilter
+	var types string
+	return &cli.Command{
+		Name:  "events",
+		Usage: "print what has happened to clones, goldens and the storage",
+		Description: `Who sees a clone or a golden sees its events. With -o json one document a line.
+
+   ctrsnap events --follow
+   ctrsnap events --type clone.expiring,clone.stopped --golden shop`,
+		Flags: slices.Concat([]cli.Flag{
+			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what happens", Destination: &follow},
+			&cli.StringFlag{Name: "type", Usage: "only `TYPE[,TYPE]`, as clone.died, or clone for all of clones", Destination: &types},
+			&cli.StringFlag{Name: "clone", Usage: "only of the clone `ID`", Destination: &filter.Clone},
+			&cli.StringFlag{Name: "golden", Usage: "only of `GOLDEN` and its clones", Destination: &filter.Golden},
+		}, out.flags()),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			if cmd.Args().Present() {
+				return wrongArgs(cmd, "", false)
+			}
+			d, err := a.connectFor(out)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(ctx)
+			defer stop()
+			filter.Types = commaList(types)
+			return about(d.Events(ctx, filter, follow, func(e api.Event) error { return a.printEvent(out, e) }), "events")
+		},
+	}
+}
+
+func (a *app) printEvent(out *output, e api.Event) error {
+	switch out.format {
+	case "json":
+		return printLine(a.stdout, e)
+	case "template":
+		return out.execute(a.stdout, e)
+	}
+	fields := []string{e.Time.Local().Format(time.RFC3339), string(e.Type)}
+	for _, f := range []struct{ name, value string }{
+		{"clone", e.Clone}, {"name", e.Name}, {"golden", e.Golden}, {"owner", e.Owner}, {"by", e.By}, {"reason", e.Reason},
+	} {
+		if f.value != "" {
+			fields = append(fields, f.name+"="+quoteIfNeeded(oneLine(f.value)))
+		}
+	}
+	_, err := fmt.Fprintln(a.stdout, strings.Join(fields, " "))
+	return err
+}
+
+func quoteIfNeeded(s string) string {
+	if strings.ContainsAny(s, " \"") {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+func (a *app) statsCommand() *cli.Command {
+	out := newOutput("table", "json")
+	return &cli.Command{
+		Name:        "stats",
+		Usage:       "print what clones use of memory and disk, and what the storage has left",
+		Description: "The figures are those of the last few seconds; inspect measures anew.\n\n   ctrsnap stats",
+		Flags:       out.flags(),
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			if cmd.Args().Present() {
+				return wrongArgs(cmd, "", false)
+			}
+			d, err := a.connectFor(out)
+			if err != nil {
+				return err
+			}
+			s, err := d.Stats(ctx)
+			if err != nil {
+				return about(err, "stats")
+			}
+			return a.printStats(out, s)
+		},
+	}
+}
+
+func (a *app) printStats(out *output, s api.Stats) error {
+	switch out.format {
+	case "json":
+		return printJSON(a.stdout, s)
+	case "template":
+		return out.execute(a.stdout, s)
+	}
+	var rows [][]string
+	for _, c := range s.Clones {
+		rows = append(rows, []string{
+			c.ID, c.Name, c.Golden, c.Owner, string(c.State),
+			ofLimit(c.MemoryBytes, c.Limits.MemoryBytes), ofLimit(c.DiskBytes, c.Limits.DiskBytes),
+		})
+	}
+	if err := table(a.stdout, "CLONE NAME GOLDEN OWNER STATE MEMORY DISK", rows); err != nil {
+		return err
+	}
+	low := ""
+	if s.Storage.Low {
+		low = ": nothing is made until there is more"
+	}
+	_, err := fmt.Fprintf(a.stdout, "\nstorage: %s free of %s, %s in reserve%s\npool: %d ready, queue: %d\n",
+		size(s.Storage.FreeBytes), size(s.Storage.SizeBytes), size(s.Storage.ReserveBytes), low, s.Pool, s.Queue)
+	return err
+}
+
+func ofLimit(n, limit int64) string {
+	if limit == 0 {
+		return size(n)
+	}
+	return size(n) + "/" + size(limit)
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/manager"
+)
+
+// maxReserve is the most that is kept free unless the configuration says so.
+const maxReserve = 10 << 30
+
+// limits are what the configuration says, completed by what there is.
+func (d *daemon) limits() manager.Limits {
+	l := manager.Limits{
+		Clone: bounds(d.cfg.Clone.Limits), Most: bounds(d.cfg.Clone.Max),
+		User: quota(d.cfg.Limits.User), All: quota(d.cfg.Limits.All),
+	}
+	if s, err := d.space(); err == nil && l.Clone.DiskBytes == 0 {
+		l.Clone.DiskBytes = s.Size / 4
+	}
+	return l
+}
+
+func bounds(b config.Bounds) api.Limits {
+	return api.Limits{MemoryBytes: int64(b.Memory), CPUs: b.CPUs, Pids: b.Pids, DiskBytes: int64(b.Disk), Connections: b.Connections}
+}
+
+func quota(q config.Quota) manager.Quota {
+	return manager.Quota{Clones: q.Clones, Memory: int64(q.Memory), Disk: int64(q.Disk)}
+}
+
+// space looks at the filesystem that holds the layers. Of a sparse image, what it
+// has not taken of the host's disk yet is free only while that has it.
+func (d *daemon) space() (manager.Space, error) {
+	i, err := d.storage.Info()
+	if err != nil {
+		return manager.Space{}, err
+	}
+	s := manager.Space{Size: i.Size, Free: i.Free, Reserve: int64(d.cfg.Storage.Reserve)}
+	if i.Image != "" {
+		taken := max(0, i.ImageUsed-(i.Size-i.Free)) // of the image, free inside
+		s.Free = min(s.Free, i.HostFree+taken)
+	}
+	if s.Reserve == 0 {
+		s.Reserve = min(s.Size/20, maxReserve)
+	}
+	return s, nil
+}

@@ -1,0 +1,122 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// TestLimits holds clones to what they may take: the kernel memory and processes, the server
+// connections, the daemon disk.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "[limits.all]\nclones = 3\n[metrics]\nlisten = '127.0.0.1:0'\n")
+	d.file("schema.sql", schema)
+	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+
+	c := cloneJSON(t, d, "shop", "--memory", "256MiB", "--cpus", "1.5", "--pids", "60", "--connections", "3", "--name", "small")
+	for file, want := range map[string]string{
+		"memory/*/memory.limit_in_bytes": "268435456", "pids/*/pids.max": "60", "cpu/*/cpu.cfs_quota_us": "150000",
+	} {
+		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+			break // version 2 has other names, and containerd's library writes them
+		}
+		got := mustRead(t, filepath.Join("/sys/fs/cgroup", strings.Replace(file, "/*", d.cgroup()+"/"+c.ID, 1)))
+		if strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s is %s, want %s", file, got, want)
+		}
+	}
+	if got := query(t, c.URL, "SHOW max_connections"); got != "3" {
+		t.Errorf("max_connections %s", got)
+	}
+	d.run("rm", "small")
+
+	greedy := cloneJSON(t, d, "shop", "--disk", "48MiB")
+	other := cloneJSON(t, d, "shop", "--disk", "1GiB")
+	for range 40 { // until it is stopped
+		if _, err := tryQuery(greedy.URL, "CREATE TABLE IF NOT EXISTS fat (t text); INSERT INTO fat SELECT repeat(md5(random()::text), 30) FROM generate_series(1, 20000)"); err != nil {
+			break
+		}
+	}
+	waitFor(t, "the clone that holds too much to be stopped", func() bool {
+		return d.run("inspect", greedy.ID, "--format", "{{.state}}") == string(api.StateDead)
+	})
+	if why := d.run("inspect", greedy.ID, "--format", "{{.reason}}"); !strings.Contains(why, "of disk, its limit is 48 MiB") {
+		t.Errorf("inspect says %q", why)
+	}
+	if got := query(t, other.URL, "SELECT count(*) FROM users"); got != "1000" {
+		t.Errorf("the other has %s rows", got)
+	}
+	if got := d.run("events", "--type", "clone.stopped", "--clone", greedy.ID); !strings.Contains(got, "its limit is 48 MiB") {
+		t.Errorf("events: %s", got)
+	}
+	d.run("clone", "shop")
+	wantError(t, d.try(nil, "clone", "shop"), 5, "3 clones in all")
+	wantError(t, d.try(nil, "clone", "shop", "--wait-timeout", "10ms"), 5, "3 clones in all")
+	if got := d.run("stats"); !strings.Contains(got, greedy.ID) || !strings.Contains(got, "/48.0MiB") {
+		t.Errorf("stats: %s", got)
+	}
+	d.run("doctor", "--fix")
+}
+
+// TestProcessLease: a clone lives as long as a process, also if the daemon is killed
+// meanwhile; one that is protected is ended by force.
+func TestProcessLease(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "")
+	d.file("schema.sql", schema)
+	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	job := exec.Command("sleep", "600")
+	if err := job.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { job.Process.Kill(); job.Wait() })
+	d.run("clone", "shop", "--name", "leased", "--lease", fmt.Sprintf("pid:%d", job.Process.Pid))
+	d.run("clone", "shop", "--name", "kept", "--protect")
+	d.run("clone", "shop", "--name", "idle", "--idle-ttl", "2s")
+	wantError(t, d.try(nil, "rm", "kept"), 8, "protected")
+	d.restart(syscall.SIGKILL)
+	d.run("inspect", "leased")
+	job.Process.Kill()
+	job.Wait()
+	waitFor(t, "the clone of a killed process to go", func() bool { return d.try(nil, "inspect", "leased").code == 3 })
+	waitFor(t, "the clone that nobody uses to go", func() bool { return d.try(nil, "inspect", "idle").code == 3 })
+	if got := d.run("events", "-o", "json", "--type", "clone.expired"); !strings.Contains(got, "its lease has ended") || !strings.Contains(got, "nobody was connected") {
+		t.Errorf("events: %s", got)
+	}
+	d.run("clone", "shop", "--set", "work_mem=8MB") // which no member of the pool has
+	d.run("rm", "--force", "kept")
+
+	var lines []map[string]any
+	for line := range strings.Lines(string(mustRead(t, filepath.Join(d.work, "root", "audit.log")))) {
+		var doc map[string]any
+		if err := json.Unmarshal([]byte(line), &doc); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, doc)
+	}
+	last := lines[len(lines)-1]
+	if last["method"] != "DELETE" || last["path"] != "/v1/clones/kept" || last["uid"] != 0.0 || last["status"] != 204.0 {
+		t.Errorf("audit: %v", last)
+	}
+	resp, err := socketClient(d).Get("http://ctrsnap/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	for _, want := range []string{`ctrsnap_clone_stage_seconds_count{stage="ready",way="cold"}`, `ctrsnap_reconcile_total{result="adopted"} 3`, "ctrsnap_storage_low 0"} {
+		if resp.StatusCode != http.StatusOK || !strings.Contains(string(text), want) {
+			t.Errorf("metrics: %s, no %s", resp.Status, want)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Stats is the part of the daemon that knows what clones use.
+type Stats interface {
+	Stats(ctx context.Context) (api.Stats, error)
+}
+
+type eventsIn struct {
+	Follow bool     `query:"follow" doc:"go on with what happens, until the connection ends"`
+	Since  uint64   `query:"since" doc:"only events after the one with this id"`
+	Types  []string `query:"type,explode" doc:"only these types; clone stands for clone.created and all others"`
+	Clone  string   `query:"clone" doc:"only of this clone: id or name"`
+	Golden string   `query:"golden" doc:"only of this golden: shop, or shop:3"`
+}
+
+func (s *Server) eventRoutes() {
+	handleStream(s, operation(http.MethodGet, "/v1/events", "events", "Tell what has happened lately, and what happens"), "200", "application/x-ndjson", s.events)
+	if s.stats != nil {
+		handle(s, operation(http.MethodGet, "/v1/stats", "stats", "Tell what clones use"),
+			func(ctx context.Context, _ *struct{}) (api.Stats, error) {
+				st, err := s.stats.Stats(ctx)
+				st.Schema, st.Clones = api.Schema, finishClones(st.Clones)
+				return st, err
+			})
+	}
+	if s.metrics != nil {
+		s.mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+			if !callOf(r.Context()).caller.May(0) {
+				s.refuse(r.Context(), w, &failure{api.ErrorBody{Error: &api.Error{Code: api.CodeNotAllowed, Message: "metrics are for administrators"}}, http.StatusForbidden})
+				return
+			}
+			s.metrics.ServeHTTP(w, r)
+		})
+	}
+}
+
+// events writes an event a line.
+func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
+	ctx, done := s.stream(r)
+	defer done()
+	out := &flusher{w: w, contentType: "application/x-ndjson"}
+	caller := callOf(ctx).caller
+	for last := in.Since; ; {
+		list, more := s.hub.Since(last)
+		for _, e := range list {
+			last = e.ID
+			if caller.maySee(e) && in.wants(e) && writeJSON(out, e.Event) != nil {
+				return
+			}
+		}
+		if !out.begun {
+			_, _ = out.Write(nil)
+		}
+		if !in.Follow {
+			return
+		}
+		select {
+		case <-more: // never, where nobody takes events
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// maySee says whether the caller may know of what an event is about.
+func (c Caller) maySee(e event.Event) bool {
+	switch {
+	case e.Clone != "":
+		return c.May(e.OwnerUID)
+	case e.Access != nil:
+		return c.MayRead(snapshot.Golden{Access: *e.Access})
+	}
+	return true
+}
+
+func (in *eventsIn) wants(e event.Event) bool {
+	kind, _, _ := strings.Cut(string(e.Type), ".")
+	name, _, _ := strings.Cut(e.Golden, ":")
+	return (len(in.Types) == 0 || slices.Contains(in.Types, string(e.Type)) || slices.Contains(in.Types, kind)) &&
+		(in.Clone == "" || in.Clone == e.Clone || in.Clone == e.Name) &&
+		(in.Golden == "" || in.Golden == e.Golden || in.Golden == name)
+}
+
+// auditRequest notes who wanted to change what, and how that ended. Bodies and queries, which may
+// hold secrets, are not in it.
+func (s *Server) auditRequest(r *http.Request, c call, status int) {
+	if s.auditLog == nil || r.Method == http.MethodGet && status != http.StatusForbidden {
+		return
+	}
+	s.auditLog.InfoContext(r.Context(), "audit", "request", c.id, "user", c.caller.Name, "uid", c.caller.UID, "pid", c.caller.PID,
+		"remote", c.caller.Remote, "method", r.Method, "path", r.URL.Path, "status", status)
+}

@@ -1,0 +1,75 @@
+package manager
+
+import (
+	"context"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// Made is a clone that was made, or not, for who watches the Manager at work.
+type Made struct {
+	Golden  snapshot.Ref
+	Member  bool // of the pool: nobody waited for it
+	Began   time.Time
+	Timings api.Timings
+	Err     error
+}
+
+// observed tells whoever watches. It takes what is told of a clone that is ready.
+func (m *Manager) observed(ctx context.Context, made Made) {
+	if m.opts.Observe != nil {
+		m.opts.Observe(ctx, made)
+	}
+}
+
+// Load is what the Manager has to do just now.
+type Load struct {
+	Active, Waiting int // clones that are made, and requests that wait for their turn
+	Admissions      int // requests that wait for room in a quota
+	Teardowns       int // clones that are gone for their users, and not yet for the host
+}
+
+// Load returns what there is to do.
+func (m *Manager) Load() Load {
+	in, waiting := m.creating.Busy("")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Load{Active: in, Waiting: waiting, Admissions: len(m.admissions), Teardowns: len(m.teardowns)}
+}
+
+// Seen returns all clones with what they used when it was last measured: nothing is
+// measured for it.
+func (m *Manager) Seen() []api.Clone { return m.seen(m.labelled(m.ctx, nil)) }
+
+func (m *Manager) seen(clones []*clone) []api.Clone {
+	list := make([]api.Clone, len(clones))
+	for i, c := range clones {
+		list[i] = m.describe(c)
+		list[i].DiskBytes, list[i].MemoryBytes = c.disk.Load(), c.memory.Load()
+	}
+	return list
+}
+
+// Stats returns what the clones that the sender of ctx's request may know of use.
+func (m *Manager) Stats(ctx context.Context) (api.Stats, error) {
+	clones := m.labelled(ctx, nil)
+	s := api.Stats{Schema: api.Schema, Clones: m.seen(clones)}
+	load := m.Load()
+	s.Queue = load.Waiting + load.Admissions
+	for _, p := range m.pool.Stats() {
+		s.Pool += p.Ready
+	}
+	if m.opts.Space != nil {
+		space, err := m.opts.Space()
+		if err != nil {
+			return s, err
+		}
+		s.Storage = api.StorageStats{SizeBytes: space.Size, FreeBytes: space.Free, ReserveBytes: space.Reserve, Low: m.Room() != nil}
+	}
+	return s, nil
+}
+
+var _ server.Stats = (*Manager)(nil)
