@@ -6,14 +6,13 @@ import (
 	"path"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 )
 
 var _ runtime.Limiter = (*Runner)(nil)
 
 // SetLimits changes the limits of a container that runs, in its cgroup: no shim is asked.
 func (r *Runner) SetLimits(_ context.Context, id string, l runtime.Limits) error {
-	host, err := cgroup.NewHost(r.opts.CgroupRoot)
+	host, err := r.host()
 	if err == nil {
 		err = host.Group(path.Join(r.opts.CgroupPath, id)).SetLimits(l.Memory, l.CPUs, l.Pids)
 	}
