@@ -129,7 +129,7 @@ func (a *Answer) poolFor(p Profile, l Load, n int) (pool int, ok bool) {
 }
 
 func (a *Answer) simulate(p Profile, l Load, runners, pool, seed int) sim.Result {
-	r := rand.New(rand.NewPCG(uint64(seed), 1)) //nolint:gosec // nothing is secret, and plans are to be repeated
+	r := rand.New(rand.NewPCG(uint64(seed), 1))
 	m := p.Model(pool)
 	m.Use = l.JobCPUs
 	return sim.Run(m, l.arrivals(a.rate, a.life, runners, simulated, r), r)

@@ -24,7 +24,7 @@ func (r *reservoir) add(v float64) {
 		return
 	}
 	if r.rand == nil {
-		r.rand = rand.New(rand.NewPCG(1, 2)) //nolint:gosec // nothing is secret
+		r.rand = rand.New(rand.NewPCG(1, 2))
 	}
 	if i := r.rand.Int64N(r.seen); i < keeps {
 		r.kept[i] = v

@@ -49,7 +49,7 @@ func arrivals(ctx context.Context, t *take) error {
 		m := p.Model(point.members)
 		m.Use = p.used
 		rate := point.part * min(float64(runtime.NumCPU())/p.each, float64(p.Refill)/p.made)
-		if err := t.arrive(ctx, golden, m, rate, length, uint64(i)); err != nil { //nolint:gosec // a seed
+		if err := t.arrive(ctx, golden, m, rate, length, uint64(i)); err != nil {
 			return err
 		}
 	}
@@ -61,7 +61,7 @@ func (t *take) arrive(ctx context.Context, golden string, m sim.Model, rate floa
 	if err := t.pooled(ctx, golden, m.Pool); err != nil {
 		return err
 	}
-	r := rand.New(rand.NewPCG(seed, 3)) //nolint:gosec // the same load in each run
+	r := rand.New(rand.NewPCG(seed, 3))
 	n := max(int(rate*length.Seconds()), 1)
 	at := openloop.Poisson(rate, n, r)
 	callers := sim.Arrivals(at, sim.Exponential(kept.Seconds()), r)
@@ -78,7 +78,7 @@ func (t *take) arrive(ctx context.Context, golden string, m sim.Model, rate floa
 		return err
 	}
 	for i := range uint64(simulations) {
-		for _, s := range sim.Run(m, callers, rand.New(rand.NewPCG(seed, i))).Latency { //nolint:gosec // as above
+		for _, s := range sim.Run(m, callers, rand.New(rand.NewPCG(seed, i))).Latency {
 			predicted.Add(1e3 * s)
 		}
 	}

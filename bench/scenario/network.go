@@ -63,7 +63,7 @@ func (t *take) ways(ctx context.Context, golden string) (err error) {
 		t.skip("ways to a clone: it has no address: %v", err)
 		return nil
 	}
-	tcp.Address = netip.AddrPortFrom(host, uint16(c.Port)) //nolint:gosec // a port
+	tcp.Address = netip.AddrPortFrom(host, uint16(c.Port))
 	s, a := newWay("socket", golden), newWay("tcp", golden)
 	err = interleave(ctx, t, warmUp, t.rounds(100), []*recorder.Recorder{s.connect, a.connect, s.query, a.query, s.rate, a.rate},
 		func(ctx context.Context, _ int) error { return s.measure(ctx, socket) },

@@ -236,7 +236,7 @@ func (t *take) derived(ctx context.Context, name, parent, script string) error {
 	if len(script) > 0 && script[0] == '#' {
 		file = filepath.Join(t.Rig.Work(), name+".sh")
 	}
-	if err := os.WriteFile(file, []byte(script), 0o700); err != nil { //nolint:gosec // a script
+	if err := os.WriteFile(file, []byte(script), 0o700); err != nil {
 		return err
 	}
 	if _, err := t.Rig.CLI(ctx, "golden", "build", t.ref(name), "--parent", t.ref(parent), "--init", file, "--quiet"); err != nil {
