@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,7 +100,7 @@ func measure(t *testing.T, d *daemon, row tableRow, rounds int) measured {
 	m := measured{golden: float64(g.SizeBytes) / 1e6, stages: map[api.Stage]float64{}}
 	first := cloneJSON(t, d, golden, "--name", golden)
 	m.unshared = float64(first.MemoryBytes) / 1e6
-	b := newBare(t, first, row.data)
+	b := newBare(t, d, first, row.data)
 	var cold, bare []float64
 	stages := map[api.Stage][]float64{}
 	for i := range rounds + 2 {
@@ -199,7 +200,10 @@ type bare struct {
 	socketDir, oldIn string
 }
 
-func newBare(t *testing.T, c api.Clone, data string) *bare {
+// lowerRE finds lower layers in mountinfo, by the old and the new way to mount.
+var lowerRE = regexp.MustCompile(`[ ,]lowerdir\+?=([^, \n]+)`)
+
+func newBare(t *testing.T, d *daemon, c api.Clone, data string) *bare {
 	t.Helper()
 	b := &bare{clone: c, data: data}
 	proc := fmt.Sprintf("/proc/%d/", c.PID)
@@ -215,26 +219,39 @@ func newBare(t *testing.T, c api.Clone, data string) *bare {
 		t.Fatal(err)
 	}
 	b.uid, b.gid = info.Sys().(*syscall.Stat_t).Uid, info.Sys().(*syscall.Stat_t).Gid
-	b.env = strings.Split(strings.Trim(read("environ"), "\x00"), "\x00")
-	port := freeTCPPort(t)
-	for _, a := range strings.Split(strings.Trim(read("cmdline"), "\x00"), "\x00") {
-		b.args = append(b.args, strings.ReplaceAll(a, strconv.Itoa(c.Port), strconv.Itoa(port)))
+	// Its command line as it was given: a server may have named itself another.
+	configs, _ := filepath.Glob(filepath.Join(d.state, "containerd", "*", "*", c.ID, "config.json")) // the pattern is well formed
+	var spec struct{ Process struct{ Args, Env []string } }
+	if len(configs) != 1 {
+		t.Fatalf("no specification of clone %s: %v", c.ID, configs)
 	}
-	if exe, err := os.Readlink(proc + "exe"); err == nil {
-		b.args[0] = exe // a server may have named itself
+	text, err := os.ReadFile(configs[0])
+	if err == nil {
+		err = json.Unmarshal(text, &spec)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := freeTCPPort(t)
+	b.env = spec.Process.Env
+	for _, a := range spec.Process.Args {
+		b.args = append(b.args, strings.ReplaceAll(a, strconv.Itoa(c.Port), strconv.Itoa(port)))
 	}
 	var lower []string
 	for line := range strings.Lines(read("mountinfo")) {
-		if _, opts, ok := strings.Cut(line, "lowerdir="); ok && strings.Contains(line, " / / ") {
-			opts, _, _ = strings.Cut(opts, ",")
-			lower = strings.Split(strings.TrimSpace(opts), ":")
+		if !strings.Contains(line, " / / ") {
+			continue
+		}
+		for _, m := range lowerRE.FindAllStringSubmatch(line, -1) {
+			lower = append(lower, strings.Split(m[1], ":")...)
 		}
 	}
 	if len(lower) == 0 {
 		t.Fatalf("no layers of %s", c.ID)
 	}
 	b.layer = lower[0]
-	b.root = filepath.Join(filepath.Dir(filepath.Dir(b.layer)), "bare-"+c.Golden)
+	storage, _, _ := strings.Cut(b.layer, "/containerd/") // the snapshotter removes what it does not know
+	b.root = filepath.Join(storage, "bare-"+c.Golden)
 	t.Cleanup(func() { os.RemoveAll(b.root) })
 	if err := os.MkdirAll(b.root, 0o755); err != nil {
 		t.Fatal(err)
