@@ -37,7 +37,7 @@ type tableRow struct {
 
 func tableRows() []tableRow {
 	return []tableRow{
-		{"postgres", "../lib/postgresql/15/bin/postgres", "/var/lib/postgresql/data", postgresSubject, "big.sql",
+		{"postgres", postgresProgram(), "/var/lib/postgresql/data", postgresSubject, "big.sql",
 			postgresSQL() + "CREATE TABLE big AS SELECT i, md5(i::text) FROM generate_series(1, 200000) i; CREATE INDEX ON big (i);"},
 		{"mariadb", "mariadbd", "/var/lib/mysql", mariadbSubject, "big.sql",
 			mariadbSQL() + "CREATE TABLE big (i INT PRIMARY KEY, t CHAR(32), KEY (t)) SELECT seq AS i, MD5(seq) AS t FROM seq_1_to_200000;\n"},

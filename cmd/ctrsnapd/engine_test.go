@@ -50,7 +50,7 @@ var subjects = []struct {
 	name, program string
 	make          func(base []string) enginetest.Subject
 }{
-	{"postgres", "../lib/postgresql/15/bin/postgres", postgresSubject},
+	{"postgres", postgresProgram(), postgresSubject},
 	{"mariadb", "mariadbd", mariadbSubject},
 	{"redis", "redis-server", redisSubject},
 	{"etcd", "etcd", etcdSubject},

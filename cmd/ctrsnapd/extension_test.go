@@ -22,14 +22,24 @@ var extensions = []struct{ name, library, sql, ask, want string }{
 		"SELECT sum(v) FROM m", "3"},
 }
 
+// postgresProgram is PostgreSQL's server, relative to the directories of programs.
+func postgresProgram() string {
+	dirs, _ := filepath.Glob(enginePrefix() + "/usr/lib/postgresql/*/bin/postgres") // the pattern is well formed
+	if len(dirs) == 0 {
+		return "postgres"
+	}
+	version := filepath.Base(filepath.Dir(filepath.Dir(dirs[len(dirs)-1])))
+	return "../lib/postgresql/" + version + "/bin/postgres"
+}
+
 // TestExtensions: goldens with extensions and background workers build, clone and answer.
 func TestExtensions(t *testing.T) {
-	prefix := enginePrefix()
+	base := engineBase(t, postgresProgram())
+	libraries := filepath.Join(enginePrefix(), "/usr/bin", postgresProgram(), "../../lib")
 	d := newDaemon(t, "[pool]\nauto = false\n")
-	base := engineBase(t, "../lib/postgresql/15/bin/postgres")
 	found := 0
 	for _, e := range extensions {
-		if _, err := os.Stat(filepath.Join(prefix, "/usr/lib/postgresql/15/lib", e.library+".so")); err != nil {
+		if _, err := os.Stat(filepath.Join(libraries, e.library+".so")); err != nil {
 			t.Logf("no %s in the packages of this system", e.name)
 			continue
 		}
