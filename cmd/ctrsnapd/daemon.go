@@ -244,7 +244,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.observe, Pool: d.pool(), Logger: d.log,
+		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.observe, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,

@@ -34,13 +34,23 @@ func (d *daemon) openNames(ctx context.Context) {
 	if d.bridge == nil || !d.cfg.Network.DNS {
 		return
 	}
+	forward, _ := d.cfg.Network.Forward() // it was checked with the configuration
+	opts := dns.Options{Log: d.log, Forward: forward, IsContainer: new(containers).have}
 	d.names = &names{
-		bridge: d.bridge, server: dns.New(d.manager, dns.Options{Log: d.log}), dir: d.state("resolv"), log: d.log,
+		bridge: d.bridge, server: dns.New(d.manager, opts), dir: d.state("resolv"), log: d.log,
 		files: map[netip.Prefix]string{}, failed: map[netip.Prefix]error{},
 	}
 	for _, at := range d.bridge.Gateways() {
 		d.names.listen(ctx, at)
 	}
+}
+
+// zone is where names of clones are answered, or "".
+func (d *daemon) zone() string {
+	if d.bridge == nil || !d.cfg.Network.DNS {
+		return ""
+	}
+	return strings.TrimSuffix(dns.Zone, ".")
 }
 
 // resolvConf returns the resolv.conf of a clone with an address, or "".

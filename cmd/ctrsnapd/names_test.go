@@ -61,6 +61,10 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	one, two := job.Clones[0], job.Clones[1]
+	lease := strings.TrimPrefix(one.DNSNames[1], "shop.")
+	if one.DNSName != "job-1.ctrsnap.internal" || one.DNSNames[0] != one.DNSName || two.DNSNames[1] != "shop."+lease {
+		t.Errorf("its names are %s, %v and %v", one.DNSName, one.DNSNames, two.DNSNames)
+	}
 	far := cloneJSON(t, d, "shop", "--name", "far", "--ip", "10.96.5.7")
 	if far.Host != "10.96.5.7" {
 		t.Errorf("a clone was made ahead at %s", far.Host)
@@ -79,6 +83,7 @@ func TestNames(t *testing.T) {
 			{one, "far.ctrsnap.internal.", dns.TypeA, "NXDOMAIN"},
 			{far, "far.ctrsnap.internal.", dns.TypeA, far.Host},
 			{far, "job-1.ctrsnap.internal.", dns.TypeA, "NXDOMAIN"},
+			{far, "shop." + lease + ".", dns.TypeA, "NXDOMAIN"},
 			{far, "example.com.", dns.TypeA, "REFUSED"},
 			{api.Clone{}, "far.ctrsnap.internal.", dns.TypeA, far.Host},
 			{api.Clone{}, "job-1.ctrsnap.internal.", dns.TypeA, one.Host},
@@ -93,7 +98,7 @@ func TestNames(t *testing.T) {
 			}
 		}
 		// As a program of the clone's does, by its resolv.conf.
-		for _, name := range []string{"job-2", "job-2.ctrsnap.internal"} {
+		for _, name := range []string{"job-2", "job-2.ctrsnap.internal", "shop", "shop." + lease} {
 			url := strings.Replace(two.URL, two.Host, name, 1)
 			if got := d.run("exec", one.ID, "--", "psql", url, "-Atc", "SELECT count(*) FROM users"); got != "1000" {
 				t.Errorf("%s: %q", name, got)

@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -69,7 +67,7 @@ func (n *Network) writeRules(id string, m member) error {
 	}
 	if m.Egress {
 		var err error
-		if rules.Kept, err = hostRanges(); err != nil {
+		if rules.Kept, err = netns.HostRanges(); err != nil {
 			return err
 		}
 	}
@@ -199,43 +197,10 @@ func routed() (all []netip.Prefix, _ error) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
-			if p, ok := prefix(r.Dst); ok && p.Bits() > 0 {
+			if p, ok := netns.PrefixOf(r.Dst); ok && p.Bits() > 0 {
 				all = append(all, p.Masked())
 			}
 		}
 	}
 	return all, nil
-}
-
-// containerLinks are the kinds of links behind which the host has containers,
-// clones among them.
-var containerLinks = []string{"bridge", "veth", "vxlan"}
-
-// hostRanges are the host's addresses, and the ranges of its containers.
-func hostRanges() (all []netip.Prefix, _ error) {
-	addrs, err := netns.List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range addrs {
-		p, ok := prefix(a.IPNet)
-		if !ok || p.Addr().IsLoopback() {
-			continue
-		}
-		link, err := netlink.LinkByIndex(a.LinkIndex)
-		if err != nil || !slices.Contains(containerLinks, link.Type()) {
-			p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
-		}
-		all = append(all, p.Masked())
-	}
-	return all, nil
-}
-
-func prefix(n *net.IPNet) (netip.Prefix, bool) {
-	if n == nil {
-		return netip.Prefix{}, false
-	}
-	a, ok := netip.AddrFromSlice(n.IP)
-	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), bits), ok
 }

@@ -29,8 +29,8 @@ func udpSize(q *dns.Msg) int {
 }
 
 // answer returns what one who asks from an address is told, in at most size
-// bytes. It does not change q.
-func (s *Server) answer(q *dns.Msg, from, local netip.Addr, size int) *dns.Msg {
+// bytes, and whether others may be asked in place of that. It does not change q.
+func (s *Server) answer(q *dns.Msg, from, local netip.Addr, size int) (_ *dns.Msg, forward bool) {
 	r := &reply{Msg: new(dns.Msg), limit: size / minRR}
 	r.SetReply(q)
 	r.RecursionAvailable = false
@@ -38,10 +38,10 @@ func (s *Server) answer(q *dns.Msg, from, local netip.Addr, size int) *dns.Msg {
 		r.SetEdns0(maxUDP, false)
 	}
 	if r.Rcode = check(q); r.Rcode == dns.RcodeSuccess {
-		s.fill(r, from, local)
+		forward = !s.fill(r, from, local)
 	}
 	r.Truncate(size)
-	return r.Msg
+	return r.Msg, forward
 }
 
 // check returns what is wrong with a query.
@@ -71,28 +71,30 @@ func check(q *dns.Msg) int {
 	return dns.RcodeSuccess
 }
 
-// fill answers a query that is in order.
-func (s *Server) fill(r *reply, from, local netip.Addr) {
+// fill answers a query that is in order; false says that others may know.
+func (s *Server) fill(r *reply, from, local netip.Addr) bool {
 	v, ok := s.view(from)
 	if !ok {
 		r.Rcode = dns.RcodeRefused
-		return
+		return true
 	}
+	r.RecursionAvailable = len(s.opts.Forward) > 0 && v.goesBeyond()
 	name := dns.CanonicalName(r.Question[0].Name)
 	if name == Zone {
 		r.apex(v.version, local)
-		return
+		return true
 	}
 	if rest, ok := strings.CutSuffix(name, "."+Zone); ok {
 		r.names(v, rest)
-		return
+		return true
 	}
 	a, zone, ok := parseReverse(name)
 	if !ok || !s.serves(a) && len(v.of(v.addrs[a])) == 0 {
 		r.Rcode = dns.RcodeRefused
-		return
+		return !r.RecursionAvailable
 	}
 	r.reverse(v, a, zone, s.isHost(a))
+	return true
 }
 
 // reply is an answer in the making.

@@ -5,8 +5,9 @@
 //	_SERVICE._tcp. before them  SRV
 //	the addresses               PTR
 //
-// and refuses all else: it forwards nothing. Who asks is known by the address:
-// a clone sees those of its own lease, this host sees all, others nothing.
+// and refuses all else, or forwards it if it is told to. Who asks is known by the
+// address: a clone sees those of its own lease, this host and its containers see
+// all, others nothing. GOLDEN alone is, for a clone, those of its own lease.
 package dns
 
 import (
@@ -45,6 +46,7 @@ type Clone struct {
 	// Service and Port are those of SRV, as in postgresql and 5432.
 	Service string
 	Port    uint16
+	Egress  bool // it reaches what is beyond the host: what it asks for may be forwarded
 	// Local says that what comes from Addrs is this clone's, whatever it sends:
 	// it is on the network that is listened on, and cannot use others' addresses.
 	Local bool
@@ -62,8 +64,14 @@ type Directory interface {
 
 // Options configure a Server. The zero value listens on port 53.
 type Options struct {
-	Port uint16       // 0 is 53
-	Log  *slog.Logger // nil means slog.Default()
+	Port uint16 // 0 is 53
+	// Forward are the servers that are asked, in turn, for what is not ours; none
+	// refuses it. Clones without egress are refused all the same: names carry data.
+	Forward []netip.AddrPort
+	// IsContainer says that an address is of a container of this host, which
+	// sees what the host sees. It is called for strangers, concurrently; nil is none.
+	IsContainer func(netip.Addr) bool
+	Log         *slog.Logger // nil means slog.Default()
 }
 
 // Server answers queries. It is safe for concurrent use.
@@ -71,6 +79,7 @@ type Server struct {
 	dir     Directory
 	opts    Options
 	queries chan struct{} // a token for each
+	asking  chan struct{} // a token for each that is forwarded
 	index   cache
 
 	mu        sync.Mutex
@@ -93,7 +102,7 @@ func New(dir Directory, opts Options) *Server {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	return &Server{dir: dir, opts: opts, queries: make(chan struct{}, maxQueries), listening: map[netip.Addr]*listener{}}
+	return &Server{dir: dir, opts: opts, queries: make(chan struct{}, maxQueries), asking: make(chan struct{}, maxQueries), listening: map[netip.Addr]*listener{}}
 }
 
 // Listen answers at an address of this host, by UDP and TCP, and for the reverse
@@ -192,8 +201,11 @@ func (s *Server) handle(w dns.ResponseWriter, q *dns.Msg) {
 	} else {
 		s.queries <- struct{}{}
 	}
-	m := s.answer(q, from, local, size)
+	m, forward := s.answer(q, from, local, size)
 	<-s.queries
+	if forward {
+		m = s.forward(q, m, size)
+	}
 	if err := w.WriteMsg(m); err != nil {
 		s.opts.Log.Debug("answer query", "from", from, "error", err)
 	}

@@ -212,6 +212,8 @@ func TestNamesAndWhoSeesThem(t *testing.T) {
 		{a(alone), "pr-1.ctrsnap.internal.", dns.TypeA, []string{"NXDOMAIN"}},
 		{a(other), "calone.ctrsnap.internal.", dns.TypeA, []string{"NXDOMAIN"}},
 		{stranger, "pr-1.ctrsnap.internal.", dns.TypeA, []string{"REFUSED"}},
+		{one.Addrs[0], "shop.ctrsnap.internal.", dns.TypeA, []string{"127.0.0.11", "127.0.0.12"}},
+		{hostAddr, "shop.ctrsnap.internal.", dns.TypeA, []string{"NXDOMAIN"}},
 		{stranger, "ctrsnap.internal.", dns.TypeSOA, []string{"REFUSED"}},
 	} {
 		q := query(tt.name, tt.of)
@@ -398,7 +400,7 @@ func FuzzAnswer(f *testing.F) {
 		if host {
 			from = hostAddr
 		}
-		m := s.answer(q, from, hostAddr, size)
+		m, _ := s.answer(q, from, hostAddr, size)
 		out, err := m.Pack()
 		if err != nil {
 			t.Fatalf("answer to %s: %v", q, err)

@@ -75,7 +75,7 @@ type view struct {
 func (s *Server) view(from netip.Addr) (v view, ok bool) {
 	v.index = s.index.get(s.dir)
 	if v.self = v.local[from]; v.self == nil {
-		v.all = s.isHost(from)
+		v.all = s.isHost(from) || s.opts.IsContainer != nil && s.opts.IsContainer(from)
 	}
 	return v, v.all || v.self != nil
 }
@@ -83,6 +83,9 @@ func (s *Server) view(from netip.Addr) (v view, ok bool) {
 func (v view) sees(c *Clone) bool {
 	return v.all || c == v.self || c.Lease != "" && c.Lease == v.self.Lease
 }
+
+// goesBeyond says whether what one asks for may leave this host.
+func (v view) goesBeyond() bool { return v.all || v.self.Egress }
 
 // of returns those that are seen. Which of several users' clones the host means by a name
 // that all of them gave, nobody knows: it must not be led to the wrong one.
@@ -104,6 +107,9 @@ func (v view) find(name string) (clones []*Clone, service string, exists bool) {
 	first, rest, _ := strings.Cut(name, ".")
 	if !strings.HasPrefix(first, "_") {
 		clones = v.of(v.names[name])
+		if len(clones) == 0 && v.self != nil && v.self.Lease != "" {
+			clones = v.names[name+"."+strings.ToLower(v.self.Lease)] // a golden's, of its own lease
+		}
 		return clones, "", len(clones)+len(v.of(v.parents[name])) > 0
 	}
 	if first == "_tcp" {

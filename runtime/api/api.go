@@ -242,6 +242,8 @@ type Clone struct {
 	Password    string                       `json:"password,omitempty"`
 	Database    string                       `json:"database"`
 	Egress      bool                         `json:"egress,omitempty"`    // it reaches what is beyond the host
+	DNSName     string                       `json:"dns_name,omitempty"`  // by which this host and clones of its lease find it
+	DNSNames    []string                     `json:"dns_names,omitempty"` // the same, and GOLDEN.LEASE for all of its lease
 	Published   []string                     `json:"published,omitempty"` // HOST:PORT of this host that lead to it
 	Networks    []string                     `json:"networks,omitempty"`  // that it asked for by name
 	Attached    []Attachment                 `json:"attached,omitempty"`  // interfaces that it was given while it ran

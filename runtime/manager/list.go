@@ -117,6 +117,9 @@ func (m *Manager) describe(c *clone) api.Clone {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	seen := c.rec.Clone
+	if seen.DNSNames = m.named(&c.rec); len(seen.DNSNames) > 0 {
+		seen.DNSName = seen.DNSNames[0]
+	}
 	if c.isDead() {
 		seen.State, seen.PID = api.StateDead, 0
 	}

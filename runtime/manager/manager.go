@@ -63,6 +63,10 @@ type Options struct {
 	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
 
+	// Zone is where the names of clones are answered, without a dot at the end; "" where
+	// nobody does.
+	Zone string
+
 	// ResolvConf returns the host's file that a clone with an address of the default
 	// network has as its resolv.conf(5); "" leaves it the golden's. nil is "" for all.
 	// It is called while a clone is made.

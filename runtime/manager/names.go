@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -40,13 +41,25 @@ func (m *Manager) Names() []dns.Clone {
 func (r *record) describe() dns.Clone {
 	c := dns.Clone{
 		ID: r.ID, Name: r.Name, Golden: r.Golden, Lease: r.Peers, Addrs: r.Addrs, Owner: r.OwnerUID,
-		Port: uint16(r.Port), Local: len(r.Networks) == 0, //nolint:gosec // it is a port
+		Port: uint16(r.Port), Egress: r.Egress, Local: len(r.Networks) == 0, //nolint:gosec // it is a port
 	}
 	c.Service, _, _ = strings.Cut(r.URLs["tcp"], ":") // the scheme is the registered name
 	if c.Addrs == nil && r.Addr.IsValid() {           // made by a version that knew no more
 		c.Addrs, c.Lease = []netip.Addr{r.Addr}, r.LeaseID
 	}
 	return c
+}
+
+// named says by which names others find a clone, the first of them its own alone.
+func (m *Manager) named(r *record) (names []string) {
+	if m.opts.Zone == "" || len(r.Networks) > 0 || !r.Addr.IsValid() {
+		return nil
+	}
+	names = []string{cmp.Or(r.Name, r.ID) + "." + m.opts.Zone}
+	if r.Peers != "" {
+		names = append(names, r.Golden+"."+strings.ToLower(r.Peers)+"."+m.opts.Zone)
+	}
+	return names
 }
 
 // resolvConf returns the mount that has a clone ask for names at the right place.

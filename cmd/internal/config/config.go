@@ -64,13 +64,14 @@ type Storage struct {
 
 // Network is how clones are reached.
 type Network struct {
-	Bridge   string   `toml:"bridge" comment:"name of the bridge; \"\" takes the first free of ctrsnap0, ctrsnap1 …"`
-	Subnet   string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
-	Ahead    int      `toml:"ahead" comment:"how many network namespaces wait for clones"`
-	BinDirs  []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
-	DNS      bool     `toml:"dns" comment:"answer at the bridge's addresses for the names of clones: NAME.ctrsnap.internal"`
-	Conflist string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
-	Use      string   `toml:"use" comment:"name of a CNI network to be used in place of the bridge; flannel needs no file"`
+	Bridge     string   `toml:"bridge" comment:"name of the bridge; \"\" takes the first free of ctrsnap0, ctrsnap1 …"`
+	Subnet     string   `toml:"subnet" comment:"IPv4 subnet of the clones; \"\" chooses one that overlaps no route of this host"`
+	Ahead      int      `toml:"ahead" comment:"how many network namespaces wait for clones"`
+	BinDirs    []string `toml:"bin_dirs" comment:"where CNI plugins are looked for"`
+	DNS        bool     `toml:"dns" comment:"answer at the bridge's addresses for the names of clones: NAME.ctrsnap.internal"`
+	DNSForward []string `toml:"dns_forward" comment:"name servers that this host, its containers and clones with egress are answered from for all other names, as in [\"192.0.2.53\"]; none refuses them"`
+	Conflist   string   `toml:"conflist" comment:"file with a CNI conflist to be used in place of the bridge"`
+	Use        string   `toml:"use" comment:"name of a CNI network to be used in place of the bridge; flannel needs no file"`
 
 	ConfDirs   []string `toml:"conf_dirs" comment:"where networks are found by name"`
 	AdminGroup string   `toml:"admin_group" comment:"members of this group may attach clones to interfaces of this host, as root may: see ctrsnap net attach --help"`
@@ -124,7 +125,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
-		Network:    Network{Ahead: 16, DNS: true, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
+		Network:    Network{Ahead: 16, DNS: true, DNSForward: []string{}, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), Limits: Bounds{Pids: 4096}},
 		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2, Mode: 0o644},
@@ -192,6 +193,9 @@ func (c *Config) validate() error {
 			return fmt.Errorf("configuration: network.subnet: %q is not an IPv4 subnet like 10.213.0.0/16", c.Network.Subnet)
 		}
 	}
+	if _, err := c.Network.Forward(); err != nil {
+		return fmt.Errorf("configuration: network.dns_forward: %w", err)
+	}
 	switch {
 	case c.Log.Format != "text" && c.Log.Format != "json":
 		return fmt.Errorf("configuration: log.format: %q is neither text nor json", c.Log.Format)
@@ -213,6 +217,22 @@ func (c *Config) validate() error {
 		return errors.New("configuration: build.parallel: must be at least 1")
 	}
 	return nil
+}
+
+// Forward returns the servers of DNSForward.
+func (n Network) Forward() (servers []netip.AddrPort, _ error) {
+	for _, s := range n.DNSForward {
+		if a, err := netip.ParseAddr(s); err == nil {
+			servers = append(servers, netip.AddrPortFrom(a, 53))
+			continue
+		}
+		at, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not an address like 192.0.2.53 or 192.0.2.53:5353", s)
+		}
+		servers = append(servers, at)
+	}
+	return servers, nil
 }
 
 // Print returns the configuration as a commented TOML file.
