@@ -22,7 +22,7 @@ var _ server.Engines = engines{}
 // Engines lists the engines, built-in ones first.
 func (e engines) Engines(ctx context.Context) ([]api.Engine, error) {
 	var all []api.Engine
-	for _, name := range e.daemon.engines.Names() {
+	for _, name := range e.engines.Names() {
 		d, err := e.Engine(ctx, name)
 		if err != nil {
 			return nil, err
@@ -46,12 +46,12 @@ func (e engines) Engine(ctx context.Context, name string) (api.Engine, error) {
 	if name == "default" {
 		name = build.DefaultEngine
 	}
-	engine, err := e.daemon.engines.Engine(name)
+	engine, err := e.engines.Engine(name)
 	if err != nil {
 		return api.Engine{}, err
 	}
 	a := api.Engine{Name: name, BuiltIn: true}
-	if added, ok := e.daemon.engines.Added(name); ok {
+	if added, ok := e.engines.Added(name); ok {
 		a.BuiltIn, a.Digest, a.AddedAt, a.Description = false, added.Engine.Digest(), &added.Added, added.Text
 	}
 	if d, ok := engine.(runtime.Describer); ok {
@@ -79,7 +79,7 @@ func (e engines) AddEngine(ctx context.Context, caller server.Caller, req api.En
 	if err := adminOnly(caller, "add an engine"); err != nil {
 		return api.Engine{}, err
 	}
-	added, err := e.daemon.engines.Add([]byte(req.Description))
+	added, err := e.engines.Add([]byte(req.Description))
 	if err != nil {
 		return api.Engine{}, err
 	}
@@ -100,7 +100,7 @@ func (e engines) RemoveEngine(ctx context.Context, caller server.Caller, name st
 		return snapshot.WithHint(fmt.Errorf("remove engine %s: %d goldens are of it: %w", name, n, errdefs.ErrFailedPrecondition),
 			"'ctrsnap golden ls' lists them, 'ctrsnap golden rm' removes them")
 	}
-	if err := e.daemon.engines.Remove(name); err != nil {
+	if err := e.engines.Remove(name); err != nil {
 		return err
 	}
 	e.log.InfoContext(ctx, "engine removed", "engine", name)

@@ -192,12 +192,11 @@ func claims(t *testing.T, d *daemon, s enginetest.Subject, golden string, rounds
 // bare is the server of a clone, with the same program, arguments and user, in a
 // plain copy of the clone's files: no container, no overlay, no namespace.
 type bare struct {
-	clone            api.Clone
-	root, data       string
-	layer            string // of the golden
-	args, env        []string
-	uid, gid         uint32
-	socketDir, oldIn string
+	clone      api.Clone
+	root, data string
+	layer      string // of the golden
+	args, env  []string
+	uid, gid   uint32
 }
 
 // lowerRE finds lower layers in mountinfo, by the old and the new way to mount.

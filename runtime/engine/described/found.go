@@ -81,7 +81,7 @@ func (b *build) detect(ctx context.Context) error {
 			b.st.DB = b.src.Database
 		}
 	}
-	b.st.state.Description, b.st.Digest = text, b.e.digest
+	b.st.Description, b.st.Digest = text, b.e.digest
 	b.chooseLogin()
 	err := b.root(ctx, func(r *rootfs.Root) error {
 		if b.src.Parent == nil {
@@ -133,7 +133,7 @@ func (b *build) find(r *rootfs.Root) error {
 				"give a base that has it: --from-host=PREFIX, --image or --image-archive")
 		}
 	}
-	b.st.state.Env = b.src.Base.Config.Env
+	b.st.Env = b.src.Base.Config.Env
 	b.st.UID, b.st.GID = defaultUID, defaultUID
 	text, _ := r.ReadFile("/etc/passwd", 1<<20) // none is fine
 	for line := range strings.Lines(string(text)) {

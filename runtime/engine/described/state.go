@@ -45,11 +45,11 @@ func (e *Engine) of(g snapshot.Golden) (served, error) {
 	if err := json.Unmarshal(g.State, &s.state); err != nil {
 		return s, fmt.Errorf("read state of golden %s: %w: %w", g.Ref(), err, errdefs.ErrDataLoss)
 	}
-	if s.state.Description == "" || s.Digest == e.digest {
+	if s.Description == "" || s.Digest == e.digest {
 		return s, nil
 	}
 	var err error
-	if s.d, err = e.older(s.Digest, s.state.Description); err != nil {
+	if s.d, err = e.older(s.Digest, s.Description); err != nil {
 		return s, fmt.Errorf("read state of golden %s: %w: %w", g.Ref(), err, errdefs.ErrDataLoss)
 	}
 	return s, nil
@@ -105,7 +105,7 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // env is the image's environment, over it the server's, and more.
 func (s served) env(f Fields, more map[string]string) ([]string, error) {
 	vars := map[string]string{"PATH": searchPath, "HOME": s.d.Server.Data, "LANG": "C.UTF-8"}
-	for _, kv := range s.state.Env {
+	for _, kv := range s.Env {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			vars[k] = v
 		}

@@ -320,11 +320,12 @@ func (r runner) verbs(t *testing.T) {
 	r.Run(t, "inspect", r.First())
 	r.Run(t, "pool", "set", r.golden, "--size", "1")
 	deadline := time.Now().Add(time.Minute)
+	tick := time.Tick(20 * time.Millisecond) // nobody tells of a pool that is full
 	for !strings.Contains(r.Run(t, "pool", "ls", "--format", "{{.golden}}:{{.ready}}"), r.golden+":1") {
 		if time.Now().After(deadline) {
 			t.Fatalf("no pool:\n%s", r.Run(t, "pool", "ls"))
 		}
-		time.Sleep(20 * time.Millisecond) // nobody tells of a pool that is full
+		<-tick
 	}
 	c := r.Clone(t, r.golden)
 	if c.Timings[api.StageClaim] == 0 {
