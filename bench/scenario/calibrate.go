@@ -111,9 +111,9 @@ func (k *calibrator) removeLast(ctx context.Context) (time.Duration, error) {
 	return time.Since(begun), err
 }
 
-// load measures whole lives while all processors work, and makes the steps' processor
-// time that much dearer: two threads of one core, or caches that are shared,
-// do less than twice as much.
+// load measures whole lives while all processors work, and scales the steps' processor
+// time to that: two threads of one core, or caches that are shared, do less than
+// twice as much, and what others used while a step ran alone was counted with it.
 func (k *calibrator) load(ctx context.Context) error {
 	if err := k.clear(ctx); err != nil {
 		return err
@@ -128,10 +128,10 @@ func (k *calibrator) load(ctx context.Context) error {
 		return err
 	}
 	whole := recorder.Milliseconds(machine.CPUTime()-before) / float64(max(len(ends), 1))
-	dearer := max(whole/(k.cpu["make"]+k.cpu["query"]+k.cpu["remove"]), 1)
-	k.note("processor time of each step is %.0f %% of that alone on the machine: so much dearer it is while all processors work", 100*dearer)
+	scale := whole / (k.cpu["make"] + k.cpu["query"] + k.cpu["remove"])
+	k.note("processor time of each step is %.0f %% of what it took alone: that of whole lives while all processors work", 100*scale)
 	for name := range k.cpu {
-		k.cpu[name] *= dearer
+		k.cpu[name] *= scale
 	}
 	return nil
 }
