@@ -1,0 +1,156 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// clonePoints are the failpoints that a clone of a golden without a pool comes by.
+var clonePoints = []string{
+	"golden.prepared", "netpool.take", "netpool.taken", "clone.prepared", "clone.connected", "clone.files", "runner.recorded", "runner.created",
+	"clone.created", "clone.started", "clone.ready", "clone.kept", "clone.hand out",
+}
+
+// TestFaults has one thing after the other fail: the caller is told, other clones go on, and nothing is left.
+// runtime/DESIGN.md has a row for each.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "[pool]\nauto = false\n[storage]\nsize = \"1GiB\"\n")
+	d.file("schema.sql", schema)
+	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d.run("clone", "shop", "--name", "other", "--ttl", "3h")
+	for _, fault := range []struct {
+		name string
+		test func(t *testing.T, d *daemon)
+	}{
+		{"step", faultStep},
+		{"no space", faultNoSpace},
+		{"frozen", faultFrozen},
+		{"hung", faultHung},
+		{"golden damaged", faultDamaged},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			fault.test(t, d)
+			if got := d.run("ls", "--format", "{{.name}}"); got != "other" {
+				t.Errorf("listed are %q", got)
+			}
+			waitFor(t, "what failed to be gone", func() bool { return len(d.orphans("--dry-run")) == 0 })
+			if got := query(t, d.run("inspect", "other", "--format", "{{.url}}"), "SELECT count(*) FROM users"); got != "1000" {
+				t.Errorf("another clone has %s rows", got)
+			}
+			if fault.name != "golden damaged" {
+				query(t, d.run("clone", "shop", "--name", "after"), "SELECT 1")
+				d.run("rm", "after")
+			}
+		})
+	}
+	d.run("rm", "other")
+}
+
+// wantRefused asks for a clone and is told that there is none.
+func wantRefused(t *testing.T, d *daemon, says string) {
+	t.Helper()
+	r := d.try(nil, "clone", "shop", "--name", "failed")
+	if r.code == 0 || r.stdout != "" || !strings.Contains(r.stderr, says) {
+		t.Errorf("exit code %d, stdout %q, want %q in stderr:\n%s", r.code, r.stdout, says, r.stderr)
+	}
+	t.Logf("exit code %d: %s", r.code, strings.TrimSpace(r.stderr))
+}
+
+// faultStep fails each step of a clone's creation: all before it is undone.
+func faultStep(t *testing.T, d *daemon) {
+	for _, point := range clonePoints {
+		d.stop(syscall.SIGTERM)
+		if err := d.launch("CTRSNAPD_FAILPOINT=" + point + "=error"); err != nil {
+			t.Fatal(err)
+		}
+		wantRefused(t, d, "")
+		if found := d.orphans("--dry-run"); len(found) > 0 {
+			t.Errorf("%s: left are %v", point, found)
+		}
+	}
+	d.restart(syscall.SIGTERM)
+}
+
+// faultNoSpace fills the storage.
+func faultNoSpace(t *testing.T, d *daemon) {
+	ballast := filepath.Join(d.work, "root/storage/ballast")
+	f, err := os.Create(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(ballast)
+	defer f.Close()
+	var size int64
+	for step := int64(256 << 20); step >= 4096; {
+		if unix.Fallocate(int(f.Fd()), 0, size, step) == nil {
+			size += step
+		} else {
+			step /= 2
+		}
+	}
+	wantRefused(t, d, "")
+	if r := d.try(nil, "golden", "build", "late", fromHost(), "--init", "schema.sql"); r.code == 0 {
+		t.Errorf("a golden was built without space")
+	} else {
+		t.Logf("exit code %d: %s", r.code, r.stderr)
+	}
+}
+
+// faultFrozen freezes a clone: it can be removed.
+func faultFrozen(t *testing.T, d *daemon) {
+	c := cloneJSON(t, d, "shop", "--name", "frozen")
+	d.wantCtr(0, "", "pause", c.ID)
+	d.run("rm", "frozen")
+	if _, err := tryQuery(c.URL, "SELECT 1"); err == nil {
+		t.Error("it answers after it was removed")
+	}
+}
+
+// faultHung stops a server's processes.
+func faultHung(t *testing.T, d *daemon) {
+	c := cloneJSON(t, d, "shop", "--name", "hung")
+	if err := syscall.Kill(c.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	d.run("rm", "hung")
+}
+
+// faultDamaged changes a byte of a golden's layer, below everything.
+func faultDamaged(t *testing.T, d *daemon) {
+	files, _ := filepath.Glob(filepath.Join(d.work, "root/storage/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/var/lib/*/data/base/1/1259"))
+	if len(files) == 0 {
+		_ = filepath.WalkDir(filepath.Join(d.work, "root/storage/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"), func(path string, _ os.DirEntry, _ error) error {
+			if strings.HasSuffix(path, "/global/pg_control") {
+				files = append(files, path)
+			}
+			return nil
+		})
+	}
+	if len(files) == 0 {
+		t.Fatal("no file of a golden found")
+	}
+	damaged := 0
+	for _, file := range files {
+		b := mustRead(t, file)
+		b[len(b)-1] ^= 1
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := d.try(nil, "golden", "verify", "shop"); r.code == 7 {
+			damaged++
+		}
+		b[len(b)-1] ^= 1
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if damaged == 0 {
+		t.Error("a damaged golden is taken for sound")
+	}
+}
