@@ -277,7 +277,7 @@ func (r runner) noRecovery(t *testing.T) {
 func (r runner) readiness(t *testing.T, n int) {
 	batch := min(n, 10)
 	for done := 0; done < n && !t.Failed(); done += batch {
-		out := r.Run(t, "clone", r.golden, "--count", strconv.Itoa(batch), "-o", "json", "--label", "suite=ready")
+		out := r.Run(t, "clone", r.golden, "--count", strconv.Itoa(batch), "-o", "json", "--label", "suite="+r.golden)
 		for _, c := range decode(t, out) {
 			s, err := r.Open(t.Context(), c)
 			if err != nil {
@@ -290,7 +290,7 @@ func (r runner) readiness(t *testing.T, n int) {
 			}
 			_ = s.Close()
 		}
-		r.Run(t, "rm", "--label", "suite=ready")
+		r.Run(t, "rm", "--label", "suite="+r.golden)
 	}
 }
 
