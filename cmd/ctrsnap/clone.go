@@ -25,7 +25,7 @@ type cloneOptions struct {
 	labels   pairs
 	settings pairs
 	timeout  api.Duration
-	networks string
+	networks networks
 	reach    reach
 	limits   limits
 	life     life
@@ -53,7 +53,7 @@ URL is printed, and ends after --ttl.
 			pairsFlag("label", "`K=V` to find the clone by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of this clone (repeatable)", &o.settings),
 			&cli.BoolFlag{Name: "password", Usage: "give the clone a password of its own, in place of the golden's", Destination: &o.req.OwnPassword},
-			networkFlag(&o.networks),
+			o.networks.flag(),
 			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
 		}, o.life.flags(), o.limits.flags(), o.reach.flags(), o.names.flags(), o.out.flags()),
@@ -108,7 +108,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	defer stop()
 	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
 	defer cancel()
-	o.req.Networks = commaList(o.networks)
+	o.networks.apply(&o.req)
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
 	o.req.Limits = o.limits.Limits
 	o.reach.apply(&o.req)

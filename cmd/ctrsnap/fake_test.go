@@ -386,7 +386,12 @@ func (f *fakeDaemon) newClone(g api.Golden, req api.CloneRequest, leaseID string
 	if req.Name != "" {
 		c.ID = req.Name
 	}
-	c.Egress = req.Egress != nil && *req.Egress
+	c.Egress, c.Networks = req.Egress != nil && *req.Egress, req.Networks
+	for i, a := range req.Attach {
+		c.Attached = append(c.Attached, api.Attachment{
+			Schema: 1, IfName: fmt.Sprintf("eth%d", i+1), Type: a.Type, Master: a.Master, IP: a.IP, Gateway: a.Gateway, MAC: a.MAC, VLAN: a.VLAN,
+		})
+	}
 	if req.IP != "" {
 		c.Host = req.IP
 	}

@@ -181,10 +181,6 @@ func wrongArgs(cmd *cli.Command, want string, few bool) error {
 	return usage.of("%s: too many arguments: want %s only", verb(cmd), want)
 }
 
-func networkFlag(names *string) cli.Flag {
-	return &cli.StringFlag{Name: "network", Usage: "attach to `NAME[,NAME]` of 'ctrsnap net ls' in place of the default network; none is a unix socket only", Destination: names}
-}
-
 // reach are the flags that say what a clone's network is like.
 type reach struct {
 	egress  optional

@@ -30,7 +30,7 @@ type runOptions struct {
 	count    int
 	labels   pairs
 	settings pairs
-	networks string
+	networks networks
 	keep     optional
 	quiet    bool
 	wait     api.Duration
@@ -68,7 +68,7 @@ that key.
 			pairsFlag("label", "`K=V` to find the clones by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of the clones (repeatable)", &o.settings),
 			&cli.BoolFlag{Name: "clone-password", Usage: "give the clones passwords of their own", Destination: &o.password},
-			networkFlag(&o.networks),
+			o.networks.flag(),
 			waitTimeoutFlag(&o.wait),
 			durationFlag("timeout", "give up if the clones are not there after `D`; does not limit the command", &o.timeout),
 			quietFlag(&o.quiet, "no progress of a build"),
@@ -193,10 +193,11 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	var misleading []string
 	for i, ref := range refs {
 		req := api.CloneRequest{
-			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, Networks: commaList(o.networks), WaitTimeout: o.wait,
+			Golden: ref, Count: o.count, Labels: o.labels, Settings: o.settings, OwnPassword: o.password, WaitTimeout: o.wait,
 			Limits: o.limits.Limits,
 		}
 		o.reach.apply(&req)
+		o.networks.apply(&req)
 		clones, err := j.clone(ctx, req)
 		if err != nil {
 			return nil, about(err, "clone %s", ref)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
@@ -78,7 +79,60 @@ func TestAttach(t *testing.T) {
 		t.Errorf("its own interface: exit code %d\n%s", r.code, r.stderr)
 	}
 	d.run("rm", "pr-42")
+	cloneAttached(t, d, reach)
 	if out := d.run("net", "ls"); !strings.Contains(out, "default") {
 		t.Errorf("networks:\n%s", out)
 	}
+}
+
+// cloneAttached makes clones with further interfaces, in place of each other, and
+// where the daemon is killed meanwhile.
+func cloneAttached(t *testing.T, d *daemon, reach func(from, addr string) error) {
+	t.Helper()
+	clone := []string{
+		"clone", "shop", "--name", "pr-43", "--if-exists", "reset",
+		"--network", "type=bridge,master=br0,ip=198.51.100.9/24", "--network", "type=macvlan,master=eth0,ip=192.0.2.79/24,mac=02:00:00:00:00:4f",
+	}
+	answers := func(what string) {
+		for from, addr := range map[string]string{"a": "198.51.100.9", "b": "192.0.2.79"} {
+			if err := reach(from, addr); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	d.run(clone...)
+	answers("made")
+	d.run(clone...)
+	answers("made again")
+	if r := d.try(nil, append(clone, "--network", "type=bridge,master=nonesuch")...); r.code == 0 || !strings.Contains(r.stderr, "nonesuch") {
+		t.Errorf("exit code %d:\n%s", r.code, r.stderr)
+	}
+	answers("not replaced")
+	d.run("rm", "pr-43")
+
+	d.stop(syscall.SIGTERM)
+	if err := d.launch("CTRSNAPD_FAILPOINT=attach.attached=kill@2"); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.try(nil, clone...); r.code == 0 {
+		t.Error("made by a daemon that was killed")
+	}
+	d.stop(syscall.SIGKILL)
+	d.start()
+	if out := d.run("ls", "-o", "json"); strings.Contains(out, "pr-43") {
+		t.Errorf("a clone that nobody got:\n%s", out)
+	}
+	// The address is free when the kernel has done with what was removed.
+	made := d.try(nil, clone...)
+	for until := time.Now().Add(20 * time.Second); made.code != 0 && time.Now().Before(until); {
+		made = d.try(nil, clone...)
+	}
+	if made.code != 0 {
+		t.Fatalf("after a crash: %s", made.stderr)
+	}
+	answers("made after a crash")
+	d.run("rm", "pr-43")
+	d.run(clone...)
+	answers("made after it was removed")
+	d.run("rm", "pr-43")
 }

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	maxInterfaces = 8   // of one namespace
-	maxTries      = 254 // addresses that are asked for; most are free
+	// MaxInterfaces is how many one namespace can have.
+	MaxInterfaces = 8
+
+	maxTries = 254 // addresses that are asked for; most are free
 )
 
 // Attachment is an interface that was attached.
@@ -38,6 +40,18 @@ type Attachment struct {
 	MAC     string
 	VLAN    int
 	DHCP    bool // IP and Gateway are from a server: "" before they are known
+}
+
+// Request asks for the same interface again.
+func (att Attachment) Request() Request {
+	r := Request{Type: att.Type, Master: att.Master, IP: att.IP, Gateway: att.Gateway, MAC: att.MAC, VLAN: att.VLAN, IfName: att.IfName}
+	if att.DHCP {
+		r.IP, r.Gateway = DHCP, "" // the server's to say
+	}
+	if att.Type == PTP {
+		r.MAC = ""
+	}
+	return r
 }
 
 // Options configure an Attacher. Dir is required.
@@ -94,7 +108,7 @@ func (a *Attacher) Attach(ctx context.Context, id, path string, r Request) (Atta
 }
 
 func (a *Attacher) attach(ctx context.Context, id, path string, r Request) (_ Attachment, err error) {
-	if err := errors.Join(netns.CheckID(id), r.check()); err != nil {
+	if err := errors.Join(netns.CheckID(id), r.Check()); err != nil {
 		return Attachment{}, err
 	}
 	a.ids.Lock(id)
@@ -152,7 +166,7 @@ func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attach
 		return att, err
 	}
 	have, err := a.List(id)
-	if err == nil && len(have) >= maxInterfaces {
+	if err == nil && len(have) >= MaxInterfaces {
 		err = fmt.Errorf("it has %d further interfaces: %w", len(have), errdefs.ErrResourceExhausted)
 	}
 	if err != nil {

@@ -378,7 +378,7 @@ func TestUndoAndCrash(t *testing.T) {
 		}
 	}
 	w.opts.Failpoint = nil
-	for i := range maxInterfaces {
+	for i := range MaxInterfaces {
 		w.attach("ca", Request{Type: Bridge, Master: "lan0", IP: fmt.Sprintf("192.0.2.%d/24", 100+i)})
 	}
 	if _, err := w.Attach(t.Context(), "ca", w.path("ca"), r); !errdefs.IsResourceExhausted(err) {
@@ -396,7 +396,7 @@ func FuzzCheck(f *testing.F) {
 	f.Add("bridge", "br0", "192.0.2.7/24", "192.0.2.1", "02:00:00:00:00:01", 7, "eth1")
 	f.Fuzz(func(t *testing.T, typ, master, addr, gateway, mac string, vlan int, ifName string) {
 		r := Request{typ, master, addr, gateway, mac, vlan, ifName}
-		if r.check() == nil && strings.ContainsAny(master+ifName, "/: \x00") {
+		if r.Check() == nil && strings.ContainsAny(master+ifName, "/: \x00") {
 			t.Errorf("accepted %+v", r)
 		}
 	})

@@ -76,12 +76,12 @@ func (r Request) name(have map[string]bool) (string, error) {
 		}
 		return r.IfName, nil
 	}
-	for i := 1; i <= maxInterfaces+1; i++ {
+	for i := 1; i <= MaxInterfaces+1; i++ {
 		if name := fmt.Sprintf("eth%d", i); !have[name] {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("a clone has at most %d further interfaces: %w", maxInterfaces, errdefs.ErrResourceExhausted)
+	return "", fmt.Errorf("a clone has at most %d further interfaces: %w", MaxInterfaces, errdefs.ErrResourceExhausted)
 }
 
 // taken says who has an address: this host, or somebody on the master's link

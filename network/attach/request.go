@@ -41,8 +41,8 @@ type Request struct {
 // ifNameRE is what the kernel and CNI allow, less what is hard to read.
 var ifNameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
 
-// check finds what is wrong with a request by itself.
-func (r Request) check() error {
+// Check finds what is wrong with a request by itself, as InvalidArgument.
+func (r Request) Check() error {
 	for _, check := range []func() error{r.checkType, r.checkNames, r.checkIP, r.checkGateway, r.checkMAC, r.checkVLAN} {
 		if err := check(); err != nil {
 			return err

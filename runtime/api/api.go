@@ -177,6 +177,7 @@ type CloneRequest struct {
 	Egress      *bool             `json:"egress,omitempty" doc:"whether the clones reach what is beyond the host; default the daemon's"`
 	IP          string            `json:"ip,omitempty" doc:"wanted IPv4 address, of the daemon's subnet; for one clone" example:"10.213.0.77"`
 	Networks    []string          `json:"networks,omitempty" doc:"names of the networks to attach the clones to, the first with eth0; default the daemon's one"`
+	Attach      []AttachRequest   `json:"attach,omitempty" maxItems:"8" doc:"further interfaces on networks of the host, for administrators; a fixed address is for one clone, a clone that is reused keeps what it has"`
 	Publish     []string          `json:"publish,omitempty" maxItems:"8" doc:"ports of the host that lead to the clone, each [IP:]PORT; 0 is a free one. Several clones take free ones only" example:"127.0.0.1:5433"`
 	Limits      Limits            `json:"limits,omitzero" doc:"default the daemon's"`
 	IdleTTL     Duration          `json:"idle_ttl,omitempty" doc:"end a clone that nobody has been connected to for so long"`
@@ -246,7 +247,7 @@ type Clone struct {
 	DNSNames    []string                     `json:"dns_names,omitempty"` // the same, and GOLDEN.LEASE for all of its lease
 	Published   []string                     `json:"published,omitempty"` // HOST:PORT of this host that lead to it
 	Networks    []string                     `json:"networks,omitempty"`  // that it asked for by name
-	Attached    []Attachment                 `json:"attached,omitempty"`  // interfaces that it was given while it ran
+	Attached    []Attachment                 `json:"attached,omitempty"`  // further interfaces on networks of the host
 	PID         int                          `json:"pid,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with

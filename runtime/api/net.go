@@ -36,7 +36,7 @@ type AttachRequest struct {
 	IfName  string `json:"ifname,omitempty" doc:"name in the clone; default the first free of eth1, eth2 …"`
 }
 
-// Attachment is an interface that a clone was given while it ran.
+// Attachment is a further interface that a clone was given.
 type Attachment struct {
 	Schema  int    `json:"schema"`
 	IfName  string `json:"ifname"`

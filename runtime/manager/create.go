@@ -58,12 +58,17 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 	if err != nil {
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}
+	var given undo // by predecessors to their successors
 	err = m.publishAll(ctx, want, old, clones)
+	if err == nil {
+		err = m.attachAll(ctx, want, old, clones, &given)
+	}
 	leaseID := ""
 	if err == nil {
 		leaseID, err = m.handOut(ctx, want, old, clones)
 	}
 	if err != nil {
+		err = errors.Join(err, given.run(ctx))
 		m.discard(clones)
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}

@@ -71,9 +71,24 @@ func (m *Manager) Attach(ctx context.Context, caller server.Caller, id string, r
 	if err != nil {
 		return api.Attachment{}, err
 	}
-	att, err := m.opts.Interfaces.Attach(ctx, c.id, c.namespace(), attach.Request{
-		Type: req.Type, Master: req.Master, IP: req.IP, Gateway: req.Gateway, MAC: req.MAC, VLAN: req.VLAN, IfName: req.IfName,
-	})
+	seen, err := m.attachTo(ctx, c, attachRequest(req))
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	m.log.InfoContext(ctx, "interface attached", "clone", c.id, "interface", seen.IfName, "type", seen.Type, "master", seen.Master, "by", caller.Name)
+	return seen, nil
+}
+
+// attachTo gives a clone that runs an interface, and keeps that it has it. A
+// wanted address may be that of a clone that is on its way out: it is waited for.
+func (m *Manager) attachTo(ctx context.Context, c *clone, req attach.Request) (api.Attachment, error) {
+	att, err := m.opts.Interfaces.Attach(ctx, c.id, c.namespace(), req)
+	if (errdefs.IsAlreadyExists(err) || err != nil && req.MAC != "") && len(m.pending()) > 0 {
+		if err := m.Drain(ctx); err != nil {
+			return api.Attachment{}, err
+		}
+		att, err = m.opts.Interfaces.Attach(ctx, c.id, c.namespace(), req)
+	}
 	if err != nil {
 		return api.Attachment{}, err
 	}
@@ -89,8 +104,11 @@ func (m *Manager) Attach(ctx context.Context, caller server.Caller, id string, r
 		defer cancel()
 		return api.Attachment{}, errors.Join(err, m.opts.Interfaces.Detach(undo, c.id, c.namespace(), att.IfName))
 	}
-	m.log.InfoContext(ctx, "interface attached", "clone", c.id, "interface", att.IfName, "type", att.Type, "master", att.Master, "by", caller.Name)
 	return seen, nil
+}
+
+func attachRequest(r api.AttachRequest) attach.Request {
+	return attach.Request{Type: r.Type, Master: r.Master, IP: r.IP, Gateway: r.Gateway, MAC: r.MAC, VLAN: r.VLAN, IfName: r.IfName}
 }
 
 func describeAttachment(a attach.Attachment) api.Attachment {
@@ -108,10 +126,17 @@ func (m *Manager) Detach(ctx context.Context, caller server.Caller, id, ifName s
 	if err != nil {
 		return err
 	}
-	if err := m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), ifName); err != nil {
+	if err := m.detachFrom(ctx, c, ifName); err != nil {
 		return err
 	}
 	m.log.InfoContext(ctx, "interface detached", "clone", c.id, "interface", ifName, "by", caller.Name)
+	return nil
+}
+
+func (m *Manager) detachFrom(ctx context.Context, c *clone, ifName string) error {
+	if err := m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), ifName); err != nil {
+		return err
+	}
 	return m.update(ctx, c, func(r *record) { r.Attached = without(r.Attached, ifName) })
 }
 

@@ -27,6 +27,11 @@ func (f *fakeInterfaces) Attach(_ context.Context, id, path string, r attach.Req
 	if path == "" {
 		return attach.Attachment{}, errors.New("no namespace")
 	}
+	for _, a := range f.have {
+		if a.ID != id && a.IP == r.IP && r.IP != "" {
+			return attach.Attachment{}, errdefs.ErrAlreadyExists
+		}
+	}
 	a := attach.Attachment{ID: id, IfName: fmt.Sprintf("eth%d", len(f.have)+1), Type: r.Type, Master: r.Master, IP: r.IP}
 	f.have = append(f.have, a)
 	return a, nil
@@ -68,7 +73,7 @@ func attachable(t *testing.T, w *world, f *fakeInterfaces) *Manager {
 	t.Helper()
 	opts := w.options()
 	opts.Interfaces = f
-	opts.IsNetworkAdmin = func(c server.Caller) bool { return c.UID == 7 }
+	opts.IsNetworkAdmin = func(c server.Caller) bool { return c.UID == 7 || c.UID == caller.UID }
 	m := New(opts)
 	t.Cleanup(func() { m.Close(context.Background()) })
 	if _, err := m.Recover(t.Context()); err != nil {
@@ -83,7 +88,7 @@ func TestAttachIsForAdministrators(t *testing.T) {
 	w, f := newWorld(t), &fakeInterfaces{}
 	m := attachable(t, w, f)
 	id := create(t, m, api.CloneRequest{}).Clones[0].ID
-	for _, uid := range []int{-1, 1000} {
+	for _, uid := range []int{-1, caller.UID + 1000} {
 		if _, err := m.Attach(t.Context(), server.Caller{UID: uid}, id, request); !errdefs.IsPermissionDenied(err) {
 			t.Errorf("attach by %d: %v", uid, err)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -52,6 +53,7 @@ type plan struct {
 	egress      bool
 	addr        netip.Addr // wanted; zero is any
 	publish     []publish.Address
+	attach      []attach.Request
 	networks    string // names, comma-separated; "" is the default one
 }
 
@@ -80,7 +82,7 @@ func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneR
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
-	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.bounds(p), m.reach(p), m.ports(p)} {
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.bounds(p), m.reach(p), m.ports(p), m.interfaces(p)} {
 		if err := check(req); err != nil {
 			return nil, err
 		}

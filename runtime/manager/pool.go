@@ -188,7 +188,7 @@ func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name st
 		return err
 	}
 	err = m.update(ctx, c, func(r *record) {
-		r.Member, r.Process, r.Timings = false, "", timings
+		r.Member, r.Process, r.Ready, r.Timings = false, "", want.isComplete(), timings
 		withPassword(r)
 		r.personalise(want, name, begun)
 		r.live(want.ttl)

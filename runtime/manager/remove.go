@@ -61,6 +61,7 @@ func (m *Manager) kill(ctx context.Context, c *clone) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	_ = m.unpublish(ctx, c.id) // a port is free for the next one; the teardown does it again
+	m.detachAll(ctx, c)
 	if !c.isDead() {
 		_ = c.task.Signal(ctx, syscall.SIGKILL) // it may be gone
 	}

@@ -318,7 +318,7 @@ func (s *starter) keep(ctx context.Context) error {
 	}
 	s.timings[api.StageTotal] = milliseconds(time.Since(s.begun))
 	if err := s.update(ctx, s.clone, func(r *record) {
-		r.Ready, r.Timings = true, s.timings
+		r.Ready, r.Timings = s.want.isComplete(), s.timings
 		r.live(s.want.ttl)
 	}); err != nil {
 		return err

@@ -1,0 +1,123 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
+)
+
+// interfaces says which further interfaces the clones are to have. It comes
+// after lifetime.
+func (m *Manager) interfaces(p *plan) func(api.CloneRequest) error {
+	return func(req api.CloneRequest) error {
+		if len(req.Attach) == 0 {
+			return nil
+		}
+		if err := m.mayAttach(p.caller); err != nil {
+			return err
+		}
+		if len(req.Attach) > attach.MaxInterfaces {
+			return fmt.Errorf("%d further interfaces are more than %d: %w", len(req.Attach), attach.MaxInterfaces, errdefs.ErrInvalidArgument)
+		}
+		for _, a := range req.Attach {
+			r := attachRequest(a)
+			if err := r.Check(); err != nil {
+				return fmt.Errorf("attach %.20s interface: %w", r.Type, err)
+			}
+			if p.count > 1 && (r.MAC != "" || fixed(r).IsValid()) {
+				return snapshot.WithHint(
+					fmt.Errorf("address %s%.20s of an interface is for one clone, not for %d: %w", r.IP, " "+r.MAC, p.count, errdefs.ErrInvalidArgument),
+					"ip=ipam and ip=dhcp give each clone one of its own")
+			}
+			p.attach = append(p.attach, r)
+		}
+		return nil
+	}
+}
+
+// fixed is the address that a request wants, zero for any or none.
+func fixed(r attach.Request) netip.Addr {
+	p, _ := netip.ParsePrefix(r.IP) // checked: else ipam, dhcp or none
+	return p.Addr()
+}
+
+// isComplete says that a clone may be handed out when it has answered. One that
+// lacks its interfaces is removed by a restart, which nobody was told of.
+func (p *plan) isComplete() bool { return len(p.attach) == 0 }
+
+// attachAll gives clones that were made their interfaces, before anybody hears
+// of them. After an error, or a later one, given takes all back, and the caller
+// discards the clones.
+func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clone, given *undo) error {
+	for i, c := range clones {
+		if c == nil || want.isComplete() {
+			continue
+		}
+		for _, r := range want.attach {
+			if err := m.takeOver(ctx, old[i], r, given); err != nil {
+				return err
+			}
+			got, err := m.attachTo(ctx, c, r)
+			if err != nil {
+				return err
+			}
+			given.add(func(ctx context.Context) error { return m.detachFrom(ctx, c, got.IfName) })
+		}
+		if err := m.step("attached"); err != nil {
+			return err
+		}
+		if err := m.update(ctx, c, func(r *record) { r.Ready = true }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeOver takes interfaces from a clone that is about to be replaced if they
+// have an address that its successor wants.
+func (m *Manager) takeOver(ctx context.Context, old *clone, r attach.Request, given *undo) error {
+	if old == nil {
+		return nil
+	}
+	have, err := m.opts.Interfaces.List(old.id)
+	if err != nil {
+		return err
+	}
+	for _, a := range have {
+		sameMAC := r.MAC != "" && strings.EqualFold(r.MAC, a.MAC)
+		sameIP := fixed(r).IsValid() && fixed(r) == fixed(a.Request())
+		if !sameMAC && !sameIP {
+			continue
+		}
+		given.add(func(ctx context.Context) error {
+			if old.isDead() {
+				return nil
+			}
+			_, err := m.attachTo(ctx, old, a.Request())
+			return err
+		})
+		if err := m.detachFrom(ctx, old, a.IfName); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// detachAll takes interfaces away from a clone that ends, while it has a
+// namespace that they can be taken from: their addresses are free at once, not
+// when the kernel has come to end the namespace. The teardown does it again.
+func (m *Manager) detachAll(ctx context.Context, c *clone) {
+	if m.opts.Interfaces == nil {
+		return
+	}
+	for _, a := range m.attached(c) {
+		_ = m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), a.IfName)
+	}
+}
