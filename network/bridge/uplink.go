@@ -22,6 +22,9 @@ var forwarding = map[string]string{"ipv4": "forwarding", "ipv6": "force_forwardi
 func (n *Network) openUplinks() error {
 	n.egress.Lock()
 	defer n.egress.Unlock()
+	if err := n.fw.SetUnrouted6(unrouted6()); err != nil {
+		return err
+	}
 	if sysctl("ipv4", "all", "forwarding") == "1" {
 		return n.fw.SetUplinks(nil)
 	}
@@ -45,6 +48,13 @@ func (n *Network) openUplinks() error {
 		}
 	}
 	return setForwarding(all, "1")
+}
+
+// unrouted6 says that IPv6 from clones goes nowhere: the host forwards none, and
+// cannot be asked to for some links, or is a router for IPv4 that is not touched.
+func unrouted6() bool {
+	return sysctl("ipv6", "all", "forwarding") == "0" &&
+		(sysctl("ipv6", "all", forwarding["ipv6"]) == "" || sysctl("ipv4", "all", "forwarding") == "1")
 }
 
 // outer lists the links with IPv4 addresses but for loopback and bridges of ours.
@@ -80,8 +90,12 @@ func (n *Network) uplinks() ([]string, error) {
 	return strings.Fields(string(b)), err
 }
 
-// takeUpUplinks guards those that an earlier process has changed.
+// takeUpUplinks guards those that an earlier process has changed, and says what
+// is not routed.
 func (n *Network) takeUpUplinks() error {
+	if err := n.fw.SetUnrouted6(unrouted6()); err != nil {
+		return err
+	}
 	if sysctl("ipv4", "all", "forwarding") == "1" {
 		return nil
 	}

@@ -50,6 +50,7 @@ type Firewall struct {
 	socket  *socket
 	bridges []Bridge
 	uplinks []string
+	no6     bool             // see SetUnrouted6
 	clones  map[string]Clone // by id
 	leases  leases
 	deleted bool // by ourselves
@@ -95,11 +96,26 @@ func (f *Firewall) SetUplinks(links []string) error {
 	return f.rebuild()
 }
 
+// SetUnrouted6 says whether the host routes no IPv6 of clones: the kernel would
+// drop it before any rule for what is forwarded, and tell nobody.
+func (f *Firewall) SetUnrouted6(unrouted bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if unrouted == f.no6 {
+		return nil
+	}
+	f.no6 = unrouted
+	return f.rebuild()
+}
+
 // rebuild replaces tables and elements by what is known. The caller holds mu.
 func (f *Firewall) rebuild() error {
 	b := newBatch()
 	b.destroy(f.table)
 	b.addTables(f.table, f.bridges)
+	if f.no6 {
+		b.addChain(f.table, unix.NFPROTO_INET, "unrouted", &hook{"filter", unix.NF_INET_PRE_ROUTING, -100, "", accept}, unrouted6()...)
+	}
 	var list []element
 	for _, br := range f.bridges {
 		list = append(list, element{set: &bridges, key: ifname(br.Name)})

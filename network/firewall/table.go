@@ -140,6 +140,16 @@ func atPort() [][]expr {
 	return [][]expr{{meta(unix.NFT_META_IIFGROUP, 0), equal(0, group...), verdict(drop)}}
 }
 
+// unrouted6 answers clones that begin something beyond the host where it routes
+// no IPv6: it is before routing, but after connections are known.
+func unrouted6() [][]expr {
+	from := concat([]expr{meta(unix.NFT_META_IIFNAME, 0), in(bridges.name, 0)}, ipv6())
+	return [][]expr{
+		concat(from, known(), []expr{verdict(accept)}),
+		concat(from, []expr{payload(nh, ip6Dst, ip6Size, 0), notIn(gateway6.name, 0), reject()}),
+	}
+}
+
 // toHost lets clones answer the host and ask for names, and nothing else.
 func toHost() [][]expr {
 	from := []expr{meta(unix.NFT_META_IIFNAME, 0)}

@@ -180,6 +180,9 @@ func testEgressOfRouter(t *testing.T, open Open) {
 	a := MustAddTo(t, n, "ca", network.Options{Egress: true})
 	port, portA, portSecond := EchoIn(t, outside), EchoIn(t, a), EchoIn(t, second)
 	Inside(t, a, func() error { MustReach(t, "a clone", outside.Addrs[:1], port); return nil })
+	if len(a.Addrs) > 1 {
+		Inside(t, a, func() error { refused6(t, netip.AddrPortFrom(outside.Addrs[1], uint16(port))); return nil })
+	}
 	Inside(t, second, func() error { route(t, outside.Addrs[0], netip.MustParseAddr("198.51.100.1")); return nil })
 	Inside(t, outside, func() error {
 		route(t, second.Addrs[0], host[0])
@@ -190,6 +193,19 @@ func testEgressOfRouter(t *testing.T, open Open) {
 	_ = portA
 	if _, err := os.Stat(filepath.Join(cfg.StateDir, "uplinks")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("links were changed: %v", err)
+	}
+}
+
+// refused6 fails unless the host, which routes no IPv6, says so.
+func refused6(t testing.TB, addr netip.AddrPort) {
+	t.Helper()
+	if got := sysctl(t, "net/ipv6/conf/all/forwarding"); got != "0" {
+		t.Errorf("the host routes IPv6: %s", got)
+	}
+	for _, proto := range protocols {
+		if err := Ask(proto, addr.String(), patient); !errors.Is(err, unix.EACCES) {
+			t.Errorf("%s beyond a host that does not route it: %v", proto, err)
+		}
 	}
 }
 
