@@ -443,7 +443,7 @@ func TestNoSpace(t *testing.T) {
 	d.file("big.sql", "CREATE TABLE big AS SELECT repeat(md5(i::text), 30) FROM generate_series(1, 2000000) i;")
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	clone := d.run("clone", "shop")
-	wantError(t, d.try(nil, "golden", "build", "big", fromHost(), "--init", "big.sql"), 5, "space")
+	wantError(t, d.try(nil, "golden", "build", "big", fromHost(), "--init", "big.sql"), 5, "storage is full")
 	wantNoGolden(t, d, "big")
 	if got := query(t, clone, "INSERT INTO users VALUES (2001, 'room again') RETURNING name"); got != "room again" {
 		t.Errorf("got %q", got)

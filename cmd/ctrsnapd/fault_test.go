@@ -12,7 +12,7 @@ import (
 
 // clonePoints are the failpoints that a clone of a golden without a pool comes by.
 var clonePoints = []string{
-	"golden.prepared", "netpool.take", "netpool.taken", "clone.prepared", "clone.connected", "clone.files", "runner.recorded", "runner.created",
+	"golden.prepared", "netpool.take", "netpool.taken", "clone.prepared", "clone.connected", "clone.files", "clone.reserved", "runner.recorded", "runner.created",
 	"clone.created", "clone.started", "clone.ready", "clone.kept", "clone.hand out",
 }
 

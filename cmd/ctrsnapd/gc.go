@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -153,7 +155,9 @@ func (d *daemon) directories(context.Context) (paths []string, _ error) {
 	return paths, nil
 }
 
-// deadSockets lists the sockets of shims that no process has. See proc_net(5), unix.
+// deadSockets lists the sockets of shims that no process has, by proc_net(5), unix,
+// and at which nobody answers: one that is bound may not listen yet, and the kernel
+// can leave one out of its list while others come and go.
 func (d *daemon) deadSockets(context.Context) ([]string, error) {
 	paths, err := filepath.Glob(d.state("containerd", "s", "*")) // before those that live
 	if err != nil || len(paths) == 0 {
@@ -173,8 +177,17 @@ func (d *daemon) deadSockets(context.Context) ([]string, error) {
 	}
 	return slices.DeleteFunc(paths, func(p string) bool {
 		fi, err := os.Lstat(p)
-		return alive[p] || err != nil || fi.Mode()&fs.ModeSocket == 0
+		return alive[p] || err != nil || fi.Mode()&fs.ModeSocket == 0 || !refuses(p)
 	}), lines.Err()
+}
+
+// refuses says that nobody listens at a socket.
+func refuses(path string) bool {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, unix.ECONNREFUSED)
 }
 
 // GC finds what nobody has, and removes it if it is told to.

@@ -42,7 +42,7 @@ var loadPoints = []string{
 	"golden.checkpoint", "golden.promote", "golden.forget", "golden.remove", "golden.release", "golden.prepared",
 	"checkpoint.sync", "checkpoint.write", "checkpoint.rename", "checkpoint.prune",
 	"build.spool init", "build.base", "build.begin", "build.bench", "build.commit",
-	"clone.prepared", "clone.connected", "clone.files", "clone.created", "clone.started", "clone.ready", "clone.kept",
+	"clone.prepared", "clone.connected", "clone.files", "clone.reserved", "clone.created", "clone.started", "clone.ready", "clone.kept",
 	"clone.claim", "clone.claimed", "clone.hand out", "clone.replace", "clone.removed", "clone.killed",
 	"clone.remove container", "clone.remove interfaces", "clone.remove ports", "clone.remove network", "clone.remove snapshot", "clone.remove files",
 	"runner.recorded", "runner.created", "runner.ended", "runner.deleted",
@@ -51,7 +51,7 @@ var loadPoints = []string{
 	"bridge.link", "bridge.port", "bridge.neighbour", "bridge.firewall", "bridge.inside", "bridge.added",
 	"bridge.remove", "bridge.unplugged", "bridge.forgotten", "bridge.lease", "bridge.recorded",
 	"cni.add eth0", "cni.added eth0",
-	"start.state", "start.storage", "start.containerd", "start.network", "start.shims", "start.engines", "start.runtime", "start.recover",
+	"start.state", "start.storage", "start.containerd", "start.network", "start.shims", "start.engines", "start.runtime", "start.telemetry", "start.recover",
 }
 
 // killer kills a daemon under load, and counts.
