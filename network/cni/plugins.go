@@ -64,7 +64,11 @@ func (p *Plugins) Add(ctx context.Context, c Conf, a Attachment) (*types100.Resu
 	}
 	r, err := p.cni.AddNetworkList(ctx, list, a.conf())
 	if err != nil {
-		return nil, p.explain(ctx, "attach "+a.ContainerID+" to", c, err)
+		err = p.explain(ctx, "attach "+a.ContainerID+" to", c, err)
+		if missing := missingMaster(list); missing != nil {
+			err = fmt.Errorf("%w: %w", missing, err)
+		}
+		return nil, err
 	}
 	result, err := types100.NewResultFromResult(r)
 	if err != nil {
@@ -127,6 +131,9 @@ func (p *Plugins) Status(ctx context.Context, c Conf) error {
 	}
 	list, err := c.current()
 	if err != nil {
+		return err
+	}
+	if err := missingMaster(list); err != nil {
 		return err
 	}
 	if err := p.cni.GetStatusNetworkList(ctx, list); err != nil {
