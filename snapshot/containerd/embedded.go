@@ -32,9 +32,9 @@ type Options struct {
 	// ShimDir is searched for shims, and by shims for runc, before PATH; it may
 	// be a list as in PATH. "" means the directory of this executable.
 	ShimDir string
-	// Recover removes layers without a record before anything is served. It is
-	// needed when the metadata is older than the layers: after a restart of
-	// the machine.
+	// Recover removes layers without a record before anything is served, also
+	// where there is no record at all. It is needed when the metadata is older
+	// than the layers: after a restart of the machine.
 	Recover bool
 	Logger  *slog.Logger // nil means slog.Default()
 }

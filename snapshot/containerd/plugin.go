@@ -69,10 +69,12 @@ func (e *embedded) initSnapshotter(ic *plugin.InitContext, o Options) (any, erro
 	if e.snapshotter, err = overlay.New(root, overlay.Options{RemapIDs: remap}); err != nil {
 		return nil, err
 	}
+	clean := e.snapshotter.Cleanup // what was being made when an earlier process was killed
 	if o.Recover {
-		if err := e.snapshotter.Recover(ic.Context); err != nil {
-			return nil, err
-		}
+		clean = e.snapshotter.Recover
+	}
+	if err := clean(ic.Context); err != nil && !errdefs.IsNotFound(err) { // there were no snapshots yet
+		return nil, err
 	}
 	ic.Meta.Platforms = append(ic.Meta.Platforms, platforms.DefaultSpec())
 	ic.Meta.Capabilities = []string{snapshots.RebaseCap, "only-remap-ids"}
