@@ -114,7 +114,7 @@ func (f *Firewall) rebuild() error {
 	b.destroy(f.table)
 	b.addTables(f.table, f.bridges)
 	if f.no6 {
-		b.addChain(f.table, unix.NFPROTO_INET, "unrouted", &hook{"filter", unix.NF_INET_PRE_ROUTING, -100, "", accept}, unrouted6()...)
+		b.addChain(f.table, unix.NFPROTO_INET, "unrouted", &hook{"filter", unix.NF_INET_PRE_ROUTING, -100, "", accept}, unrouted6(f.bridges)...)
 	}
 	var list []element
 	for _, br := range f.bridges {

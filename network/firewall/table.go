@@ -141,13 +141,20 @@ func atPort() [][]expr {
 }
 
 // unrouted6 answers clones that begin something beyond the host where it routes
-// no IPv6: it is before routing, but after connections are known.
-func unrouted6() [][]expr {
+// no IPv6: it is before routing, but after connections are known. What is for the
+// bridges' own subnets, each a /64, is not its affair: with br_netfilter it is
+// called before what a bridge takes in is seen by the netdev chains.
+func unrouted6(to []Bridge) [][]expr {
 	from := concat([]expr{meta(unix.NFT_META_IIFNAME, 0), in(bridges.name, 0)}, ipv6())
-	return [][]expr{
-		concat(from, known(), []expr{verdict(accept)}),
-		concat(from, []expr{payload(nh, ip6Dst, ip6Size, 0), notIn(gateway6.name, 0), reject()}),
+	rules := [][]expr{concat(from, known(), []expr{verdict(accept)})}
+	for _, br := range to {
+		for _, gw := range br.Gateways {
+			if gw.Is6() {
+				rules = append(rules, concat(from, []expr{payload(nh, ip6Dst, 8, 0), equal(0, gw.AsSlice()[:8]...), verdict(accept)}))
+			}
+		}
 	}
+	return append(rules, concat(from, []expr{reject()}))
 }
 
 // toHost lets clones answer the host and ask for names, and nothing else.
