@@ -135,4 +135,9 @@ func cloneAttached(t *testing.T, d *daemon, reach func(from, addr string) error)
 	d.run(clone...)
 	answers("made after it was removed")
 	d.run("rm", "pr-43")
+	d.run("clone", "shop", "--name", "pr-44", "--network", "none", "--network", "type=bridge,master=br0,ip=198.51.100.10/24")
+	if err := reach("a", "198.51.100.10"); err != nil {
+		t.Errorf("without another network: %v", err)
+	}
+	d.run("rm", "pr-44")
 }
