@@ -17,10 +17,13 @@ const restartAfter = time.Second
 
 // takeUp has the proxy do what the records say. The caller holds mu.
 func (p *Publisher) takeUp(ctx context.Context) {
-	err := p.connect()
-	var have []string
-	if err == nil {
-		have, err = p.proxy.list()
+	have, err := p.ask()
+	for range 3 {
+		if err == nil {
+			break
+		}
+		p.disconnect() // one that was about to end has let us in
+		have, err = p.ask()
 	}
 	for _, id := range have {
 		if _, ok := p.records[id]; !ok && err == nil {
@@ -38,6 +41,14 @@ func (p *Publisher) takeUp(ctx context.Context) {
 		p.disconnect()
 		p.opts.Log.ErrorContext(ctx, "clones are not published any more", "error", err)
 	}
+}
+
+// ask returns the ids that the proxy has.
+func (p *Publisher) ask() ([]string, error) {
+	if err := p.connect(); err != nil {
+		return nil, err
+	}
+	return p.proxy.list()
 }
 
 // again publishes what the proxy has lost.
