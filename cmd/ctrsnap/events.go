@@ -79,7 +79,7 @@ func (a *app) statsCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "stats",
 		Usage:       "print what clones use of memory and disk, and what the storage has left",
-		Description: "The figures are those of the last few seconds; inspect measures anew.\n\n   ctrsnap stats",
+		Description: "Each clone is measured for it.\n\n   ctrsnap stats",
 		Flags:       out.flags(),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {

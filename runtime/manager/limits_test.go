@@ -57,6 +57,17 @@ func TestCloneLimits(t *testing.T) {
 	}
 }
 
+// What a clone uses is measured for who asks, though it be younger than the last round.
+func TestStats(t *testing.T) {
+	w := newWorld(t)
+	m, _ := w.manager(t)
+	made := create(t, m, api.CloneRequest{}).Clones[0]
+	s, err := m.Stats(t.Context())
+	if err != nil || len(s.Clones) != 1 || s.Clones[0].ID != made.ID || s.Clones[0].MemoryBytes == 0 || s.Clones[0].DiskBytes == 0 {
+		t.Errorf("stats %+v: %v", s, err)
+	}
+}
+
 // A member of the pool gets the limits that its caller wants.
 func TestPooledLimits(t *testing.T) {
 	pooled(t, 1, func(t *testing.T, w *world, m *Manager) {

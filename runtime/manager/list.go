@@ -71,24 +71,29 @@ func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
 // List returns the clones that have all the labels, oldest first, of those that the
 // sender of ctx's request may know of.
 func (m *Manager) List(ctx context.Context, labels map[string]string) ([]api.Clone, error) {
-	clones := m.labelled(ctx, labels)
+	list := m.measureAll(ctx, m.labelled(ctx, labels))
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list clones: %w", err)
+	}
+	return list, nil
+}
+
+// measureAll measures clones side by side, and returns them oldest first.
+func (m *Manager) measureAll(ctx context.Context, clones []*clone) []api.Clone {
 	list := make([]api.Clone, len(clones))
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(goruntime.NumCPU())
 	for i, c := range clones {
 		g.Go(func() error {
-			list[i] = m.measure(gctx, c)
+			list[i] = m.measure(ctx, c)
 			return nil
 		})
 	}
 	_ = g.Wait() // none of them fails
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("list clones: %w", err)
-	}
 	slices.SortFunc(list, func(a, b api.Clone) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
-	return list, nil
+	return list
 }
 
 func (m *Manager) labelled(ctx context.Context, labels map[string]string) []*clone {

@@ -42,9 +42,8 @@ func (m *Manager) Load() Load {
 
 // Seen returns all clones with what they used when it was last measured: nothing is
 // measured for it.
-func (m *Manager) Seen() []api.Clone { return m.seen(m.labelled(m.ctx, nil)) }
-
-func (m *Manager) seen(clones []*clone) []api.Clone {
+func (m *Manager) Seen() []api.Clone {
+	clones := m.labelled(m.ctx, nil)
 	list := make([]api.Clone, len(clones))
 	for i, c := range clones {
 		list[i] = m.describe(c)
@@ -53,10 +52,9 @@ func (m *Manager) seen(clones []*clone) []api.Clone {
 	return list
 }
 
-// Stats returns what the clones that the sender of ctx's request may know of use.
+// Stats returns what the clones that the sender of ctx's request may know of use now.
 func (m *Manager) Stats(ctx context.Context) (api.Stats, error) {
-	clones := m.labelled(ctx, nil)
-	s := api.Stats{Schema: api.Schema, Clones: m.seen(clones)}
+	s := api.Stats{Schema: api.Schema, Clones: m.measureAll(ctx, m.labelled(ctx, nil))}
 	load := m.Load()
 	s.Queue = load.Waiting + load.Admissions
 	for _, p := range m.pool.Stats() {
