@@ -29,8 +29,12 @@ type Quota struct {
 	Disk   int64 // bytes
 }
 
-// minMemory is what no server runs below.
-const minMemory = 32 << 20
+// What no server runs below.
+const (
+	minMemory = 32 << 20
+	minCPUs   = 0.01
+	minPids   = 16
+)
 
 // bounds checks what is asked for about limits and the end of life.
 func (m *Manager) bounds(p *plan) func(api.CloneRequest) error {
@@ -42,25 +46,23 @@ func (m *Manager) bounds(p *plan) func(api.CloneRequest) error {
 		*l = req.Limits
 		p.protect, p.idle = req.Protect, time.Duration(req.IdleTTL)
 		for _, err := range []error{
-			bound("memory", &l.MemoryBytes, def.MemoryBytes, most.MemoryBytes),
-			bound("cpus", &l.CPUs, def.CPUs, most.CPUs),
-			bound("pids", &l.Pids, def.Pids, most.Pids),
-			bound("disk", &l.DiskBytes, def.DiskBytes, most.DiskBytes),
-			bound("connections", &l.Connections, def.Connections, most.Connections),
+			bound("memory", mebibytes, &l.MemoryBytes, minMemory, def.MemoryBytes, most.MemoryBytes),
+			bound("cpus", number, &l.CPUs, minCPUs, def.CPUs, most.CPUs),
+			bound("pids", number, &l.Pids, minPids, def.Pids, most.Pids),
+			bound("disk", mebibytes, &l.DiskBytes, 0, def.DiskBytes, most.DiskBytes),
+			bound("connections", number, &l.Connections, 0, def.Connections, most.Connections),
 		} {
 			if err != nil {
 				return err
 			}
 		}
-		if l.MemoryBytes > 0 && l.MemoryBytes < minMemory || l.CPUs > 0 && l.CPUs < 0.01 || l.Pids > 0 && l.Pids < 16 {
-			return fmt.Errorf("limits %+v are too low for a server: want 32 MiB, 0.01 CPUs and 16 processes at least: %w", *l, errdefs.ErrInvalidArgument)
-		}
 		return m.checkTTL(p.idle)
 	}
 }
 
-// bound gives a limit its default and holds it to the most.
-func bound[N int | int64 | float64](what string, have *N, def, most N) error {
+// bound gives a limit its default, and holds it to the least that a server runs with and to
+// the most that may be asked for; 0 is no bound.
+func bound[N int | int64 | float64](what string, text func(N) string, have *N, least, def, most N) error {
 	if *have < 0 {
 		return fmt.Errorf("negative limit of %s: %w", what, errdefs.ErrInvalidArgument)
 	}
@@ -72,10 +74,25 @@ func bound[N int | int64 | float64](what string, have *N, def, most N) error {
 	}
 	if most > 0 && *have > most {
 		return snapshot.WithHint(
-			fmt.Errorf("limit of %s %v is above this server's maximum of %v: %w", what, *have, most, errdefs.ErrInvalidArgument),
+			fmt.Errorf("limit of %s %s is above this server's maximum of %s: %w", what, text(*have), text(most), errdefs.ErrInvalidArgument),
 			"ask for less, or have clone.max raised")
 	}
+	if *have > 0 && *have < least {
+		return snapshot.WithHint(
+			fmt.Errorf("limit of %s %s is too low for a server: %w", what, text(*have), errdefs.ErrInvalidArgument),
+			"ask for "+text(least)+" at least")
+	}
 	return nil
+}
+
+func number[N int | int64 | float64](n N) string { return fmt.Sprint(n) }
+
+// mebibytes prints bytes as people and flags write them.
+func mebibytes(n int64) string {
+	if n%(1<<20) != 0 {
+		return fmt.Sprintf("%dB", n)
+	}
+	return fmt.Sprintf("%dMiB", n>>20)
 }
 
 // serverSettings are the settings that a server is started with: those that were asked

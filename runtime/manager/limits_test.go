@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -48,11 +49,22 @@ func TestCloneLimits(t *testing.T) {
 		t.Errorf("the container has %+v", got)
 	}
 	stranger := server.Caller{UID: 70001, GID: os.Getgid()}
-	for name, l := range map[string]api.Limits{
-		"too much": {MemoryBytes: 2 << 30}, "too many": {Connections: 51}, "negative": {Pids: -1}, "too low": {MemoryBytes: 1 << 20},
+	for _, c := range []struct {
+		limits    api.Limits
+		says, try string
+	}{
+		{api.Limits{MemoryBytes: 2 << 30}, "limit of memory 2048MiB is above this server's maximum of 1024MiB", "ask for less"},
+		{api.Limits{Connections: 51}, "limit of connections 51 is above", "ask for less"},
+		{api.Limits{Pids: -1}, "negative limit of pids", ""},
+		{api.Limits{MemoryBytes: 1}, "limit of memory 1B is too low", "ask for 32MiB at least"},
+		{api.Limits{CPUs: 0.001}, "limit of cpus 0.001 is too low", "ask for 0.01 at least"},
+		{api.Limits{Pids: 15}, "limit of pids 15 is too low", "ask for 16 at least"},
 	} {
-		if _, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", Limits: l}); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("%s: %v", name, err)
+		_, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", Limits: c.limits})
+		var hint interface{ Hint() string }
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), c.says) ||
+			c.try != "" && (!errors.As(err, &hint) || !strings.HasPrefix(hint.Hint(), c.try)) {
+			t.Errorf("%+v: %v, hint %v", c.limits, err, hint)
 		}
 	}
 }
