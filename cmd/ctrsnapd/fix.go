@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -30,23 +31,34 @@ func (d *daemon) Fix(ctx context.Context) (api.Doctor, error) {
 // clones that are gone have left free in it back to the host.
 func (d *daemon) fixStorage(ctx context.Context) api.Check {
 	c := api.Check{Name: "fix storage", Status: "ok"}
-	info, err := d.storage.Info()
-	if err == nil && info.Image == "" {
+	before, err := d.storage.Info()
+	if err == nil && before.Image == "" {
 		c.Detail = "nothing to do: it is no image"
 		return c
 	}
-	if size := int64(d.cfg.Storage.Size); err == nil && size > info.ImageSize {
+	if size := int64(d.cfg.Storage.Size); err == nil && size > before.ImageSize {
 		err = d.storage.Grow(ctx, size)
 	}
-	var freed int64
 	if err == nil {
-		freed, err = d.storage.Trim()
+		_, err = d.storage.Trim()
 	}
-	c.Detail = fmt.Sprintf("%d MiB given back to the host", freed>>20)
-	if err != nil {
+	after, infoErr := d.storage.Info()
+	if err = errors.Join(err, infoErr); err != nil {
 		c.Status, c.Detail = "warning", err.Error()
+		return c
 	}
+	c.Detail = imageChange(before.ImageUsed, after.ImageUsed)
 	return c
+}
+
+// imageChange says what an image takes of the host's disk. Clones that write meanwhile take
+// more of it.
+func imageChange(before, after int64) string {
+	text := fmt.Sprintf("the image takes %d MiB of the host's disk", after>>20)
+	if before>>20 > after>>20 {
+		text += fmt.Sprintf(", %d MiB less than before", (before-after)>>20)
+	}
+	return text
 }
 
 // fixLeftovers removes what nobody has.

@@ -65,7 +65,9 @@ func TestLimits(t *testing.T) {
 	if got := d.run("stats"); !strings.Contains(got, greedy.ID) || !strings.Contains(got, "/48.0MiB") {
 		t.Errorf("stats: %s", got)
 	}
-	d.run("doctor", "--fix")
+	if got := d.run("doctor", "--fix", "-o", "json"); !strings.Contains(got, "MiB of the host's disk") {
+		t.Errorf("doctor --fix: %s", got)
+	}
 }
 
 // TestProcessLease: a clone lives as long as a process, also if the daemon is killed
