@@ -35,6 +35,12 @@ const (
 	EventStorageOK     EventType = "storage.ok"
 )
 
+// EventTypes are all of them.
+var EventTypes = []EventType{
+	EventCloneCreated, EventCloneExtended, EventCloneExpiring, EventCloneExpired, EventCloneRemoved, EventCloneStopped, EventCloneDied,
+	EventGoldenBuilt, EventGoldenChanged, EventGoldenRemoved, EventStorageLow, EventStorageOK,
+}
+
 // Stats are what clones use, at one moment.
 type Stats struct {
 	Schema  int          `json:"schema"`

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -49,6 +50,10 @@ func (s *Server) eventRoutes() {
 func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
 	ctx, done := s.stream(r)
 	defer done()
+	if err := in.checkTypes(); err != nil {
+		s.refuse(ctx, w, err)
+		return
+	}
 	out := &flusher{w: w, contentType: "application/x-ndjson"}
 	caller := callOf(ctx).caller
 	for last := in.Since; ; {
@@ -84,8 +89,28 @@ func (c Caller) maySee(e event.Event) bool {
 	return true
 }
 
+// checkTypes refuses types that no event has: they would be waited for in vain.
+func (in *eventsIn) checkTypes() error {
+	for _, asked := range in.Types {
+		if !slices.ContainsFunc(api.EventTypes, func(t api.EventType) bool { return asked == string(t) || asked == kindOf(t) }) {
+			names := make([]string, len(api.EventTypes))
+			for i, t := range api.EventTypes {
+				names[i] = string(t)
+			}
+			return usage(http.StatusBadRequest, fmt.Sprintf("unknown type of events %.64q", asked), "one of "+strings.Join(names, " ")+", or what one of them begins with")
+		}
+	}
+	return nil
+}
+
+// kindOf returns what a type is about: clone of clone.created.
+func kindOf(t api.EventType) string {
+	kind, _, _ := strings.Cut(string(t), ".")
+	return kind
+}
+
 func (in *eventsIn) wants(e event.Event) bool {
-	kind, _, _ := strings.Cut(string(e.Type), ".")
+	kind := kindOf(e.Type)
 	name, _, _ := strings.Cut(e.Golden, ":")
 	return (len(in.Types) == 0 || slices.Contains(in.Types, string(e.Type)) || slices.Contains(in.Types, kind)) &&
 		(in.Clone == "" || in.Clone == e.Clone || in.Clone == e.Name) &&

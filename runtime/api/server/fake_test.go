@@ -21,6 +21,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -244,7 +245,7 @@ func (f *fake) start(t testing.TB, socket string) *daemon {
 	t.Helper()
 	d := &daemon{fake: f, socket: socket, log: &syncBuffer{}}
 	d.Server = New(Options{
-		Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{},
+		Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{}, Events: event.New(),
 		Logger: slog.New(slog.NewTextHandler(d.log, nil)),
 	})
 	d.watch = 10 * time.Millisecond
