@@ -30,6 +30,9 @@ type Load struct {
 	Trace []sim.Arrival `json:"-"`
 }
 
+// ErrLoad says that a load is not described, or cannot be one.
+var ErrLoad = errors.New("load cannot be planned")
+
 // maxTrace bounds what is read of a trace.
 const maxTrace = 1_000_000
 
@@ -37,16 +40,16 @@ const maxTrace = 1_000_000
 func (l Load) check() error {
 	for _, v := range []float64{l.PerDay, l.Peak, l.JobCPUs, float64(l.Lifetime), float64(l.Parallel), float64(l.Written), float64(l.JobMemory)} {
 		if v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
-			return errors.New("a load cannot be negative")
+			return fmt.Errorf("%w: a number is negative, or none", ErrLoad)
 		}
 	}
 	switch {
 	case len(l.Trace) > 0:
 		return nil
 	case l.PerDay <= 0:
-		return errors.New("no load: want tests per day, or a trace of arrivals")
+		return fmt.Errorf("%w: no tests per day, or a trace of arrivals", ErrLoad)
 	case l.Lifetime <= 0:
-		return errors.New("no lifetime: want how long a test keeps its clone on average")
+		return fmt.Errorf("%w: no lifetime: want how long a test keeps its clone on average", ErrLoad)
 	}
 	return nil
 }

@@ -24,13 +24,15 @@ func Validate(results []bench.Result) error {
 }
 
 func validate(r bench.Result) error {
+	if r.Schema != bench.Schema {
+		return fmt.Errorf("schema is %d, this program reads %d", r.Schema, bench.Schema)
+	}
 	var err error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
 			err = errors.Join(err, fmt.Errorf(format, args...))
 		}
 	}
-	check(r.Schema == bench.Schema, "schema is %d, want %d", r.Schema, bench.Schema)
 	check(r.Scenario != "", "no name")
 	check(!r.Started.IsZero(), "no start")
 	check(r.Series != nil && r.Ratios != nil, "series or ratios are missing")

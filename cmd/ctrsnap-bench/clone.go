@@ -24,7 +24,9 @@ func cloneCommand() *cli.Command {
 			&cli.StringFlag{Name: "out", Value: "bench/out/clone.json", Usage: "`FILE` for the results", Destination: &o.out},
 			&cli.StringSliceFlag{Name: "only", Usage: "run this `SCENARIO` (repeatable): " + strings.Join(o.names(), " "), Destination: &o.only}),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			o.smoke(cmd)
+			if err := o.check(cmd); err != nil {
+				return err
+			}
 			return o.run(ctx, table)
 		},
 	}

@@ -135,3 +135,68 @@ func TestUnknownOutputIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What cannot be meant is refused before anything runs, as ctrsnap refuses it.
+func TestWrongInput(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good, broken, other := recording(t, 50), write("broken", "{"), write("other", `{"schema":9,"scenario":"cold"}`)
+	lonely := strings.ReplaceAll(textOf(t, good), `"name": "`, `"name": "x`)
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"nosuch", 2, "the scenarios are cold size"},
+		{"cold nosuch", 2, "the scenarios are"},
+		{"cold --nosuch", 2, "unknown flag --nosuch"},
+		{"cold --quik", 2, "did you mean --quick?"},
+		{"cold --golden x", 2, "unknown flag --golden"},
+		{"all cold", 2, "all are all"},
+		{"cold -o xml", 2, "want table, json"},
+		{"cold --span -3s", 2, "--span cannot be negative"},
+		{"density --clones -5", 2, "--clones cannot be negative"},
+		{"density --clones 0", 2, "--clones must be more than 0"},
+		{"cold --clones x", 2, "invalid"},
+		{"cold --budget 0s", 2, "--budget must be more than 0"},
+		{"cold --postgres " + dir, 2, "bin/postgres"},
+		{"cold --daemon x", 2, "TABLE.KEY=VALUE"},
+		{"compare " + good, 2, "two arguments"},
+		{"compare " + good + " " + dir + "/none", 3, "no such file"},
+		{"compare " + good + " " + broken, 1, "unexpected end"},
+		{"compare " + good + " " + other, 1, "schema is 9, this program reads 1"},
+		{"compare " + good + " " + write("lonely", lonely), 1, "no series in common"},
+		{"plan x", 2, "unexpected argument"},
+		{"plan --tests-per-day -4 --lifetime 1s --from " + good, 2, "--tests-per-day cannot be negative"},
+		{"plan --tests-per-day 4 --lifetime 1s --refill -4 --from " + good, 2, "--refill cannot be negative"},
+		{"plan --tests-per-day 4 --from " + good, 2, "no lifetime"},
+		{"plan --tests-per-day 4 --lifetime 1s --written -4MiB --from " + good, 2, "--written: invalid size"},
+		{"plan --tests-per-day 4 --lifetime 1s --test-memory 900GiB --from " + good, 5, ""},
+		{"plan --tests-per-day 4 --lifetime 1s --from " + dir + "/none", 3, "ctrsnap bench pool density"},
+		{"plan --tests-per-day 4 --lifetime 1s --machine " + other, 1, "schema 9"},
+	} {
+		_, err := run(t, strings.Fields(c.args)...)
+		var b strings.Builder
+		if err == nil {
+			t.Errorf("%s: accepted", c.args)
+		} else if code := printError(&b, err); code != c.code || !strings.Contains(b.String(), c.want) {
+			t.Errorf("%s: exit code %d, want %d: %s", c.args, code, c.code, b.String())
+		}
+	}
+}
+
+// textOf is that of a recording.
+func textOf(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, report.Results))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

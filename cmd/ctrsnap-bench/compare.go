@@ -27,7 +27,7 @@ func compareCommand() *cli.Command {
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "fail", Usage: "end with exit code 1 if anything became worse", Destination: &fail}},
 		Action: func(_ context.Context, cmd *cli.Command) error {
 			if cmd.NArg() != 2 {
-				return errors.New("compare needs two arguments: OLD NEW")
+				return usage("ctrsnap bench compare OLD NEW", "compare needs two arguments, not %d", cmd.NArg())
 			}
 			old, err := recorded(cmd.Args().Get(0))
 			if err != nil {
@@ -36,6 +36,9 @@ func compareCommand() *cli.Command {
 			now, err := recorded(cmd.Args().Get(1))
 			if err != nil {
 				return err
+			}
+			if len(report.Changes(old, now)) == 0 {
+				return errors.New("nothing to compare: the runs have no series in common")
 			}
 			worse, err := report.Comparison(os.Stdout, old, now)
 			if err == nil && worse > 0 && fail {

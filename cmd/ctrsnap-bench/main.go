@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,19 +14,21 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// Whoever reads the output may go: the run ends all the same, with its daemon.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if err := command().Run(ctx, os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "ctrsnap-bench:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(printError(os.Stderr, err))
 	}
 }
 
 func command() *cli.Command {
-	return &cli.Command{
+	return prepare(&cli.Command{
 		Name:                      "ctrsnap-bench",
 		Usage:                     "measure ctrsnap, and plan runners",
 		Description:               description,
 		DisableSliceFlagSeparator: true,
+		Action:                    noScenario,
 		Commands:                  append(scenarioCommands(), cloneCommand(), compareCommand(), planCommand()),
-	}
+	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/rig"
 	"github.com/ctrsnap/ctrsnap/bench/scenario"
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // options are those of a run.
@@ -53,6 +54,20 @@ func (o *options) flags(span, budget time.Duration) []cli.Flag {
 	}
 }
 
+// check refuses what makes no sense, before anything runs.
+func (o *options) check(cmd *cli.Command) error {
+	o.smoke(cmd)
+	if err := numbers(cmd, "clones", "claims", "span", "budget"); err != nil {
+		return err
+	}
+	for flag, prefix := range map[string]string{"postgres": o.env.Postgres, "pg18": o.env.PG18} {
+		if _, err := os.Stat(filepath.Join(prefix, "bin", "postgres")); prefix != "" && err != nil {
+			return usage("want a directory with bin/postgres", "--%s: %v", flag, err)
+		}
+	}
+	return nil
+}
+
 // smoke makes the counts those of a smoke run, if it is one.
 func (o *options) smoke(cmd *cli.Command) {
 	for name, n := range map[string]*int{"clones": &o.env.Clones, "claims": &o.env.Claims} {
@@ -73,12 +88,12 @@ func (o *options) names() []string {
 
 // run measures and has show say what was found.
 func (o *options) run(ctx context.Context, show func([]bench.Result) error) (err error) {
-	if os.Getuid() != 0 {
-		return errors.New("needs root: it mounts filesystems and makes network namespaces, or reads what the daemon's clones are")
-	}
 	scenarios, err := o.prepare()
 	if err != nil {
 		return err
+	}
+	if os.Getuid() != 0 {
+		return &api.Error{Code: api.CodeNotAllowed, Message: "needs root: it mounts filesystems and makes network namespaces, or reads what the daemon's clones are"}
 	}
 	if o.env.Rig, err = o.rig(); err != nil {
 		return err
@@ -127,7 +142,7 @@ func (o *options) prepare() (chosen []bench.Scenario, err error) {
 	}
 	for _, name := range o.only {
 		if !slices.Contains(o.names(), name) {
-			return nil, fmt.Errorf("unknown scenario %q: want one of %s", name, strings.Join(o.names(), ", "))
+			return nil, unknownScenario(name, o.names())
 		}
 	}
 	for _, s := range o.of(&o.env) {
@@ -145,7 +160,7 @@ func configuration(settings []string) (rig.Config, error) {
 		key, value, ok := strings.Cut(s, "=")
 		table, name, dotted := strings.Cut(key, ".")
 		if !ok || !dotted || table == "" || name == "" {
-			return nil, fmt.Errorf("invalid setting %q: want TABLE.KEY=VALUE, with VALUE as in TOML", s)
+			return nil, usage("want TABLE.KEY=VALUE, with VALUE as in TOML", "invalid setting %q", s)
 		}
 		c[table] += name + " = " + value + "\n"
 	}

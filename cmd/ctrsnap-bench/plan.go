@@ -54,7 +54,10 @@ machine that was measured elsewhere.
 		},
 		Action: func(_ context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
-				return fmt.Errorf("unexpected argument %q", cmd.Args().First())
+				return usage("see ctrsnap plan --help", "unexpected argument %q", cmd.Args().First())
+			}
+			if err := numbers(cmd, "tests-per-day", "lifetime", "peak"); err != nil {
+				return err
 			}
 			return o.run()
 		},
@@ -63,7 +66,7 @@ machine that was measured elsewhere.
 
 func (o *planOptions) run() error {
 	if o.format != "text" && o.format != "json" {
-		return fmt.Errorf("unknown output %q: want text or json", o.format)
+		return usage("want text or json", "unknown output %q", o.format)
 	}
 	if err := o.complete(); err != nil {
 		return err
@@ -97,13 +100,14 @@ func (o *planOptions) run() error {
 
 // complete reads what the flags name.
 func (o *planOptions) complete() error {
-	for to, text := range map[*int64]string{&o.load.Written: o.written, &o.load.JobMemory: o.jobMemory} {
-		var s config.Size
-		if err := s.UnmarshalText([]byte(text)); err != nil {
-			return err
-		}
-		*to = int64(s)
+	var written, memory config.Size
+	if err := written.UnmarshalText([]byte(o.written)); err != nil {
+		return usage("", "--written: %v", err)
 	}
+	if err := memory.UnmarshalText([]byte(o.jobMemory)); err != nil {
+		return usage("", "--test-memory: %v", err)
+	}
+	o.load.Written, o.load.JobMemory = int64(written), int64(memory)
 	if o.trace == "" {
 		return nil
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -38,10 +39,12 @@ var about = map[string]string{
 	"all":        "all of these",
 }
 
+func all() *options { return &options{of: scenario.All} }
+
 // scenarioCommands are one for each scenario.
 func scenarioCommands() []*cli.Command {
 	var commands []*cli.Command
-	for _, name := range append((&options{of: scenario.All}).names(), "all") {
+	for _, name := range append(all().names(), "all") {
 		commands = append(commands, scenarioCommand(name))
 	}
 	return commands
@@ -54,7 +57,7 @@ type output struct {
 }
 
 func scenarioCommand(name string) *cli.Command {
-	o, out := &options{of: scenario.All}, &output{}
+	o, out := all(), &output{}
 	return &cli.Command{
 		Name:      name,
 		Category:  "scenarios",
@@ -75,14 +78,13 @@ incorrect, never because of a time.
 			&cli.StringFlag{Name: "config", Usage: "with --running: `FILE` of its configuration; default /etc/ctrsnap/ctrsnapd.toml", Destination: &o.config},
 		),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			o.smoke(cmd)
+			if err := errors.Join(o.check(cmd), out.check()); err != nil {
+				return err
+			}
 			if name != "all" {
 				o.only = append([]string{name, verification}, cmd.Args().Slice()...)
 			} else if cmd.Args().Present() {
-				return fmt.Errorf("unexpected %q: all are all", cmd.Args().First())
-			}
-			if err := out.check(); err != nil {
-				return err
+				return usage("", "unexpected argument %q: all are all", cmd.Args().First())
 			}
 			return o.run(ctx, func(results []bench.Result) error { return out.print(results, o.only) })
 		},
@@ -102,7 +104,7 @@ func (o *output) check() error {
 		o.format = "gobench"
 	}
 	if printers[o.format] == nil {
-		return fmt.Errorf("unknown output %q: want table, json, markdown or gobench", o.format)
+		return usage("want table, json, markdown or gobench", "unknown output %q", o.format)
 	}
 	return nil
 }
