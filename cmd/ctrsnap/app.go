@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -175,18 +176,29 @@ func (a *app) connectFor(out *output) (daemon, error) {
 // interruptible returns a context that ends with a signal that asks the
 // command to stop; its cause then is a *signalError.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, watch, stop := interruptibleLater(ctx)
+	watch()
+	return ctx, stop
+}
+
+// interruptibleLater is interruptible from the call of watch on; before it, a
+// signal ends the process. The first use of signals takes the Go runtime a
+// thread and several switches to it, a tenth of a short command's time.
+func interruptibleLater(ctx context.Context) (_ context.Context, watch func(), stop context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, notIgnored(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)...)
 	done := make(chan struct{})
-	go func() {
-		select {
-		case s := <-ch:
-			cancel(&signalError{s.(syscall.Signal)})
-		case <-done:
-		}
-	}()
-	return ctx, func() {
+	watch = sync.OnceFunc(func() {
+		signal.Notify(ch, notIgnored(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)...)
+		go func() {
+			select {
+			case s := <-ch:
+				cancel(&signalError{s.(syscall.Signal)})
+			case <-done:
+			}
+		}()
+	})
+	return ctx, watch, func() {
 		signal.Stop(ch)
 		close(done)
 		cancel(nil)

@@ -104,7 +104,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := interruptible(ctx)
+	ctx, watch, stop := interruptibleLater(ctx) // until the request is out there is nothing to undo
 	defer stop()
 	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
 	defer cancel()
@@ -112,7 +112,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
 	o.req.Limits = o.limits.Limits
 	o.reach.apply(&o.req)
-	resp, err := d.Clone(client.OnQueue(ctx, a.queued), o.req)
+	resp, err := d.Clone(client.OnSent(client.OnQueue(ctx, a.queued), watch), o.req)
 	if err != nil {
 		return err
 	}

@@ -275,7 +275,7 @@ func (f *fakeDaemon) pool(g api.Golden) api.Pool {
 func (f *fakeDaemon) busy(r *http.Request) bool {
 	b, _ := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(b))
-	return bytes.Contains(b, []byte(`"busy"`))
+	return bytes.Contains(b, []byte(`"busy"`)) || bytes.Contains(b, []byte(`"slow"`))
 }
 
 func (f *fakeDaemon) setPool(r *http.Request) (any, error) {

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -55,6 +56,15 @@ func New(host string) (*Client, error) {
 		DisableCompression: true,
 	}
 	return &Client{host: host, http: &http.Client{Transport: &direct{dial, transport}}, protocol: api.Protocol}, nil
+}
+
+// OnSent returns a context that has sent called when a request is out and the
+// daemon works on it: what sent does costs the caller no time. It may be called
+// from another goroutine, and once for each request.
+func OnSent(ctx context.Context, sent func()) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { sent() },
+	})
 }
 
 // Host returns where the daemon is, as given to New.

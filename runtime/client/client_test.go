@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -91,6 +92,24 @@ func TestOneRoundTrip(t *testing.T) {
 	resp, err := c.Clone(context.Background(), api.CloneRequest{Golden: "shop"})
 	if err != nil || len(resp.Clones) != 1 || requests.Load() != 1 {
 		t.Errorf("%+v, %v, %d requests", resp, err, requests.Load())
+	}
+}
+
+// TestOnSent has a daemon that answers once the client has said that its request
+// is out.
+func TestOnSent(t *testing.T) {
+	sent := make(chan struct{})
+	c := listen(t, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-sent:
+			fmt.Fprint(w, `{}`)
+		case <-r.Context().Done():
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := c.Clone(client.OnSent(ctx, func() { close(sent) }), api.CloneRequest{}); err != nil {
+		t.Error(err)
 	}
 }
 

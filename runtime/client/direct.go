@@ -46,7 +46,7 @@ func (d *direct) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // exchange sends a request and reads the answer as far as its body. Answers of
-// class 1xx go to the request's trace.
+// class 1xx go to the request's trace, as Request.Write's word that it is out does.
 func exchange(conn net.Conn, req *http.Request) (*http.Response, error) {
 	once := *req
 	once.Close = true
