@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path"
 	"regexp"
@@ -83,7 +82,7 @@ func (b *build) detect(ctx context.Context) error {
 	}
 	b.st.Description, b.st.Digest = text, b.e.digest
 	b.chooseLogin()
-	err := b.root(ctx, func(r *rootfs.Root) error {
+	err := rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error {
 		if b.src.Parent == nil {
 			if err := b.find(r); err != nil {
 				return err
@@ -186,50 +185,10 @@ func (b *build) version(ctx context.Context) error {
 	return nil
 }
 
-// fetch dumps a live database to a file among the sources: from then on it is a dump.
-func (b *build) fetch(ctx context.Context) error {
-	f, err := b.live(ctx, b.src.URL)
-	if err != nil {
-		return err
-	}
-	if b.src.Database == "" && b.e.d.Build.Database && b.src.Parent == nil {
-		b.st.DB = f.URLDatabase
-	}
-	b.wb.Step("dump " + f.URLHost)
-	if err := os.MkdirAll(b.hostPath("dump"), 0o755); err != nil {
-		return err
-	}
-	out, err := os.OpenFile(b.hostPath("dump", liveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	p, in, err := b.command(f, b.e.d.Build.URL)
-	if err == nil {
-		err = b.wb.Run(ctx, p, runtime.RunOpts{HostNetwork: true, Stdio: runtime.Stdio{Stdin: strings.NewReader(in), Stdout: out}})
-	}
-	if err := errors.Join(err, out.Close()); err != nil {
-		return sourceError(f.URLHost, err)
-	}
-	b.src.Dump = liveName
-	return nil
-}
-
-// address resolves a name: a minimal root filesystem knows no name server.
-func address(ctx context.Context, host string) string {
-	if net.ParseIP(host) != nil {
-		return host
-	}
-	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
-	if err != nil || len(addrs) == 0 {
-		return host
-	}
-	return addrs[0]
-}
-
 // putDump unpacks a dump into the data directory.
 func (b *build) putDump(ctx context.Context) error {
 	b.wb.Step("take " + b.dumpName())
-	in, err := b.open("dump", b.src.Dump)
+	in, err := source.Open(b.wb, "dump", b.src.Dump)
 	if err != nil {
 		return fmt.Errorf("open dump: %w", err)
 	}
@@ -239,7 +198,7 @@ func (b *build) putDump(ctx context.Context) error {
 		return source.UnpackError(b.dumpName(), err)
 	}
 	defer content.Close()
-	return b.root(ctx, func(r *rootfs.Root) error {
+	return rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error {
 		data, err := r.Dir(b.e.d.Server.Data)
 		if err != nil {
 			return err

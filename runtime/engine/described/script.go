@@ -53,7 +53,7 @@ func (b *build) feed(ctx context.Context, kind, name string, s Step, end string)
 	if byPath(s) {
 		return b.toolError(ctx, people, b.step(ctx, fields, s, runtime.Stdio{}))
 	}
-	f, err := b.open(kind, name)
+	f, err := source.Open(b.wb, kind, name)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", people, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 )
 
 const (
@@ -131,18 +129,6 @@ func commandError(err error) error {
 		msg += ": " + exit.Output
 	}
 	return &runtime.SourceError{File: exit.Command, Message: msg}
-}
-
-// root runs fn on the root filesystem under construction.
-func (b *build) root(ctx context.Context, fn func(*rootfs.Root) error) error {
-	return b.wb.Root(ctx, func(dir string) error {
-		r, err := rootfs.Open(dir)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		return fn(r)
-	})
 }
 
 // buildSettings load fast: what is lost in a crash is built again.
@@ -309,14 +295,4 @@ func sourcePath(kind, name string) string { return runtime.SourceDir + "/" + kin
 
 func (b *build) hostPath(elem ...string) string {
 	return filepath.Join(append([]string{b.wb.SourceDir()}, elem...)...)
-}
-
-// open opens a source that is a regular file.
-func (b *build) open(kind, name string) (*os.File, error) {
-	r, err := rootfs.Open(b.wb.SourceDir())
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return r.File("/" + kind + "/" + name)
 }

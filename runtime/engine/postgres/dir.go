@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -47,7 +48,7 @@ func (b *build) foundDir(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.root(ctx, func(r *rootfs.Root) error {
+	err = rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error {
 		if err := b.detect(r, version); err != nil {
 			return err
 		}
@@ -77,43 +78,23 @@ func (b *build) foundDir(ctx context.Context) error {
 func checkDir(src *os.Root) (version int, err error) {
 	text, err := src.ReadFile("PG_VERSION")
 	if err != nil {
-		return 0, dirError("no data directory: PG_VERSION is missing")
+		return 0, source.DirError("no data directory: PG_VERSION is missing")
 	}
 	version = major(strings.TrimSpace(string(text)))
 	if version < minMajor {
-		return 0, dirError("it is of PostgreSQL %.10s, the oldest that is served is %d", text, minMajor)
+		return 0, source.DirError("it is of PostgreSQL %.10s, the oldest that is served is %d", text, minMajor)
 	}
 	if _, err := readControl(src); err != nil {
-		return 0, dirError("%v", err)
+		return 0, source.DirError("%v", err)
 	}
 	return version, nil // block sizes and the like are checked by the server
 }
 
-func dirError(format string, args ...any) error {
-	return &runtime.SourceError{File: "data directory", Message: fmt.Sprintf(format, args...)}
-}
-
-// copyDir copies src to dst, owned by the server. On a filesystem that can,
-// copy_file_range(2) shares the blocks.
+// copyDir copies src to dst, owned by the server.
 func (b *build) copyDir(ctx context.Context, src, dst *os.Root) error {
-	var done int64
-	err := fs.WalkDir(src.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-		if left(name, d) {
-			return nil
-		}
-		n, err := b.copyEntry(src, dst, name, d)
-		done += n
-		b.wb.Progress(done, 0)
+	t := source.Tree{UID: b.st.UID, GID: b.st.GID, Skip: left, Progress: b.wb.Progress}
+	if err := t.Copy(ctx, src, dst); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("copy data directory: %w", err)
 	}
 	if _, err := dst.Stat("postgresql.conf"); errors.Is(err, fs.ErrNotExist) {
 		return b.writeData(dst, "postgresql.conf", minimalConf)
@@ -121,46 +102,17 @@ func (b *build) copyDir(ctx context.Context, src, dst *os.Root) error {
 	return nil
 }
 
-func left(name string, d fs.DirEntry) bool {
+// left says what is not copied: what speaks of the server that the directory came from,
+// and what a server makes anew. A link to a tablespace leads to what is not there.
+func left(name string, d fs.DirEntry) (bool, error) {
 	top, rest, _ := strings.Cut(name, "/")
 	base := path.Base(name)
-	return leftOut[name] || (emptied[top] && rest != "") ||
+	skip := leftOut[name] || (emptied[top] && rest != "") ||
 		strings.HasPrefix(base, "pgsql_tmp") || base == "pg_internal.init" || d.Type() == fs.ModeSocket
-}
-
-func (b *build) copyEntry(src, dst *os.Root, name string, d fs.DirEntry) (int64, error) {
-	switch {
-	case name == ".":
-		return 0, nil
-	case d.IsDir():
-		if err := dst.Mkdir(name, 0o700); err != nil {
-			return 0, err
-		}
-		return 0, dst.Chown(name, int(b.st.UID), int(b.st.GID))
-	case d.Type().IsRegular():
-		return b.copyFile(src, dst, name)
-	case strings.HasPrefix(name, "pg_tblspc/"):
-		return 0, dirError("%s is a tablespace outside of it; move its tables to pg_default first", name)
-	default:
-		return 0, dirError("%s is neither a file nor a directory: what it leads to is not here", name)
+	if !skip && top == "pg_tblspc" && rest != "" && !d.IsDir() && !d.Type().IsRegular() {
+		return false, source.DirError("%s is a tablespace outside of it; move its tables to pg_default first", name)
 	}
-}
-
-func (b *build) copyFile(src, dst *os.Root, name string) (n int64, err error) {
-	in, err := src.Open(name)
-	if err != nil {
-		return 0, err
-	}
-	defer in.Close()
-	out, err := dst.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if n, err = out.ReadFrom(in); err != nil {
-		return n, err
-	}
-	return n, out.Chown(int(b.st.UID), int(b.st.GID))
+	return skip, nil
 }
 
 func (b *build) writeData(dst *os.Root, name, text string) error {
@@ -204,7 +156,7 @@ func (b *build) single(ctx context.Context, sql string) (string, error) {
 	}})
 	var exit *runtime.ExitError
 	if errors.As(err, &exit) {
-		return "", snapshot.WithHint(dirError("PostgreSQL %s: %s", b.st.Version, serverMessage(failed.String())),
+		return "", snapshot.WithHint(source.DirError("PostgreSQL %s: %s", b.st.Version, serverMessage(failed.String())),
 			"the directory, or its postgresql.conf, asks for something that the base does not have")
 	}
 	return out.String(), err

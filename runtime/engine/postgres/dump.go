@@ -32,7 +32,7 @@ func (b *build) restoreDump(ctx context.Context) error {
 		}
 		return b.restoreArchive(ctx, archive{name: name, path: sourcePath("dump", name), format: formatDirectory})
 	}
-	f, err := b.open("dump", name)
+	f, err := source.Open(b.wb, "dump", name)
 	if err != nil {
 		return fmt.Errorf("open dump: %w", err)
 	}

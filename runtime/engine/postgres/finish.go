@@ -79,7 +79,7 @@ func (b *build) finish(ctx context.Context) error {
 	if err := b.stop(ctx); err != nil {
 		return err
 	}
-	return b.root(ctx, b.clean)
+	return rootfs.Edit(ctx, b.wb.Root, b.clean)
 }
 
 // stop shuts the server down, with a last checkpoint.

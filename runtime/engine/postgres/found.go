@@ -33,7 +33,7 @@ func (b *build) found(ctx context.Context) error {
 	case b.src.Dir:
 		return b.foundDir(ctx)
 	}
-	if err := b.root(ctx, func(r *rootfs.Root) error { return b.detect(r, 0) }); err != nil {
+	if err := rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error { return b.detect(r, 0) }); err != nil {
 		return err
 	}
 	b.st.Admin = b.src.User

@@ -111,7 +111,7 @@ func (b *build) restoreLive(ctx context.Context) error {
 }
 
 func (b *build) dumpLive(ctx context.Context, l live) (roles []byte, err error) {
-	err = b.root(ctx, func(r *rootfs.Root) error {
+	err = rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error {
 		return r.MkdirAll(liveDir, 0o700, int(b.st.UID), int(b.st.GID))
 	})
 	if err != nil {

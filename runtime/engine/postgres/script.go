@@ -49,7 +49,7 @@ func unknownScript(name string) error {
 }
 
 func (b *build) compressedScript(ctx context.Context, kind, name string) error {
-	f, err := b.open(kind, name)
+	f, err := source.Open(b.wb, kind, name)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@
 package rootfs
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,19 @@ func Open(dir string) (*Root, error) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	return &Root{os.NewFile(uintptr(fd), dir)}, nil
+}
+
+// Edit runs fn on the root filesystem that a workbench has under construction. root is its
+// method.
+func Edit(ctx context.Context, root func(context.Context, func(dir string) error) error, fn func(*Root) error) error {
+	return root(ctx, func(dir string) error {
+		r, err := Open(dir)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		return fn(r)
+	})
 }
 
 // Close releases what Open took.
