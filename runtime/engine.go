@@ -51,14 +51,15 @@ type Engine interface {
 	// Connect tells how a client reaches the server at ep.
 	Connect(g snapshot.Golden, ep Endpoint) (Connection, error)
 	// Client returns the interactive client that runs inside the clone
-	// (psql …), connected to it.
-	Client(g snapshot.Golden, args []string) (Process, error)
+	// (psql …), connected to it. password is the clone's own, "" the golden's.
+	Client(g snapshot.Golden, password string, args []string) (Process, error)
 }
 
 // ConnectionLimiter is an Engine that bounds how many connections a server takes.
 type ConnectionLimiter interface {
 	// LimitConnections returns the settings of a server that takes n at a time.
-	LimitConnections(n int) map[string]string
+	// InvalidArgument if there are none, or n is fewer than it can be held to.
+	LimitConnections(n int) (map[string]string, error)
 }
 
 // Settler is an Engine that tells what a clone's server is set to.
@@ -126,6 +127,8 @@ type Engines interface {
 // PasswordSetter is an Engine that can give a running server another password
 // for the login that clones are handed out with.
 type PasswordSetter interface {
+	// SetsPasswords says whether clones of the golden can be given one.
+	SetsPasswords(g snapshot.Golden) bool
 	// NewPassword makes a password. What is slow about it is done here.
 	NewPassword() (Password, error)
 	// OpenPassword gets ready to set a password of the server at ep. What is slow

@@ -20,7 +20,7 @@ func (m *Manager) Exec(ctx context.Context, id string, req api.ExecRequest, stdi
 	if err != nil {
 		return 0, err
 	}
-	p, err := c.execProcess(req)
+	p, err := c.execProcess(req, m.ownPassword(c))
 	if err != nil {
 		return 0, err
 	}
@@ -45,14 +45,14 @@ func (m *Manager) running(ctx context.Context, id string) (*clone, error) {
 	return c, nil
 }
 
-func (c *clone) execProcess(req api.ExecRequest) (runtime.Process, error) {
+func (c *clone) execProcess(req api.ExecRequest, password string) (runtime.Process, error) {
 	if len(req.Args) == 0 || req.Args[0] == "" {
 		return runtime.Process{}, fmt.Errorf("no command to run: %w", errdefs.ErrInvalidArgument)
 	}
 	if req.Cwd != "" && !path.IsAbs(req.Cwd) {
 		return runtime.Process{}, fmt.Errorf("working directory %q is not absolute: %w", req.Cwd, errdefs.ErrInvalidArgument)
 	}
-	p, err := c.engine.Client(c.golden, nil)
+	p, err := c.engine.Client(c.golden, password, nil)
 	if err != nil {
 		return runtime.Process{}, fmt.Errorf("set up process in clone %s: %w", c.id, err)
 	}
@@ -123,7 +123,7 @@ func (m *Manager) Client(ctx context.Context, id string, args []string) (api.Cli
 	if err != nil {
 		return api.ClientRequest{}, err
 	}
-	p, err := c.engine.Client(c.golden, args)
+	p, err := c.engine.Client(c.golden, m.ownPassword(c), args)
 	if err != nil {
 		return api.ClientRequest{}, fmt.Errorf("find client of clone %s: %w", c.id, err)
 	}

@@ -447,8 +447,11 @@ func (e *fakeEngine) Server(_ snapshot.Golden, settings map[string]string) (runt
 	}, nil
 }
 
-func (e *fakeEngine) LimitConnections(n int) map[string]string {
-	return map[string]string{"connections": fmt.Sprint(n)}
+func (e *fakeEngine) LimitConnections(n int) (map[string]string, error) {
+	if n == 7 {
+		return nil, errdefs.ErrInvalidArgument
+	}
+	return map[string]string{"connections": fmt.Sprint(n)}, nil
 }
 
 func (e *fakeEngine) Ready(ctx context.Context, _ snapshot.Golden, ep runtime.Endpoint, died <-chan struct{}) error {
@@ -464,6 +467,8 @@ func (e *fakeEngine) Ready(ctx context.Context, _ snapshot.Golden, ep runtime.En
 func (e *fakeEngine) Query(ctx context.Context, _ snapshot.Golden, _ runtime.Endpoint) error {
 	return e.w.at(ctx, "engine.Query")
 }
+
+func (*fakeEngine) SetsPasswords(snapshot.Golden) bool { return true }
 
 func (e *fakeEngine) NewPassword() (runtime.Password, error) {
 	e.w.mu.Lock()
@@ -517,7 +522,7 @@ func (e *fakeEngine) Connect(_ snapshot.Golden, ep runtime.Endpoint) (runtime.Co
 	}, nil
 }
 
-func (e *fakeEngine) Client(_ snapshot.Golden, args []string) (runtime.Process, error) {
+func (e *fakeEngine) Client(_ snapshot.Golden, _ string, args []string) (runtime.Process, error) {
 	return runtime.Process{Args: append([]string{"/client"}, args...), Env: []string{"C=1"}}, nil
 }
 

@@ -96,18 +96,31 @@ func mebibytes(n int64) string {
 }
 
 // serverSettings are the settings that a server is started with: those that were asked
-// for, and over them what limits it.
+// for, and over them what limits it. The daemon's own limit does not hold a server that
+// cannot have it.
 func serverSettings(e runtime.Engine, settings map[string]string, l api.Limits) map[string]string {
-	limiter, ok := e.(runtime.ConnectionLimiter)
-	if !ok || l.Connections == 0 {
+	limit, err := connectionLimit(e, l.Connections)
+	if err != nil || len(limit) == 0 {
 		return settings
 	}
 	all := maps.Clone(settings)
 	if all == nil {
 		all = map[string]string{}
 	}
-	maps.Copy(all, limiter.LimitConnections(l.Connections))
+	maps.Copy(all, limit)
 	return all
+}
+
+// connectionLimit returns the settings of a server that takes n connections, 0 is any number.
+func connectionLimit(e runtime.Engine, n int) (map[string]string, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	limiter, ok := e.(runtime.ConnectionLimiter)
+	if !ok {
+		return nil, fmt.Errorf("engine %s has no limit of connections: %w", e.Name(), errdefs.ErrInvalidArgument)
+	}
+	return limiter.LimitConnections(n)
 }
 
 // hostLimits are those that the kernel holds.

@@ -73,10 +73,10 @@ func (m *Manager) makePasswords(name string, e runtime.PasswordSetter) {
 // been asked for: what is kept open for it takes memory.
 func (m *Manager) openPassword(ctx context.Context, c *clone) {
 	e, ok := c.engine.(runtime.PasswordSetter)
-	if !ok || !m.passwords.wanted(c.golden.Name) {
+	if !ok || !m.passwords.wanted(c.golden.Name) || !e.SetsPasswords(c.golden) {
 		return
 	}
-	session, err := e.OpenPassword(ctx, c.golden, m.endpoint(c.id, c.rec.Addr, c.rec.PID))
+	session, err := e.OpenPassword(ctx, c.golden, m.live(c))
 	if err != nil {
 		m.log.Warn("pool member not ready for a password", "clone", c.id, "error", err)
 		return // it is tried again when it is needed
@@ -125,7 +125,7 @@ func (m *Manager) setPassword(ctx context.Context, c *clone, want *plan) (change
 	if err != nil {
 		return nil, err
 	}
-	ep := m.endpoint(c.id, c.rec.Addr, c.rec.PID)
+	ep := m.live(c)
 	if err := m.tell(ctx, c, e, ep, p); err != nil {
 		return nil, err
 	}
@@ -138,6 +138,16 @@ func (m *Manager) setPassword(ctx context.Context, c *clone, want *plan) (change
 		r.OwnPassword = true
 		setConnection(&r.Clone, conn)
 	}, nil
+}
+
+// ownPassword is the password that is a clone's alone, or "".
+func (m *Manager) ownPassword(c *clone) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !c.rec.OwnPassword {
+		return ""
+	}
+	return c.rec.Password
 }
 
 // lock gives a clone that was just made a password of its own, if that is
@@ -167,7 +177,8 @@ func (m *Manager) lock(ctx context.Context, c *clone, want *plan) (*clone, error
 // checkPassword refuses what the engine cannot do, and has members made ready for
 // the next request of the kind.
 func (m *Manager) checkPassword(p *plan) error {
-	_, ok := p.engine.(runtime.PasswordSetter)
+	e, ok := p.engine.(runtime.PasswordSetter)
+	ok = ok && e.SetsPasswords(p.golden)
 	p.ownPassword = p.ownPassword || m.opts.OwnPassword && ok
 	if !p.ownPassword {
 		return nil

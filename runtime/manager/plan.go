@@ -194,6 +194,9 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 	if err := m.checkPassword(p); err != nil {
 		return err
 	}
+	if _, err := connectionLimit(engine, req.Limits.Connections); err != nil {
+		return err
+	}
 	p.process, err = engine.Server(p.golden, serverSettings(engine, req.Settings, p.limits))
 	if err != nil {
 		return fmt.Errorf("set up server of golden %s: %w", ref, err)

@@ -38,6 +38,9 @@ type Description struct {
 	Ready    Ready    `toml:"ready"`
 	Connect  Connect  `toml:"connect"`
 	Client   Client   `toml:"client"`
+	// Password has a clone's server take another password for the login, where the
+	// engine is not built in. It runs in the clone; what it is told comes by Env.
+	Password Step `toml:"password"`
 }
 
 // Host is what of this host makes a base. Shared libraries and a shell with the
@@ -84,7 +87,11 @@ type Settings struct {
 	Reserved []string          `toml:"reserved"` // that clones stand on
 	Build    map[string]string `toml:"build"`    // while a golden is built
 	Clone    map[string]string `toml:"clone"`    // of all clones
-	Notes    map[string]string `toml:"notes"`    // on those of clones: what a server of one's own would do otherwise
+	// Connections is the name of the setting that bounds how many there are at a time; "" is none.
+	// LeastConnections is the lowest that the server takes for it.
+	Connections      string            `toml:"connections"`
+	LeastConnections int               `toml:"least_connections"`
+	Notes            map[string]string `toml:"notes"` // on those of clones: what a server of one's own would do otherwise
 }
 
 // Step is a command.

@@ -1,9 +1,11 @@
 package described
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,6 +24,15 @@ type Protocol interface {
 	Ask(ctx context.Context, conn net.Conn, login Login) error
 }
 
+// PasswordProtocol is a Protocol by which a login changes its own password.
+type PasswordProtocol interface {
+	// Verifier returns what a server is told in place of a password. It is the
+	// password itself where a server takes nothing else.
+	Verifier(password string) string
+	// OpenPassword logs in and gets ready to change the password. dial connects to the server.
+	OpenPassword(ctx context.Context, dial func(context.Context) (net.Conn, error), login Login) (runtime.PasswordSession, error)
+}
+
 // Engine serves what a [Description] describes. It is safe for concurrent use.
 type Engine struct {
 	d        *Description
@@ -35,6 +46,9 @@ var (
 	_ runtime.Engine    = (*Engine)(nil)
 	_ runtime.Settler   = (*Engine)(nil)
 	_ runtime.Describer = (*Engine)(nil)
+
+	_ runtime.PasswordSetter    = (*Engine)(nil)
+	_ runtime.ConnectionLimiter = (*Engine)(nil)
 )
 
 // New returns the engine of a description that a user gave. Goldens keep the text.
@@ -97,8 +111,8 @@ func (s served) connection(ep runtime.Endpoint) (runtime.Connection, error) {
 	f := s.fields()
 	f.Socket = c.Socket
 	if ep.Addr.IsValid() && s.d.Server.Port != 0 {
-		c.Host, c.Port = ep.Addr.String(), s.d.Server.Port
-		f.Host = c.Host
+		c.Host, c.Port = ep.Addr.String(), cmp.Or(ep.Port, s.d.Server.Port)
+		f.Host, f.Port = c.Host, strconv.Itoa(c.Port)
 	}
 	for _, way := range []string{"tcp", "socket"} {
 		text := s.d.Connect.URL[way]
@@ -119,12 +133,15 @@ func (s served) connection(ep runtime.Endpoint) (runtime.Connection, error) {
 }
 
 // Client returns the client that the description names, or a shell.
-func (e *Engine) Client(g snapshot.Golden, args []string) (runtime.Process, error) {
+func (e *Engine) Client(g snapshot.Golden, password string, args []string) (runtime.Process, error) {
 	s, err := e.of(g)
 	if err != nil {
 		return runtime.Process{}, err
 	}
-	command := e.d.Client.Args
+	if password != "" {
+		s.Passwd = password
+	}
+	command := s.d.Client.Args
 	if len(command) == 0 {
 		command = []string{"/bin/sh"}
 	}

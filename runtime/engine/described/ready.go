@@ -104,15 +104,20 @@ func (e *Engine) ask(ctx context.Context, s served, ep runtime.Endpoint) error {
 	defer stop()
 	switch {
 	case e.protocol != nil:
-		password := s.Passwd
-		if ep.Password != "" {
-			password = ep.Password
-		}
-		return e.protocol.Ask(ctx, bounded{conn, io.LimitReader(conn, maxAnswer)}, Login{s.User, password, s.DB})
+		return e.protocol.Ask(ctx, bounded{conn, io.LimitReader(conn, maxAnswer)}, s.login(ep))
 	case s.d.Ready.HTTP != "":
 		return s.askHTTP(ctx, conn)
 	}
 	return nil
+}
+
+// login is who a clone's user is.
+func (s served) login(ep runtime.Endpoint) Login {
+	l := Login{s.User, s.Passwd, s.DB}
+	if ep.Password != "" {
+		l.Password = ep.Password
+	}
+	return l
 }
 
 // bounded is a connection to a server that is not trusted.

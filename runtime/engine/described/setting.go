@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -77,6 +78,18 @@ func (s served) checkSettings(settings map[string]string) error {
 
 // canonical is a setting's name as reserved ones are written.
 func canonical(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+
+// LimitConnections implements [runtime.ConnectionLimiter].
+func (e *Engine) LimitConnections(n int) (map[string]string, error) {
+	s := e.d.Settings
+	switch {
+	case s.Connections == "":
+		return nil, fmt.Errorf("engine %s has no limit of connections: %w", e.d.Name, errdefs.ErrInvalidArgument)
+	case n < s.LeastConnections:
+		return nil, fmt.Errorf("limit of connections %d: engine %s has %d at least: %w", n, e.d.Name, s.LeastConnections, errdefs.ErrInvalidArgument)
+	}
+	return map[string]string{s.Connections: strconv.Itoa(n)}, nil
+}
 
 // Settings implements [runtime.Settler].
 func (e *Engine) Settings(g snapshot.Golden, settings map[string]string) ([]runtime.Setting, error) {

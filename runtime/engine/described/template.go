@@ -23,6 +23,7 @@ type Fields struct {
 	Golden             string
 	File               string // of Scripts and Dump: path in the container
 	Name, Value        string // of Settings.Args
+	NewPassword        string // of Password
 	// Of Build.URL, the live database's. URLHost is an address.
 	URLHost, URLPort, URLUser, URLPassword, URLDatabase string
 }

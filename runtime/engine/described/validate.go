@@ -29,7 +29,7 @@ const (
 // validate checks the description and fills in defaults.
 func (d *Description) validate() error {
 	for _, check := range []func() error{
-		d.checkHead, d.checkHost, d.checkServer, d.checkSettings, d.checkBuild, d.checkReady, d.checkConnect, d.checkTemplates,
+		d.checkHead, d.checkHost, d.checkServer, d.checkSettings, d.checkBuild, d.checkReady, d.checkConnect, d.checkPassword, d.checkTemplates,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -127,6 +127,9 @@ func (d *Description) checkSettings() error {
 	if len(s.Args) == 0 && len(s.Build)+len(s.Clone) > 0 {
 		return invalid("settings.args: missing")
 	}
+	if s.Connections != "" && len(s.Args) == 0 || s.Connections == "" && s.LeastConnections != 0 {
+		return invalid("settings.connections: want it with settings.args, and least_connections beside it only")
+	}
 	return checkRegexp("settings.name", s.Name)
 }
 
@@ -199,7 +202,7 @@ func (d *Description) checkConnect() error {
 	if c.URL["tcp"] != "" && d.Server.Port == 0 || c.URL["socket"] != "" && d.Server.Socket == "" {
 		return invalid("connect.url: the server has no such address")
 	}
-	for _, vars := range []map[string]string{c.Env["tcp"], c.Env["socket"], d.Server.Env, d.Build.StepEnv, d.Client.Env} {
+	for _, vars := range []map[string]string{c.Env["tcp"], c.Env["socket"], d.Server.Env, d.Build.StepEnv, d.Client.Env, d.Password.Env} {
 		for k := range vars {
 			if !envRE.MatchString(k) {
 				return invalid("invalid name of a variable: %.40q", k)
@@ -215,12 +218,28 @@ func (d *Description) checkConnect() error {
 	return nil
 }
 
+func (d *Description) checkPassword() error {
+	p := d.Password
+	switch {
+	case len(p.Args) == 0 && len(p.Env) > 0, p.Stdin != "", p.When != "":
+		return invalid("password: want args, and env with {{.NewPassword}}")
+	case len(p.Args) > 0 && d.Build.User == "":
+		return invalid("password: build.user is missing")
+	}
+	for _, arg := range p.Args {
+		if strings.Contains(arg, ".NewPassword") || strings.Contains(arg, ".Password") {
+			return invalid("password.args: secrets go by password.env: arguments are for all to see")
+		}
+	}
+	return nil
+}
+
 // checkTemplates expands every template once.
 func (d *Description) checkTemplates() error {
 	s, b := d.Server, d.Build
 	lists := [][]string{s.Args, s.BuildArgs, s.CloneArgs, s.Hot, s.Absent, s.Present, d.Settings.Args, d.Ready.Exec, {d.Ready.HTTP}, d.Client.Args}
 	tables := []map[string]string{s.Env, b.StepEnv, d.Client.Env, d.Connect.URL, d.Connect.Env["tcp"], d.Connect.Env["socket"]}
-	for _, steps := range [][]Step{b.Init, b.Login, b.Finish, b.Verify, {b.Dump, b.URL, b.Databases, d.Version}, slices.Collect(maps.Values(b.Scripts))} {
+	for _, steps := range [][]Step{b.Init, b.Login, b.Finish, b.Verify, {b.Dump, b.URL, b.Databases, d.Version, d.Password}, slices.Collect(maps.Values(b.Scripts))} {
 		for _, step := range steps {
 			lists = append(lists, step.Args, []string{step.Stdin})
 			tables = append(tables, step.Env)

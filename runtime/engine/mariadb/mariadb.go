@@ -26,19 +26,36 @@ var (
 )
 
 // New returns the engine "mariadb".
-func New() *described.Engine { return described.BuiltIn(mariadbText, protocol{}) }
+func New() *described.Engine { return described.BuiltIn(mariadbText, protocol{hash: true}) }
 
 // NewMySQL returns the engine "mysql".
 func NewMySQL() *described.Engine { return described.BuiltIn(mysqlText, protocol{}) }
 
 // protocol asks by MySQL's client protocol.
-type protocol struct{}
+type protocol struct {
+	hash bool // SET PASSWORD takes a hash, which MySQL does no longer
+}
 
 // answerTimeout bounds one answer of the server, which is not trusted.
 const answerTimeout = 10 * time.Second
 
 // Ask shakes hands, logs in and asks SELECT 1.
 func (protocol) Ask(ctx context.Context, conn net.Conn, login described.Login) error {
+	c, err := connect(ctx, conn, login)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // all is said
+	rows, err := c.(driver.QueryerContext).QueryContext(ctx, "SELECT 1", nil)
+	if err != nil {
+		return class(err)
+	}
+	defer func() { _ = rows.Close() }()
+	return rows.Next(make([]driver.Value, 1))
+}
+
+// connect shakes hands over conn, and logs in.
+func connect(ctx context.Context, conn net.Conn, login described.Login) (driver.Conn, error) {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Passwd, cfg.DBName = login.User, login.Password, login.Database
 	cfg.Net, cfg.Addr = "tcp", "localhost"
@@ -48,19 +65,13 @@ func (protocol) Ask(ctx context.Context, conn net.Conn, login described.Login) e
 	cfg.DialFunc = func(context.Context, string, string) (net.Conn, error) { return conn, nil }
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
-		return fmt.Errorf("configure connection: %w", err)
+		return nil, fmt.Errorf("configure connection: %w", err)
 	}
 	c, err := connector.Connect(ctx)
 	if err != nil {
-		return class(err)
+		return nil, class(err)
 	}
-	defer func() { _ = c.Close() }() // all is said
-	rows, err := c.(driver.QueryerContext).QueryContext(ctx, "SELECT 1", nil)
-	if err != nil {
-		return class(err)
-	}
-	defer func() { _ = rows.Close() }()
-	return rows.Next(make([]driver.Value, 1))
+	return c, nil
 }
 
 // Errors by which a server says that it takes no logins yet, or ends. See

@@ -80,7 +80,7 @@ func (*Engine) Describe() runtime.Description {
 }
 
 // Client returns psql, connected by the socket inside the clone.
-func (*Engine) Client(g snapshot.Golden, args []string) (runtime.Process, error) {
+func (*Engine) Client(g snapshot.Golden, _ string, args []string) (runtime.Process, error) {
 	s, err := stateOf(g)
 	if err != nil {
 		return runtime.Process{}, err

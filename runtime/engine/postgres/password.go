@@ -22,6 +22,9 @@ var _ runtime.PasswordSetter = (*Engine)(nil)
 // scramIterations is the server's own default, and what its clients expect.
 const scramIterations = 4096
 
+// SetsPasswords is true: each golden has a superuser.
+func (*Engine) SetsPasswords(snapshot.Golden) bool { return true }
+
 // NewPassword makes a password with its SCRAM verifier: the iterated hash is
 // most of what setting a password costs, and is done ahead.
 func (*Engine) NewPassword() (runtime.Password, error) {

@@ -16,8 +16,8 @@ var (
 )
 
 // LimitConnections has no connection kept for superusers, whom clones are handed out to.
-func (*Engine) LimitConnections(n int) map[string]string {
-	return map[string]string{"max_connections": strconv.Itoa(n), "superuser_reserved_connections": "0"}
+func (*Engine) LimitConnections(n int) (map[string]string, error) {
+	return map[string]string{"max_connections": strconv.Itoa(n), "superuser_reserved_connections": "0"}, nil
 }
 
 // notes say of settings of the engine's what a server of one's own would do
