@@ -25,17 +25,24 @@ import (
 
 // mariadbStore spreads keys over a table of each storage engine.
 type mariadbStore struct {
-	db   *sql.DB
-	conn *sql.Conn
+	db      *sql.DB
+	conn    *sql.Conn
+	engines []string
 }
 
-var mariadbTables = []string{"kv_innodb", "kv_myisam", "kv_aria"}
+// mariadbEngines and mysqlEngines are their storage engines.
+var mariadbEngines, mysqlEngines = []string{"InnoDB", "MyISAM", "Aria"}, []string{"InnoDB", "MyISAM"}
 
-func mariadbTable(key string) string {
-	return mariadbTables[int(key[len(key)-1])%len(mariadbTables)]
+// tableOf is the table of a key.
+func tableOf(engines []string, key string) string {
+	return "kv_" + strings.ToLower(engines[int(key[len(key)-1])%len(engines)])
 }
 
 func openMariaDB(ctx context.Context, c api.Clone) (enginetest.Store, error) {
+	return openMySQL(ctx, c, mariadbEngines)
+}
+
+func openMySQL(ctx context.Context, c api.Clone, engines []string) (enginetest.Store, error) {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Passwd, cfg.DBName, cfg.Net, cfg.Addr = c.User, c.Password, c.Database, "tcp", net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 	cfg.Logger = &mysql.NopLogger{}
@@ -48,17 +55,17 @@ func openMariaDB(ctx context.Context, c api.Clone) (enginetest.Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &mariadbStore{db, conn}, nil
+	return &mariadbStore{db, conn, engines}, nil
 }
 
 func (s *mariadbStore) Put(ctx context.Context, key, value string) error {
-	_, err := s.conn.ExecContext(ctx, "REPLACE INTO "+mariadbTable(key)+" VALUES (?, ?)", key, value)
+	_, err := s.conn.ExecContext(ctx, "REPLACE INTO "+tableOf(s.engines, key)+" VALUES (?, ?)", key, value)
 	return err
 }
 
 func (s *mariadbStore) Get(ctx context.Context, key string) (string, error) {
 	var v string
-	err := s.conn.QueryRowContext(ctx, "SELECT v FROM "+mariadbTable(key)+" WHERE k = ?", key).Scan(&v)
+	err := s.conn.QueryRowContext(ctx, "SELECT v FROM "+tableOf(s.engines, key)+" WHERE k = ?", key).Scan(&v)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,14 +23,17 @@ func seeded(f func(key, value string) string) string {
 	return b.String()
 }
 
-func mariadbSQL() string {
+func mariadbSQL() string { return tablesSQL(mariadbEngines) }
+
+// tablesSQL spreads the seed over a table of each storage engine.
+func tablesSQL(engines []string) string {
 	var b strings.Builder
-	for i, engine := range []string{"InnoDB", "MyISAM", "Aria"} {
-		fmt.Fprintf(&b, "CREATE TABLE %s (k VARCHAR(64) PRIMARY KEY, v TEXT) ENGINE=%s;\n", mariadbTables[i], engine)
+	for _, engine := range engines {
+		fmt.Fprintf(&b, "CREATE TABLE kv_%s (k VARCHAR(64) PRIMARY KEY, v TEXT) ENGINE=%s;\n", strings.ToLower(engine), engine)
 	}
 	b.WriteString("CREATE ROLE reader; GRANT SELECT ON *.* TO reader; CREATE USER bob@'%' IDENTIFIED BY 'bobs'; GRANT reader TO bob;\n")
 	return b.String() + seeded(func(key, value string) string {
-		return fmt.Sprintf("INSERT INTO %s VALUES ('%s', '%s');\n", mariadbTable(key), key, value)
+		return fmt.Sprintf("INSERT INTO %s VALUES ('%s', '%s');\n", tableOf(engines, key), key, value)
 	})
 }
 
@@ -40,6 +44,8 @@ func mariadbSubject(base []string) enginetest.Subject {
 	}
 	return enginetest.Subject{
 		Engine: "mariadb", Base: base, Open: openMariaDB,
+		OwnPassword: true, Connections: 10, Reserved: 1, // one more for who has CONNECTION ADMIN
+		Client:    []string{"-e", "SELECT v FROM kv_innodb WHERE k = 'seed0' UNION SELECT v FROM kv_myisam WHERE k = 'seed0' UNION SELECT v FROM kv_aria WHERE k = 'seed0'"},
 		Recovered: regexp.MustCompile(`(?i)crash recovery|was not shut down|repair`),
 		Sources: []enginetest.Source{
 			withUsers(script("init", "--init", "shop.sql", mariadbSQL())),
@@ -100,14 +106,74 @@ func withUsers(s enginetest.Source) enginetest.Source {
 	return s
 }
 
-func redisSubject(base []string) enginetest.Subject {
-	const golden = "suite-redis"
+func mysqlSQL() string { return tablesSQL(mysqlEngines) }
+
+// mysqlSubject is like MariaDB's, but for what a dump of all databases has.
+func mysqlSubject(base []string) enginetest.Subject {
+	const golden = "suite-mysql"
+	dump := []string{"mysqldump", "--no-defaults", "--user=ctrsnap", golden}
+	return enginetest.Subject{
+		Engine: "mysql", Base: base,
+		Open: func(ctx context.Context, c api.Clone) (enginetest.Store, error) {
+			return openMySQL(ctx, c, mysqlEngines)
+		},
+		OwnPassword: true, Connections: 10, Reserved: 1, // one more for who has CONNECTION_ADMIN
+		Client:    []string{"-e", "SELECT v FROM kv_innodb WHERE k = 'seed0' UNION SELECT v FROM kv_myisam WHERE k = 'seed0'"},
+		Recovered: regexp.MustCompile(`(?i)crash recovery|not shut ?down|repair`),
+		Sources: []enginetest.Source{
+			withMySQLUsers(script("init", "--init", "shop.sql", mysqlSQL())),
+			{Name: "dump", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dump", output(t, d, "mysql", "dump.sql", dump...)}
+			}},
+			{Name: "live", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-url", d.Run(t, "inspect", golden+"-first", "--format", "{{.url}}")}
+			}},
+			withMySQLUsers(enginetest.Source{Name: "data directory", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/mysql", "TERM")}
+			}}),
+			{Name: "data directory of a server that was killed", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/mysql", "KILL")}
+			}},
+			withMySQLUsers(flags("parent", "--parent", golden)),
+		},
+		Wrong: []enginetest.Wrong{
+			wrongFile("script that fails", "wrong.sql:2", "--init", "wrong.sql", "SELECT 1;\nNONSENSE;\n"),
+			wrong("no data directory", "no data directory", func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", d.Dir}
+			}),
+			wrong("setting that there is not", "no-such-setting", func(*testing.T, enginetest.Daemon) []string {
+				return []string{"--exec", "true", "--set", "no-such-setting=1"}
+			}),
+		},
+	}
+}
+
+// withMySQLUsers has clones checked for users, roles and grants, that work.
+func withMySQLUsers(s enginetest.Source) enginetest.Source {
+	s.Check = func(t *testing.T, d enginetest.Daemon, c api.Clone) {
+		t.Helper()
+		got := d.Run(t, "exec", c.ID, "--env", "MYSQL_PWD=bobs", "--", "mysql", "--no-defaults", "--user=bob", "-N", "-e",
+			"SET ROLE reader; SELECT COUNT(*) > 0 FROM `"+c.Database+"`.kv_innodb")
+		if got != "1" {
+			t.Errorf("bob reads %q", got)
+		}
+	}
+	return s
+}
+
+// redisSubject is for Redis and for Valkey, whose programs have other names.
+func redisSubject(name string) func([]string) enginetest.Subject {
+	return func(base []string) enginetest.Subject { return redisLike(name, base) }
+}
+
+func redisLike(name string, base []string) enginetest.Subject {
+	golden := "suite-" + name
 	commands := "ACL SETUSER bob on >bobs ~b* +get\n" + seeded(func(k, v string) string { return fmt.Sprintf("SET %s %s\n", k, v) })
 	resp := seeded(func(k, v string) string {
 		return fmt.Sprintf("*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(k), k, len(v), v)
 	})
 	rdb := func(t *testing.T, d enginetest.Daemon) string {
-		d.Run(t, "exec", golden+"-first", "--", "redis-cli", "--rdb", "/tmp/copy.rdb")
+		d.Run(t, "exec", golden+"-first", "--", name+"-cli", "--rdb", "/tmp/copy.rdb")
 		c := d.Run(t, "inspect", golden+"-first", "--format", "{{.pid}}")
 		text, err := os.ReadFile("/proc/" + c + "/root/tmp/copy.rdb")
 		if err != nil {
@@ -116,17 +182,18 @@ func redisSubject(base []string) enginetest.Subject {
 		return d.File(t, "copy.rdb", string(text))
 	}
 	return enginetest.Subject{
-		Engine: "redis", Base: base, Open: openRedis,
+		Engine: name, Base: base, Open: openRedis,
+		OwnPassword: true, Connections: 5, Client: []string{"GET", "seed0"},
 		Recovered: regexp.MustCompile(`(?i)truncat|corrupt|append only file`),
 		Sources: []enginetest.Source{
-			{Name: "commands", Check: hasBob, Flags: script("", "--init", "seed.redis", commands).Flags},
+			{Name: "commands", Check: hasBob(name), Flags: script("", "--init", "seed.redis", commands).Flags},
 			{Name: "RDB", Flags: func(t *testing.T, d enginetest.Daemon) []string { return []string{"--from-dump", rdb(t, d)} }},
 			script("AOF", "--from-dump", "appendonly.aof", "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n"+resp),
 			{Name: "live", Flags: func(t *testing.T, d enginetest.Daemon) []string {
 				return []string{"--from-url", d.Run(t, "inspect", golden+"-first", "--format", "{{.url}}")}
 			}},
-			{Name: "directory with an RDB", Check: hasBob, Flags: func(t *testing.T, d enginetest.Daemon) []string {
-				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/redis", "")}
+			{Name: "directory with an RDB", Check: hasBob(name), Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/"+name, "")}
 			}},
 			{Name: "directory with an AOF", Flags: func(t *testing.T, d enginetest.Daemon) []string {
 				dir := filepath.Join(t.TempDir(), "aof")
@@ -156,18 +223,20 @@ func redisSubject(base []string) enginetest.Subject {
 }
 
 // hasBob: users came along, and what they may.
-func hasBob(t *testing.T, d enginetest.Daemon, c api.Clone) {
-	t.Helper()
-	got := d.Run(t, "exec", c.ID, "--env", "REDISCLI_AUTH=bobs", "--", "redis-cli", "-s", "/ctrsnap/run/redis.sock", "--user", "bob", "set", "b", "1")
-	if !strings.Contains(got, "NOPERM") {
-		t.Errorf("bob, who may only read, is told %q", got)
+func hasBob(name string) func(*testing.T, enginetest.Daemon, api.Clone) {
+	return func(t *testing.T, d enginetest.Daemon, c api.Clone) {
+		t.Helper()
+		got := d.Run(t, "exec", c.ID, "--env", "REDISCLI_AUTH=bobs", "--", name+"-cli", "-s", "/ctrsnap/run/"+name+".sock", "--user", "bob", "set", "b", "1")
+		if !strings.Contains(got, "NOPERM") {
+			t.Errorf("bob, who may only read, is told %q", got)
+		}
 	}
 }
 
 func etcdSubject(base []string) enginetest.Subject {
 	const golden = "suite-etcd"
 	return enginetest.Subject{
-		Engine: "etcd", Base: base, Open: openEtcd,
+		Engine: "etcd", Base: base, Open: openEtcd, Client: []string{"get", "seed0"},
 		Recovered: regexp.MustCompile(`(?i)corrupt|repair|unexpected EOF`),
 		Sources: []enginetest.Source{
 			script("pairs", "--init", "seed.kv", seeded(func(k, v string) string { return k + " " + v + "\n" })),
@@ -193,9 +262,8 @@ func etcdSubject(base []string) enginetest.Subject {
 	}
 }
 
-// natsSeed speaks to the server by what bash has: each message is acknowledged by a MSG.
-func natsSeed() string {
-	return `exec 3<>/dev/tcp/127.0.0.1/4222
+// natsShell speaks to the server by what bash has: each message is acknowledged by a MSG.
+const natsShell = `exec 3<>/dev/tcp/127.0.0.1/4222
 printf 'CONNECT {"user":"%s","pass":"%s","verbose":false}\r\nSUB _I 1\r\n' "$NATS_USER" "$NATS_PASSWORD" >&3
 ask() {
 	printf 'PUB %s _I %d\r\n%s\r\n' "$1" "${#2}" "$2" >&3
@@ -204,14 +272,22 @@ ask() {
 	done
 	case $answer in *'"error"'*) echo "$answer" >&2; exit 1;; esac
 }
-ask '$JS.API.STREAM.CREATE.KV' '{"name":"KV","subjects":["kv.>"],"max_msgs_per_subject":1,"storage":"file"}'
+`
+
+func natsSeed() string {
+	return natsShell + `ask '$JS.API.STREAM.CREATE.KV' '{"name":"KV","subjects":["kv.>"],"max_msgs_per_subject":1,"storage":"file"}'
 ` + seeded(func(k, v string) string { return fmt.Sprintf("ask kv.%s %s\n", k, v) })
 }
+
+// natsGet prints what a message of the stream has.
+const natsGet = `ask '$JS.API.STREAM.MSG.GET.KV' '{"last_by_subj":"kv.seed0"}'
+answer=${answer#*'"data":"'}; base64 -d <<<"${answer%%'"'*}"
+`
 
 func natsSubject(base []string) enginetest.Subject {
 	const golden = "suite-nats"
 	return enginetest.Subject{
-		Engine: "nats", Base: base, Open: openNATS,
+		Engine: "nats", Base: base, Open: openNATS, Client: []string{"-c", `exec bash -ec "$0"`, natsShell + natsGet}, // a shell
 		Recovered: regexp.MustCompile(`(?i)corrupt|checksum|error recovering`),
 		Sources: []enginetest.Source{
 			script("script", "--init", "seed.sh", natsSeed()),
@@ -237,6 +313,7 @@ func postgresSubject(base []string) enginetest.Subject {
 	const golden = "suite-postgres"
 	return enginetest.Subject{
 		Engine: "postgres", Base: base, Open: openPostgres,
+		OwnPassword: true, Connections: 5, Client: []string{"-c", "SELECT v FROM kv WHERE k = 'seed0'"},
 		Recovered: regexp.MustCompile(`not properly shut down|redo starts|recovery`),
 		Sources: []enginetest.Source{
 			script("init", "--init", "shop.sql", postgresSQL()),

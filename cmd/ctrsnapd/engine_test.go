@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,23 +16,33 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/enginetest"
 )
 
-// enginePrefix is where the packages of engines are unpacked, or "" for the system's own.
-func enginePrefix() string { return os.Getenv("CTRSNAP_TEST_ENGINES") }
+// enginePrefixes are where the packages of engines are unpacked, or "" for the system's own.
+// MySQL's and MariaDB's have files of the same names: there may be several, with colons between them.
+func enginePrefixes() []string { return strings.Split(os.Getenv("CTRSNAP_TEST_ENGINES"), ":") }
+
+// enginePrefix is the first of them that has a program.
+func enginePrefix(program string) (prefix string, ok bool) {
+	for _, prefix := range enginePrefixes() {
+		for _, dir := range []string{"/usr/sbin/", "/usr/bin/"} {
+			if _, err := os.Stat(prefix + dir + program); err == nil {
+				return prefix, true
+			}
+		}
+	}
+	return "", false
+}
 
 // engineBase are the flags of the base, if the program is there.
 func engineBase(t *testing.T, program string) []string {
 	t.Helper()
-	prefix := enginePrefix()
-	for _, dir := range []string{"/usr/sbin/", "/usr/bin/"} {
-		if _, err := os.Stat(prefix + dir + program); err == nil {
-			if prefix == "" {
-				return []string{"--from-host"}
-			}
-			return []string{"--from-host=" + prefix}
-		}
+	prefix, ok := enginePrefix(program)
+	switch {
+	case !ok:
+		t.Skipf("no %s here: .ci/setup engines unpacks what this system's packages have", program)
+	case prefix != "":
+		return []string{"--from-host=" + prefix}
 	}
-	t.Skipf("no %s here: .ci/setup engines unpacks it", program)
-	return nil
+	return []string{"--from-host"}
 }
 
 // whole says whether the suite runs in full.
@@ -52,7 +63,9 @@ var subjects = []struct {
 }{
 	{"postgres", postgresProgram(), postgresSubject},
 	{"mariadb", "mariadbd", mariadbSubject},
-	{"redis", "redis-server", redisSubject},
+	{"mysql", mysqlProgram, mysqlSubject},
+	{"redis", "redis-server", redisSubject("redis")},
+	{"valkey", "valkey-server", redisSubject("valkey")},
 	{"etcd", "etcd", etcdSubject},
 	{"nats", "nats-server", natsSubject},
 }
@@ -73,6 +86,9 @@ func testSubjects(t *testing.T, d *daemon) {
 	for _, s := range subjects {
 		if s.name == "postgres" && !whole() {
 			continue // it has tests of its own
+		}
+		if lacks(t, s.program) {
+			continue
 		}
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -97,6 +113,23 @@ func describedExample(t *testing.T, name string) string {
 func (d *daemon) underTest(t *testing.T) enginetest.Daemon {
 	t.Helper()
 	return enginetest.Daemon{Dir: t.TempDir(), Command: func(ctx context.Context, args ...string) *exec.Cmd { return d.command(ctx, args...) }}
+}
+
+// optional are servers that few releases of Debian and Ubuntu have.
+var optional = []string{mysqlProgram, "valkey-server"}
+
+// mysqlProgram is one of MySQL alone: MariaDB's packages have a mysqld, too.
+const mysqlProgram = "ibd2sdi"
+
+// lacks says that a server is not here, and need not be.
+func lacks(t *testing.T, program string) bool {
+	t.Helper()
+	_, ok := enginePrefix(program)
+	if ok || !slices.Contains(optional, program) {
+		return false
+	}
+	t.Logf("no %s in the packages of this system", program)
+	return true
 }
 
 // flags are a source that needs no more than flags.

@@ -24,7 +24,7 @@ var extensions = []struct{ name, library, sql, ask, want string }{
 
 // postgresProgram is PostgreSQL's server, relative to the directories of programs.
 func postgresProgram() string {
-	dirs, _ := filepath.Glob(enginePrefix() + "/usr/lib/postgresql/*/bin/postgres") // the pattern is well formed
+	dirs, _ := filepath.Glob(enginePrefixes()[0] + "/usr/lib/postgresql/*/bin/postgres") // the pattern is well formed
 	if len(dirs) == 0 {
 		return "postgres"
 	}
@@ -35,7 +35,7 @@ func postgresProgram() string {
 // TestExtensions: goldens with extensions and background workers build, clone and answer.
 func TestExtensions(t *testing.T) {
 	base := engineBase(t, postgresProgram())
-	libraries := filepath.Join(enginePrefix(), "/usr/bin", postgresProgram(), "../../lib")
+	libraries := filepath.Join(enginePrefixes()[0], "/usr/bin", postgresProgram(), "../../lib")
 	d := newDaemon(t, "[pool]\nauto = false\n")
 	found := 0
 	for _, e := range extensions {
@@ -72,7 +72,7 @@ func TestExtensions(t *testing.T) {
 func runsJobs(t *testing.T, url string) {
 	t.Helper()
 	tick := time.Tick(time.Second)
-	for deadline := time.Now().Add(2 * time.Minute); query(t, url, "SELECT count(*) > 0 FROM ticks") != "t"; {
+	for deadline := time.Now().Add(2 * time.Minute); query(t, url, "SELECT count(*) FROM ticks") == "0"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("no job has run: %s", query(t, url, "SELECT coalesce(string_agg(status || ' ' || coalesce(return_message, ''), '; '), 'none') FROM cron.job_run_details"))
 		}

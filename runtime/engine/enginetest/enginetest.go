@@ -32,6 +32,13 @@ type Subject struct {
 	// Open connects to a clone, at once: nothing may be tried again. The caller
 	// closes the store.
 	Open func(ctx context.Context, c api.Clone) (Store, error)
+	// OwnPassword says that a clone can have a password of its own.
+	OwnPassword bool
+	// Connections is the lowest number that its server can be held to, 0 if it can be to none, and
+	// Reserved how many more are let in for administrators.
+	Connections, Reserved int
+	// Client are arguments of the interactive client by which it prints the first seeded value.
+	Client []string
 }
 
 // Source is a way to build a golden in which each key of [Seed] has its value.
@@ -126,6 +133,9 @@ func Run(t *testing.T, d Daemon, s Subject, honest int) {
 	t.Run("no recovery", r.noRecovery)
 	t.Run("readiness", func(t *testing.T) { r.readiness(t, honest) })
 	t.Run("verbs", r.verbs)
+	t.Run("password", r.password)
+	t.Run("limits", r.limits)
+	t.Run("published", r.published)
 	t.Run("wrong input", r.wrongInput)
 	t.Run("destroy", r.destroy)
 }
@@ -318,7 +328,24 @@ func (r runner) verbs(t *testing.T) {
 	}
 	r.Run(t, "logs", r.First())
 	r.Run(t, "inspect", r.First())
+	_, want := Seed(0)
+	if got := r.Run(t, append([]string{"connect", r.First(), "--"}, r.Client...)...); !strings.Contains(got, want) {
+		t.Errorf("connect prints %q, want %q in it", got, want)
+	}
 	r.Run(t, "pool", "set", r.golden, "--size", "1")
+	r.filled(t)
+	c := r.Clone(t, r.golden)
+	if c.Timings[api.StageClaim] == 0 {
+		t.Errorf("not from the pool: %v", c.Timings)
+	}
+	checkSeed(t, r.open(t, c))
+	r.Run(t, "pool", "set", r.golden, "--size", "0")
+	r.Run(t, "rm", c.ID)
+}
+
+// filled waits for the one member of the pool.
+func (r runner) filled(t *testing.T) {
+	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	tick := time.Tick(20 * time.Millisecond) // nobody tells of a pool that is full
 	for !strings.Contains(r.Run(t, "pool", "ls", "--format", "{{.golden}}:{{.ready}}"), r.golden+":1") {
@@ -327,13 +354,6 @@ func (r runner) verbs(t *testing.T) {
 		}
 		<-tick
 	}
-	c := r.Clone(t, r.golden)
-	if c.Timings[api.StageClaim] == 0 {
-		t.Errorf("not from the pool: %v", c.Timings)
-	}
-	checkSeed(t, r.open(t, c))
-	r.Run(t, "pool", "set", r.golden, "--size", "0")
-	r.Run(t, "rm", c.ID)
 }
 
 func (r runner) wrongInput(t *testing.T) {
