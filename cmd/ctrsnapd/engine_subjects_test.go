@@ -119,9 +119,11 @@ func mysqlSubject(base []string) enginetest.Subject {
 		},
 		OwnPassword: true, Connections: 10, Reserved: 1, // one more for who has CONNECTION_ADMIN
 		Client:    []string{"-e", "SELECT v FROM kv_innodb WHERE k = 'seed0' UNION SELECT v FROM kv_myisam WHERE k = 'seed0'"},
-		Recovered: regexp.MustCompile(`(?i)crash recovery|not shut ?down|repair`),
+		Recovered: regexp.MustCompile(`(?i)not shutdown normally|starting crash recovery|repair`),
 		Sources: []enginetest.Source{
-			withMySQLUsers(script("init", "--init", "shop.sql", mysqlSQL())),
+			withMySQLUsers(enginetest.Source{Name: "init", Flags: func(t *testing.T, d enginetest.Daemon) []string {
+				return []string{"--init", d.File(t, "shop.sql", mysqlSQL()), "--set", "log-error-verbosity=3"} // tells of recovery
+			}}),
 			{Name: "dump", Flags: func(t *testing.T, d enginetest.Daemon) []string {
 				return []string{"--from-dump", output(t, d, "mysql", "dump.sql", dump...)}
 			}},

@@ -45,6 +45,9 @@ func (b *build) apply(ctx context.Context) error {
 // login makes the login, and tries it as a client of a clone does.
 func (b *build) login(ctx context.Context) error {
 	if err := b.steps(ctx, b.e.d.Build.Login); err != nil {
+		if b.ends(ctx) {
+			return b.diedError(ctx)
+		}
 		return fmt.Errorf("make login: %w", err)
 	}
 	if err := b.e.ask(ctx, b.st, b.endpoint()); err != nil {

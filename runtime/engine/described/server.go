@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -50,6 +51,22 @@ func (b *build) endpoint() runtime.Endpoint {
 		return 0, err
 	}
 	return ep
+}
+
+// endTimeout is how long a server may take to end that refuses its settings when it listens
+// already.
+const endTimeout = 5 * time.Second
+
+// ends says whether the server has ended, or is about to.
+func (b *build) ends(ctx context.Context) bool {
+	wait, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	select {
+	case <-b.svc.Died():
+		return true
+	case <-wait.Done():
+		return false
+	}
 }
 
 // diedError says why the server ended, in its own words.

@@ -58,7 +58,8 @@ func (protocol) Ask(ctx context.Context, conn net.Conn, login described.Login) e
 func connect(ctx context.Context, conn net.Conn, login described.Login) (driver.Conn, error) {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Passwd, cfg.DBName = login.User, login.Password, login.Database
-	cfg.Net, cfg.Addr = "tcp", "localhost"
+	// By a unix socket a server takes a password as it is, and nothing else the first time.
+	cfg.Net, cfg.Addr = conn.RemoteAddr().Network(), "localhost"
 	cfg.Timeout, cfg.ReadTimeout, cfg.WriteTimeout = answerTimeout, answerTimeout, answerTimeout
 	cfg.MaxAllowedPacket, cfg.CheckConnLiveness, cfg.Logger = 1<<20, false, &mysql.NopLogger{}
 	cfg.AllowNativePasswords, cfg.AllowFallbackToPlaintext = true, false
