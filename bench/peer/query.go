@@ -24,6 +24,8 @@ type Endpoint struct {
 	Password string
 	Database string
 	Address  netip.AddrPort // by TCP, where it is valid
+	// Other asks a server that is not PostgreSQL, in place of all that is asked by SQL.
+	Other func(ctx context.Context) error
 }
 
 // Connect opens a connection.
@@ -82,8 +84,13 @@ func WantOn(ctx context.Context, conn *pgconn.PgConn, query, want string) error 
 	return err
 }
 
-// Answer returns when the database has answered SELECT 1.
-func (e Endpoint) Answer(ctx context.Context) error { return e.Want(ctx, "SELECT 1", "1") }
+// Answer returns when the database has answered SELECT 1, or what else it is asked.
+func (e Endpoint) Answer(ctx context.Context) error {
+	if e.Other != nil {
+		return e.Other(ctx)
+	}
+	return e.Want(ctx, "SELECT 1", "1")
+}
 
 // Want fails if a query's answer is another one.
 func (e Endpoint) Want(ctx context.Context, query, want string) error {

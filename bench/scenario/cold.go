@@ -25,6 +25,9 @@ func cold(ctx context.Context, t *take) error {
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
+	if t.Engine != "" {
+		return coldAlone(ctx, t, golden)
+	}
 	o, login, err := t.study(ctx, golden)
 	if err != nil {
 		return err

@@ -29,6 +29,8 @@ type Env struct {
 	// runtime without a pool; nil means that there is no other.
 	Daemon, Baseline rig.Config
 	PG18             string    // prefix of PostgreSQL 18, or ""
+	Engine           string    // of all goldens; "" is PostgreSQL
+	Prefix, Init     string    // of Engine: where its programs are, and what fills its goldens; "" is this host, and nothing
 	Postgres         string    // prefix of the server of all other goldens, or "" for the system's
 	Clones           int       // of the density scenario
 	Claims, Restarts int       // of the claims scenario
@@ -129,7 +131,11 @@ func (e *Env) cloneAs(ctx context.Context, req api.CloneRequest) (c api.Clone, t
 }
 
 func endpoint(c api.Clone) peer.Endpoint {
-	return peer.Endpoint{Socket: c.Socket, User: c.User, Password: c.Password, Database: c.Database}
+	at := peer.Endpoint{Socket: c.Socket, User: c.User, Password: c.Password, Database: c.Database}
+	if c.Engine != "postgres" {
+		at.Other = func(ctx context.Context) error { return peer.Ask(ctx, c) }
+	}
+	return at
 }
 
 // remove ends a clone and waits until nothing of it is left, so that what is

@@ -84,6 +84,9 @@ COMMIT;
 const rowCount = "SELECT count(*) FROM customers"
 
 func checkRows(ctx context.Context, at peer.Endpoint) error {
+	if at.Other != nil {
+		return at.Other(ctx)
+	}
 	return at.Want(ctx, rowCount, fmt.Sprint(customers))
 }
 
@@ -105,11 +108,14 @@ func (e *Env) golden(ctx context.Context, name string) (api.Golden, error) {
 	defer e.mu.Unlock()
 	e.built[name] = g
 	e.order = append(e.order, name)
-	e.versions["postgres for "+name] = g.EngineVersion
+	e.versions[g.Engine+" for "+name] = g.EngineVersion
 	return g, nil
 }
 
 func (e *Env) build(ctx context.Context, name string) (api.Golden, error) {
+	if e.Engine != "" {
+		return e.buildOther(ctx, name)
+	}
 	d := contents[name]
 	script := filepath.Join(e.Rig.Work(), name+".sql")
 	if err := os.WriteFile(script, []byte(d.sql(e.Quick)), 0o600); err != nil {

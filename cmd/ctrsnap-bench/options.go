@@ -44,6 +44,9 @@ func (o *options) flags(span, budget time.Duration) []cli.Flag {
 		&cli.StringFlag{Name: "dir", Value: "/var/tmp", Usage: "`DIR` on the disk that is measured", Destination: &o.dir},
 		&cli.StringFlag{Name: "postgres", Usage: "`PREFIX` of PostgreSQL; default the system's", Sources: cli.EnvVars("CTRSNAP_TEST_POSTGRES"), Destination: &o.env.Postgres},
 		&cli.StringFlag{Name: "pg18", Usage: "`PREFIX` of PostgreSQL 18, for its templates", Sources: cli.EnvVars("CTRSNAP_PG18"), Destination: &o.env.PG18},
+		&cli.StringFlag{Name: "engine", Usage: "`NAME` of an engine other than postgres, for goldens of it; of the scenarios there are then " + strings.Join(scenario.AnyEngine(), ", "), Destination: &o.env.Engine},
+		&cli.StringFlag{Name: "from-host", Usage: "with --engine: `PREFIX` of its programs; default the system's", Destination: &o.env.Prefix},
+		&cli.StringFlag{Name: "init", Usage: "with --engine: `FILE` that fills the goldens; default nothing", TakesFile: true, Destination: &o.env.Init},
 		&cli.StringSliceFlag{Name: "daemon", Usage: "`TABLE.KEY=VALUE` for the configuration under test (repeatable)", Destination: &o.daemon},
 		&cli.StringSliceFlag{Name: "baseline", Value: []string{`containerd.runtime="runc"`}, Usage: "`TABLE.KEY=VALUE` that makes the stock runtime without a pool (repeatable)", Destination: &o.baseline},
 		&cli.IntFlag{Name: "clones", Value: 500, Usage: "how many live at once in scenario density; 10 with --quick", Destination: &o.env.Clones},
@@ -145,12 +148,37 @@ func (o *options) prepare() (chosen []bench.Scenario, err error) {
 			return nil, unknownScenario(name, o.names())
 		}
 	}
+	if err := o.checkEngine(); err != nil {
+		return nil, err
+	}
 	for _, s := range o.of(&o.env) {
+		if o.env.Engine != "" && !slices.Contains(scenario.AnyEngine(), s.Name()) {
+			continue // of all
+		}
 		if len(o.only) == 0 || slices.Contains(o.only, s.Name()) {
 			chosen = append(chosen, s)
 		}
 	}
 	return chosen, nil
+}
+
+// checkEngine refuses scenarios that an engine cannot have.
+func (o *options) checkEngine() error {
+	if o.env.Engine == "postgres" {
+		o.env.Engine = "" // what there is without
+	}
+	if o.env.Engine == "" {
+		if o.env.Prefix != "" || o.env.Init != "" {
+			return errors.New("--from-host and --init are for --engine: the goldens of postgres are made by the scenarios")
+		}
+		return nil
+	}
+	for _, name := range o.only {
+		if !slices.Contains(scenario.AnyEngine(), name) {
+			return fmt.Errorf("scenario %s needs PostgreSQL: with --engine %s there are %s", name, o.env.Engine, strings.Join(scenario.AnyEngine(), ", "))
+		}
+	}
+	return nil
 }
 
 // configuration makes TABLE.KEY=VALUE lines of each table.

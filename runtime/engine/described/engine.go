@@ -70,6 +70,9 @@ func BuiltIn(text string, p Protocol) *Engine {
 	return &Engine{d: d, digest: Digest([]byte(text)), protocol: p}
 }
 
+// Protocol returns what asks its servers, or nil.
+func (e *Engine) Protocol() Protocol { return e.protocol }
+
 // Name returns the engine's name.
 func (e *Engine) Name() string { return e.d.Name }
 
