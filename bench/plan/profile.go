@@ -18,6 +18,10 @@ const Schema = 1
 // restMS is runtime/pool's pause after a claim, in milliseconds.
 const restMS = 50
 
+// backlog is runtime/manager's bound of clones that wait for their removal, for each
+// that is removed at a time.
+const backlog = 8
+
 // bridgePorts is how many clones a Linux bridge takes: BR_MAX_PORTS in the
 // kernel's net/bridge/br_private.h, less one for the host.
 const bridgePorts = 1023
@@ -119,13 +123,13 @@ func (p Profile) check() error {
 // Model is a runner of that kind with a pool of so many members.
 func (p Profile) Model(pool int) sim.Model {
 	return sim.Model{
-		Pool: pool, Refill: p.Refill, Slots: p.Slots, Removers: p.Slots, Rest: restMS / 1e3, Cores: float64(p.Machine.CPUs),
-		Claim: step(p.Hit, p.HitCPU), Make: step(p.Make, p.MakeCPU), Remove: step(p.Remove, p.RemoveCPU),
+		Pool: pool, Refill: p.Refill, Slots: p.Slots, Removers: p.Slots, Backlog: backlog * p.Slots, Rest: restMS / 1e3, Cores: float64(p.Machine.CPUs),
+		Claim: Step(p.Hit, p.HitCPU), Make: Step(p.Make, p.MakeCPU), Remove: Step(p.Remove, p.RemoveCPU),
 	}
 }
 
-// step is work that took so many milliseconds and cpu of processor time.
-func step(ms []float64, cpu float64) sim.Step {
+// Step is work that took so many milliseconds and cpu of processor time.
+func Step(ms []float64, cpu float64) sim.Step {
 	seconds, sum := make([]float64, len(ms)), 0.0
 	for i, v := range ms {
 		seconds[i] = v / 1e3

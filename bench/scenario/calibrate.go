@@ -7,9 +7,12 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ctrsnap/ctrsnap/bench/machine"
 	"github.com/ctrsnap/ctrsnap/bench/plan"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
+	"github.com/ctrsnap/ctrsnap/bench/sim"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -18,14 +21,16 @@ import (
 const (
 	calibrated     = 24
 	calibratedHits = 8
+	// saturated is the size of the pool while all processors work.
+	saturated = 2
 )
 
 // calibration is what the steps of a clone's life take on this machine.
 type calibration struct {
 	plan.Profile
-	used float64 // processors that a clone keeps busy while a caller has it
-	each float64 // seconds of processor time of one clone's life
-	made float64 // seconds that making one takes
+	query sim.Step // what a caller asks of his clone
+	each  float64  // seconds of processor time of one clone's life
+	made  float64  // seconds that making one takes
 }
 
 // calibrator measures each step by itself: how long, and how much of the processors.
@@ -111,29 +116,52 @@ func (k *calibrator) removeLast(ctx context.Context) (time.Duration, error) {
 	return time.Since(begun), err
 }
 
-// load measures whole lives while all processors work, and scales the steps' processor
-// time to that: two threads of one core, or caches that are shared, do less than
-// twice as much, and what others used while a step ran alone was counted with it.
+// load measures whole lives while more is asked than the machine can do, and scales the
+// steps' processor time to what it can do then. Processors that share caches do less
+// than twice as much, and steps wait for locks of the kernel: both make a life
+// dearer than its steps alone, the latter without any processor being used.
 func (k *calibrator) load(ctx context.Context) error {
-	if err := k.clear(ctx); err != nil {
+	if err := errors.Join(k.clear(ctx), k.pooled(ctx, k.golden, saturated)); err != nil {
 		return err
 	}
-	length := 4 * time.Second
-	if k.Quick {
-		length = time.Second
-	}
-	before := machine.CPUTime()
-	ends, err := k.call(ctx, 2*runtime.NumCPU(), k.golden, length, rates{latency: recorder.New("", "", "ms")})
+	begun, before := time.Now(), machine.CPUTime()
+	n, err := k.saturate(ctx)
 	if err != nil {
 		return err
 	}
-	whole := recorder.Milliseconds(machine.CPUTime()-before) / float64(max(len(ends), 1))
-	scale := whole / (k.cpu["make"] + k.cpu["query"] + k.cpu["remove"])
-	k.note("processor time of each step is %.0f %% of what it took alone: that of whole lives while all processors work", 100*scale)
+	all := recorder.Milliseconds(time.Since(begun)) * float64(runtime.NumCPU())
+	used := recorder.Milliseconds(machine.CPUTime()-before) / all
+	scale := all / float64(max(n, 1)) / (k.cpu["hit"] + k.cpu["make"] + k.cpu["query"] + k.cpu["remove"])
+	k.note("processor time of each step is %.0f %% of what it took alone: with more callers than it can serve the machine made, handed out and removed %.1f clones per second, its processors %.0f %% busy",
+		100*scale, float64(n)/time.Since(begun).Seconds(), 100*used)
 	for name := range k.cpu {
 		k.cpu[name] *= scale
 	}
 	return nil
+}
+
+// saturate has more callers at work than the machine can serve, for some time, and
+// returns how many clones they had.
+func (k *calibrator) saturate(ctx context.Context) (int, error) {
+	length := 8 * time.Second
+	if k.Quick {
+		length = time.Second
+	}
+	end, r := time.Now().Add(length), recorder.New("", k.golden, "ms")
+	g, gctx := errgroup.WithContext(ctx)
+	for range 16 * runtime.NumCPU() {
+		g.Go(func() error {
+			for time.Now().Before(end) {
+				keeps := min(kept, time.Until(end)).Seconds()
+				if err := k.caller(gctx, k.golden, time.Now(), keeps, r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := errors.Join(g.Wait(), k.setPool(ctx, k.golden, 0), k.drained(ctx, 0))
+	return int(r.Series().N), err
 }
 
 // clear removes what was made.
@@ -154,7 +182,7 @@ func (k *calibrator) result() (c calibration) {
 	c.Machine.CPUs = runtime.NumCPU()
 	c.Hit, c.Make, c.Remove = k.took["hit"].Series().Samples, k.took["make"].Series().Samples, k.took["remove"].Series().Samples
 	c.HitCPU, c.MakeCPU, c.RemoveCPU = k.cpu["hit"], k.cpu["make"], k.cpu["remove"]
-	c.used = k.cpu["query"] / recorder.Milliseconds(kept)
+	c.query = plan.Step(k.took["query"].Series().Samples, k.cpu["query"])
 	c.each = (c.HitCPU + c.MakeCPU + c.RemoveCPU + k.cpu["query"]) / 1e3
 	c.made = k.took["make"].Series().P50 / 1e3
 	return c

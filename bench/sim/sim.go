@@ -5,8 +5,9 @@
 // The rules are those of runtime/pool and runtime/manager: a caller who finds the
 // pool empty takes the next member that nobody has waited longer for, or a slot to
 // have his own made, whatever comes first; members are made when nobody waits,
-// and not at once after a claim while half of them are there. Work that needs
-// more processors than there are goes on slower, all of it alike.
+// and not at once after a claim while half of them are there; nothing is made while too
+// many wait for their removal. Processors that are not enough are shared fairly, as
+// Linux does: what needs less than its part has that, and the others share the rest.
 package sim
 
 import (
@@ -43,6 +44,9 @@ type Model struct {
 	Refill   int // made ahead at a time
 	Slots    int // made at a time in all
 	Removers int // removed at a time; 0: all at once
+	// Backlog is how many clones may wait for their removal, or be removed, before
+	// no more are made. 0: any number.
+	Backlog int
 	// Rest is how long after a claim no member is begun while half of them wait, in
 	// seconds.
 	Rest float64
@@ -54,7 +58,17 @@ type Model struct {
 	Claim  Step // to hand out a member
 	Make   Step // to make a clone, for the pool or a caller
 	Remove Step
-	Use    float64 // processors that a clone in use keeps busy
+	Query  Step    // what a caller asks of his clone before he can give it back
+	Use    float64 // processors that a clone in use keeps busy besides
+}
+
+// Dearer is the same runner, where all work uses so many times the processor time.
+func (m Model) Dearer(times float64) Model {
+	for _, s := range []*Step{&m.Claim, &m.Make, &m.Query, &m.Remove} {
+		s.CPUs *= times
+	}
+	m.Use *= times
+	return m
 }
 
 // Arrival is a caller: when he comes, and how long he keeps his clone, in seconds.

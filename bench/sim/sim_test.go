@@ -142,15 +142,59 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// Who needs less of the processors than a fair part is not slowed by who needs more.
+func TestSharesAreFair(t *testing.T) {
+	m := sim.Model{
+		Pool: 1, Slots: 2, Cores: 1,
+		Claim: sim.Step{Takes: sim.Constant(1), CPUs: 0.25}, Make: sim.Step{Takes: sim.Constant(1), CPUs: 1},
+	}
+	got := sim.Run(m, []sim.Arrival{{}, {}}, source()).Latency
+	if math.Abs(got[0]-1) > 1e-9 || math.Abs(got[1]-1.25) > 1e-9 {
+		t.Errorf("got %v, want 1 and 1.25", got)
+	}
+}
+
+// A clone is given back when its caller has had his answers, and not before he wants.
+func TestQueryIsPartOfALife(t *testing.T) {
+	m := sim.Model{Slots: 1, Live: 1, Make: sim.Step{Takes: sim.Constant(1)}, Query: sim.Step{Takes: sim.Constant(2)}}
+	for keeps, want := range map[float64]float64{0.5: 4, 5: 7} {
+		if got := sim.Run(m, []sim.Arrival{{Keeps: keeps}, {}}, source()).Latency; math.Abs(got[1]-want) > 1e-9 {
+			t.Errorf("kept %g s: the next waits %g s, want %g", keeps, got[1], want)
+		}
+	}
+}
+
+// Nothing is made while too many wait for their removal.
+func TestBacklogHoldsMaking(t *testing.T) {
+	m := sim.Model{Slots: 1, Removers: 1, Backlog: 1, Make: sim.Step{Takes: sim.Constant(1)}, Remove: sim.Step{Takes: sim.Constant(10)}}
+	got := sim.Run(m, make([]sim.Arrival, 4), source()).Latency
+	if want := []float64{1, 2, 3, 22}; !slices.EqualFunc(got, want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// No work is lost: with more callers than it can serve, a runner serves as many as all
+// that a life takes leaves room for, and its processors are never idle.
+func TestWorkIsConserved(t *testing.T) {
+	m := sim.Model{
+		Pool: 2, Refill: 1, Slots: 4, Removers: 4, Backlog: 32, Cores: 2, Rest: 0.05, Claim: sim.Step{Takes: sim.Constant(0.004), CPUs: 1},
+		Make: sim.Step{Takes: sim.Exponential(0.05), CPUs: 1.4}, Query: sim.Step{Takes: sim.Constant(0.02), CPUs: 0.5}, Remove: sim.Step{Takes: sim.Constant(0.04), CPUs: 0.7},
+	}
+	const n, life = 20_000, 0.05*1.4 + 0.02*0.5 + 0.04*0.7 // almost nobody is served by the pool
+	res := sim.Run(m, poisson(100, n, sim.Exponential(0.5)), source())
+	near(t, "rate", n/res.Seconds, m.Cores/life, 0.03)
+	near(t, "busy", res.Busy, 1, 0.01)
+}
+
 // Whatever the model, everybody is served, and each in one way.
 func TestEverybodyIsServed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := func(name string, least int) int { return rapid.IntRange(least, 6).Draw(t, name) }
 		m := sim.Model{
 			Pool: size("pool", 0), Refill: size("refill", 1), Slots: size("slots", 1), Removers: size("removers", 0),
-			Live: size("live", 0), Cores: float64(size("cores", 0)), Rest: 0.05,
+			Live: size("live", 0), Backlog: size("backlog", 0), Cores: float64(size("cores", 0)), Rest: 0.05,
 			Claim: sim.Step{Takes: sim.Constant(0.003), CPUs: 1}, Make: sim.Step{Takes: sim.Exponential(0.05), CPUs: 1.5},
-			Remove: sim.Step{Takes: sim.Constant(0.01), CPUs: 1}, Use: 0.1,
+			Remove: sim.Step{Takes: sim.Constant(0.01), CPUs: 1}, Use: 0.1, Query: sim.Step{Takes: sim.Constant(0.02), CPUs: 0.5},
 		}
 		n := rapid.IntRange(1, 200).Draw(t, "callers")
 		callers := poisson(rapid.Float64Range(0.1, 100).Draw(t, "rate"), n, sim.Exponential(0.2))

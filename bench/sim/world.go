@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"cmp"
 	"container/heap"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // world is the state of a simulation at one moment.
@@ -17,6 +19,7 @@ type world struct {
 	next      int // caller who comes next
 	served    int
 	used      float64 // processor seconds
+	busy      float64 // processors in use now
 	ready     int     // members that wait
 	refilling int     // members that are made
 	making    int     // slots that are taken
@@ -35,6 +38,7 @@ type kind int
 
 const (
 	claiming kind = iota // a caller has a member
+	asking               // a caller has had his answers
 	own                  // a caller has a clone that was made for him
 	refill               // the pool has a member more
 	removal              // a clone is gone
@@ -47,6 +51,8 @@ type task struct {
 	caller int
 	left   float64
 	cpus   float64
+	speed  float64 // now, compared with a machine of its own
+	until  float64 // asking: when the caller gives the clone back, if not later
 }
 
 // lifetime is a heap of the times at which clones are given back.
@@ -65,8 +71,8 @@ func (l *lifetime) Pop() any {
 
 // advance goes to the next event, and handles it.
 func (w *world) advance() {
-	speed := w.speed()
-	done, at := w.firstDone(speed)
+	w.share()
+	done, at := w.firstDone()
 	happens := func() { w.finish(done) }
 	if w.next < len(w.callers) && w.callers[w.next].At < at {
 		at, happens = w.callers[w.next].At, w.arrive
@@ -77,7 +83,7 @@ func (w *world) advance() {
 	if wait := w.restsUntil(); w.now < wait && wait < at {
 		at, happens = wait, func() {}
 	}
-	w.pass(max(at-w.now, 0), speed)
+	w.pass(max(at-w.now, 0))
 	w.now = max(at, w.now)
 	happens()
 	w.dispatch()
@@ -96,29 +102,49 @@ func (w *world) giveBack() {
 	w.toRemove++
 }
 
-// demand is how many processors would be used if there were enough.
-func (w *world) demand() float64 {
-	d := w.Use * float64(len(w.ends))
-	for _, t := range w.tasks {
-		d += t.cpus
+// share gives each task its part of the processors: the fair one, or all that it can use.
+func (w *world) share() {
+	left, n := w.Cores, len(w.tasks)+w.inUse()
+	if w.Cores <= 0 {
+		left = math.Inf(1)
 	}
-	return d
+	part := func(cpus float64, of int) float64 {
+		p := min(cpus, left/float64(n))
+		left, n = left-p*float64(of), n-of
+		return p
+	}
+	w.busy = 0
+	others := w.inUse() == 0
+	slices.SortStableFunc(w.tasks, func(a, b *task) int { return cmp.Compare(a.cpus, b.cpus) })
+	for _, t := range w.tasks {
+		if !others && w.Use < t.cpus {
+			others = true
+			w.busy += part(w.Use, w.inUse()) * float64(w.inUse())
+		}
+		p := part(t.cpus, 1)
+		w.busy += p
+		if t.speed = 1; p < t.cpus {
+			t.speed = p / t.cpus
+		}
+	}
+	if !others {
+		w.busy += part(w.Use, w.inUse()) * float64(w.inUse())
+	}
 }
 
-// speed is that of work compared with a machine of its own.
-func (w *world) speed() float64 {
-	d := w.demand()
-	if w.Cores <= 0 || d <= w.Cores {
-		return 1
+// inUse is how many clones keep processors busy for their callers.
+func (w *world) inUse() int {
+	if w.Use == 0 {
+		return 0
 	}
-	return w.Cores / d
+	return len(w.ends)
 }
 
 // firstDone returns the task that ends first if nothing else happens.
-func (w *world) firstDone(speed float64) (first *task, at float64) {
+func (w *world) firstDone() (first *task, at float64) {
 	at = math.Inf(1)
 	for _, t := range w.tasks {
-		if end := w.now + t.left/speed; first == nil || end < at {
+		if end := w.now + t.left/t.speed; first == nil || end < at {
 			first, at = t, end
 		}
 	}
@@ -126,21 +152,20 @@ func (w *world) firstDone(speed float64) (first *task, at float64) {
 }
 
 // pass lets time pass.
-func (w *world) pass(d, speed float64) {
-	if w.Cores > 0 {
-		w.used += d * min(w.demand(), w.Cores)
-	}
+func (w *world) pass(d float64) {
+	w.used += d * w.busy
 	for _, t := range w.tasks {
-		t.left -= d * speed
+		t.left -= d * t.speed
 	}
 }
 
-func (w *world) begin(k kind, caller int, s Step) {
-	takes := 0.0
+func (w *world) begin(k kind, caller int, s Step) *task {
+	t := &task{kind: k, caller: caller, cpus: s.CPUs}
 	if s.Takes != nil {
-		takes = s.Takes(w.rand)
+		t.left = s.Takes(w.rand)
 	}
-	w.tasks = append(w.tasks, &task{k, caller, takes, s.CPUs})
+	w.tasks = append(w.tasks, t)
+	return t
 }
 
 // finish ends a task.
@@ -154,6 +179,8 @@ func (w *world) finish(done *task) {
 	switch done.kind {
 	case claiming:
 		w.serve(done.caller)
+	case asking:
+		heap.Push(&w.ends, max(w.now, done.until))
 	case own:
 		w.making--
 		w.serve(done.caller)
@@ -181,8 +208,16 @@ func (w *world) give() {
 func (w *world) serve(caller int) {
 	w.res.Latency[caller] = w.now - w.callers[caller].At
 	w.served++
-	heap.Push(&w.ends, w.now+w.callers[caller].Keeps)
+	until := w.now + w.callers[caller].Keeps
+	if w.Query.Takes == nil {
+		heap.Push(&w.ends, until)
+		return
+	}
+	w.begin(asking, caller, w.Query).until = until
 }
+
+// held says that nothing is made until more clones are gone.
+func (w *world) held() bool { return w.Backlog > 0 && w.toRemove+w.removing > w.Backlog }
 
 // dispatch begins all that can begin now.
 func (w *world) dispatch() {
@@ -190,7 +225,7 @@ func (w *world) dispatch() {
 		w.come(w.outside[0])
 		w.outside = w.outside[1:]
 	}
-	for len(w.queue) > 0 && w.making < w.Slots {
+	for len(w.queue) > 0 && w.making < w.Slots && !w.held() {
 		w.making++
 		w.res.Made++
 		w.begin(own, w.queue[0], w.Make)
@@ -232,7 +267,7 @@ func (w *world) wantsMember() bool {
 	if w.making > w.refilling {
 		limit = min(limit, 1)
 	}
-	return len(w.queue) == 0 && w.ready+w.refilling < w.Pool && w.refilling < limit && w.making < w.Slots
+	return !w.held() && len(w.queue) == 0 && w.ready+w.refilling < w.Pool && w.refilling < limit && w.making < w.Slots
 }
 
 // restsUntil is when the pool goes on after a claim; it does at once while less
