@@ -46,9 +46,13 @@ func (t *take) race(ctx context.Context, golden string, rivals []peer.Peer) erro
 	for i, p := range rivals {
 		series[i] = recorder.New(p.Name(), golden, "ms")
 		if err := t.getOne(ctx, p, recorder.New("", "", "ms")); err != nil { // to warm up
-			return fmt.Errorf("peer %s: %w", p.Name(), err)
+			if err := t.fail(ctx, series[i], fmt.Errorf("peer %s: %w", p.Name(), err)); err != nil {
+				return err
+			}
+			spent[i] = time.Hour // the others go on without it
 		}
 	}
+	defer func() { t.keep(series...) }()
 	for range t.rounds(peerRounds) {
 		for i, p := range rivals {
 			if spent[i] > t.Span {
@@ -63,7 +67,6 @@ func (t *take) race(ctx context.Context, golden string, rivals []peer.Peer) erro
 			spent[i] += time.Since(begun)
 		}
 	}
-	t.keep(series...)
 	return nil
 }
 
@@ -231,8 +234,13 @@ func (t *take) containers(ctx context.Context, c api.Clone, o peer.Original, log
 			t.skip("%s_run: %v", engine, err)
 			continue
 		}
-		if err != nil {
-			return err
+		if err != nil { // it is there and does not work: an error, but not of the others
+			r := recorder.New(engine+"_run", c.Golden, "ms")
+			if err := t.fail(ctx, r, err); err != nil {
+				return err
+			}
+			t.keep(r)
+			continue
 		}
 		add(p)
 	}

@@ -5,7 +5,9 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -85,7 +87,7 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	if time.Now().After(m.env.Deadline) {
 		t.skip("not run: the time was over")
 	} else {
-		err = m.measure(ctx, t)
+		err = m.run(ctx, t)
 	}
 	if err != nil {
 		t.res.Errors = append(t.res.Errors, err.Error())
@@ -98,6 +100,25 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	t.res.Noisy = t.res.Machine.Noisy()
 	t.res.Seconds = time.Since(t.res.Started).Seconds()
 	return t.res, err
+}
+
+// longest is how long one scenario may take: one that hangs must not keep the others
+// from running.
+const longest = 8 * time.Minute
+
+// run measures. What it panics of is an error as others.
+func (m measured) run(ctx context.Context, t *take) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, longest, fmt.Errorf("it took longer than %v", longest))
+	defer cancel()
+	if err = m.measure(ctx, t); err != nil && ctx.Err() != nil {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	return err
 }
 
 // take is one run of a scenario. It is safe for concurrent use.

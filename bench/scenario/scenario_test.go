@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 )
 
@@ -88,5 +89,36 @@ func TestProcessMemory(t *testing.T) {
 	}
 	if m, err := processMemory(1 << 30); err == nil {
 		t.Errorf("got %+v of no process", m)
+	}
+}
+
+// A scenario that panics has failed, as others do; what it had found stays.
+func TestPanicIsAnError(t *testing.T) {
+	tk := &take{Env: &Env{}}
+	m := measured{name: "broken", measure: func(_ context.Context, t *take) error {
+		t.note("before")
+		panic("bug")
+	}}
+	if err := m.run(t.Context(), tk); err == nil || !strings.Contains(err.Error(), "panic: bug") || len(tk.res.Notes) != 1 {
+		t.Errorf("got %v, %+v", err, tk.res)
+	}
+}
+
+// broken is a peer that hands out nothing.
+type broken struct{ peer.Peer }
+
+func (broken) Name() string { return "broken" }
+func (broken) Get(context.Context) (peer.Endpoint, peer.Drop, error) {
+	return peer.Endpoint{}, nil, errors.New("no server")
+}
+
+// A peer that does not work is an error of its series, once, and no end of the race.
+func TestBrokenPeerEndsNoRace(t *testing.T) {
+	tk := &take{Env: &Env{Span: time.Minute}}
+	if err := tk.race(t.Context(), "app", []peer.Peer{broken{}}); err != nil {
+		t.Fatal(err)
+	}
+	if s := tk.res.Series; len(s) != 1 || s[0].Name != "broken" || s[0].Errors != 1 || len(tk.res.Errors) != 1 {
+		t.Errorf("got %+v", tk.res)
 	}
 }

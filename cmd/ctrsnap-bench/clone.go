@@ -27,6 +27,7 @@ func cloneCommand() *cli.Command {
 			if err := o.check(cmd); err != nil {
 				return err
 			}
+			o.keep = o.write
 			return o.run(ctx, table)
 		},
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -62,5 +64,37 @@ func TestOnlyErrorsFail(t *testing.T) {
 	}
 	if err := incorrect([]bench.Result{slow, {Errors: []string{"clone c1: 3 rows"}}}); err == nil {
 		t.Error("a wrong row count did not fail the run")
+	}
+}
+
+// fixed is a scenario whose result is known.
+type fixed struct {
+	name string
+	err  error
+}
+
+func (f fixed) Name() string { return f.name }
+func (f fixed) Run(context.Context) (bench.Result, error) {
+	return bench.Result{Scenario: f.name}, f.err
+}
+
+// A scenario that fails loses no results, of others before it or after it, which have a
+// daemon that works.
+func TestFailureLosesNoResults(t *testing.T) {
+	kept, renewed := 0, 0
+	o := &options{
+		keep:  func(r []bench.Result) error { kept = len(r); return nil },
+		renew: func(context.Context) error { renewed++; return nil },
+	}
+	o.env.Rig = &rig.Rig{}
+	failed := errors.New("no")
+	results, err := o.measure(t.Context(), []bench.Scenario{fixed{"a", nil}, fixed{"b", failed}, fixed{"c", nil}})
+	if len(results) != 3 || !errors.Is(err, failed) || kept != 3 || renewed != 1 {
+		t.Errorf("%d results, %d kept, renewed %d times: %v", len(results), kept, renewed, err)
+	}
+	o.renew = func(context.Context) error { return errors.New("no daemon") }
+	results, err = o.measure(t.Context(), []bench.Scenario{fixed{"b", failed}, fixed{"c", nil}})
+	if len(results) != 1 || err == nil || kept != 1 {
+		t.Errorf("%d results without a daemon: %v", len(results), err)
 	}
 }

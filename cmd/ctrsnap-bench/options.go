@@ -29,7 +29,9 @@ type options struct {
 	daemon, baseline []string
 	only             []string
 	budget           time.Duration
-	running          bool // measure the daemon that runs, at host, with its configuration
+	renew            func(context.Context) error // after a scenario that failed
+	keep             func([]bench.Result) error  // after each scenario; nil: nothing is kept
+	running          bool                        // measure the daemon that runs, at host, with its configuration
 	host, config     string
 }
 
@@ -106,6 +108,7 @@ func (o *options) run(ctx context.Context, show func([]bench.Result) error) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, o.env.Close(ctx)) }()
+	o.renew = o.env.Renew
 	results, err := o.measure(ctx, scenarios)
 	return errors.Join(err, show(results), incorrect(results))
 }
@@ -205,12 +208,15 @@ func (o *options) measure(ctx context.Context, scenarios []bench.Scenario) (resu
 		fmt.Fprintf(os.Stderr, "scenario %s\n", s.Name())
 		r, runErr := s.Run(ctx)
 		results = append(results, r)
-		if o.out != "" {
-			err = errors.Join(err, o.write(results)) // a run that is ended early leaves what it has
+		if o.keep != nil {
+			err = errors.Join(err, o.keep(results)) // a run that is ended early leaves what it has
 		}
 		if runErr != nil {
 			err = errors.Join(err, runErr)
 			fmt.Fprintf(os.Stderr, "%v\n%s\n", runErr, o.env.Rig.LogTail())
+			if rerr := o.renew(ctx); rerr != nil && ctx.Err() == nil {
+				return results, errors.Join(err, fmt.Errorf("after scenario %s: %w", s.Name(), rerr))
+			}
 		}
 	}
 	return results, err

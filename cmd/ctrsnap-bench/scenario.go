@@ -86,6 +86,9 @@ incorrect, never because of a time.
 			} else if cmd.Args().Present() {
 				return usage("", "unexpected argument %q: all are all", cmd.Args().First())
 			}
+			if out.save != "" {
+				o.keep = func(results []bench.Result) error { return report.Save(out.save, results) }
+			}
 			return o.run(ctx, func(results []bench.Result) error { return out.print(results, o.only) })
 		},
 	}
@@ -109,22 +112,18 @@ func (o *output) check() error {
 	return nil
 }
 
-// print writes what was asked for. What the verification of the goldens has found
+// print prints what was asked for. What the verification of the goldens has found
 // belongs to the one scenario that ran beside it.
 func (o *output) print(results []bench.Result, asked []string) error {
-	if err := report.Validate(results); err != nil {
-		return fmt.Errorf("results are not as they should be: %w", err)
-	}
-	if o.save != "" {
-		if err := report.Save(o.save, results); err != nil {
-			return err
-		}
+	err := report.Validate(results)
+	if err != nil { // they are shown all the same
+		err = fmt.Errorf("results are not as they should be: %w", err)
 	}
 	if n := len(results); n == 2 && results[1].Scenario == verification && !slices.Contains(asked[2:], verification) {
 		results[0].Errors = append(results[0].Errors, results[1].Errors...)
 		results = results[:1]
 	}
-	return printers[o.format](results)
+	return errors.Join(err, printers[o.format](results))
 }
 
 // description is that of the whole program.

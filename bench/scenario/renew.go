@@ -1,0 +1,32 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Renew makes the daemon fit for the next scenario after one that failed, whatever that
+// has left: it runs again, with the configuration under test, and has neither
+// clones nor pools. What others have in a daemon that is not the run's own stays.
+func (e *Env) Renew(ctx context.Context) error {
+	if !e.Rig.Own() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	if err := e.restart(ctx, e.Daemon); err != nil {
+		return fmt.Errorf("restart the daemon: %w", err)
+	}
+	var err error
+	for _, name := range e.goldenNames() {
+		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0))
+	}
+	clones, lerr := e.Rig.Client().Clones(ctx, nil)
+	err = errors.Join(err, lerr)
+	for _, c := range clones {
+		err = errors.Join(err, e.Rig.Client().RemoveClone(ctx, c.ID))
+	}
+	return errors.Join(err, e.drained(ctx, 0))
+}
