@@ -37,6 +37,21 @@ func tablesSQL(engines []string) string {
 	})
 }
 
+// tablesIntact has the server close its tables, and read all of them and of their indexes anew.
+func tablesIntact(engines []string) func(*testing.T, enginetest.Daemon, api.Clone) {
+	var names []string
+	for _, e := range engines {
+		names = append(names, "kv_"+strings.ToLower(e))
+	}
+	return func(t *testing.T, d enginetest.Daemon, c api.Clone) {
+		t.Helper()
+		got := d.Run(t, "connect", c.ID, "--", "-N", "-e", "FLUSH TABLES; CHECK TABLE "+strings.Join(names, ", ")+" EXTENDED")
+		if strings.Count(got, "\tstatus\tOK") != len(names) {
+			t.Errorf("clone %s: %s", c.ID, got)
+		}
+	}
+}
+
 func mariadbSubject(base []string) enginetest.Subject {
 	const golden = "suite-mariadb"
 	dump := func(more ...string) []string {
@@ -45,6 +60,7 @@ func mariadbSubject(base []string) enginetest.Subject {
 	return enginetest.Subject{
 		Engine: "mariadb", Base: base, Open: openMariaDB,
 		OwnPassword: true, Connections: 10, Reserved: 1, // one more for who has CONNECTION ADMIN
+		Intact:    tablesIntact(mariadbEngines),
 		Client:    []string{"-e", "SELECT v FROM kv_innodb WHERE k = 'seed0' UNION SELECT v FROM kv_myisam WHERE k = 'seed0' UNION SELECT v FROM kv_aria WHERE k = 'seed0'"},
 		Recovered: regexp.MustCompile(`(?i)crash recovery|was not shut down|repair`),
 		Sources: []enginetest.Source{
@@ -118,6 +134,7 @@ func mysqlSubject(base []string) enginetest.Subject {
 			return openMySQL(ctx, c, mysqlEngines)
 		},
 		OwnPassword: true, Connections: 10, Reserved: 1, // one more for who has CONNECTION_ADMIN
+		Intact:    tablesIntact(mysqlEngines),
 		Client:    []string{"-e", "SELECT v FROM kv_innodb WHERE k = 'seed0' UNION SELECT v FROM kv_myisam WHERE k = 'seed0'"},
 		Recovered: regexp.MustCompile(`(?i)not shutdown normally|starting crash recovery|repair`),
 		Sources: []enginetest.Source{
@@ -207,7 +224,7 @@ func redisLike(name string, base []string) enginetest.Subject {
 				}
 				return []string{"--from-dir", dir}
 			}},
-			flags("parent", "--parent", golden),
+			{Name: "parent", Check: hasBob(name), Flags: flags("", "--parent", golden).Flags},
 		},
 		Wrong: []enginetest.Wrong{
 			wrongFile("command that fails", "wrong.redis", "--init", "wrong.redis", "SET a b\nNONSENSE\n"),

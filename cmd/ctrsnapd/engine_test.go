@@ -128,7 +128,7 @@ func lacks(t *testing.T, program string) bool {
 	if ok || !slices.Contains(optional, program) {
 		return false
 	}
-	t.Logf("no %s in the packages of this system", program)
+	t.Logf("no %s here", program)
 	return true
 }
 
@@ -207,6 +207,11 @@ func testTwoGoldens(t *testing.T, d *daemon) {
 	if _, err := os.Stat(filepath.Join(d.work, "ran")); r.code != 125 || err == nil {
 		t.Errorf("one golden is missing: exit code %d, started %t", r.code, err == nil)
 	}
+	// The first golden's clone can be had, the second's cannot.
+	r = d.try(nil, "run", "cache", "store", "--connections", "20", "--", "touch", filepath.Join(d.work, "ran"))
+	if _, err := os.Stat(filepath.Join(d.work, "ran")); r.code != 125 || err == nil || !strings.Contains(r.stderr, "engine etcd has no limit of connections") {
+		t.Errorf("one clone is refused: exit code %d, started %t\n%s", r.code, err == nil, r.stderr)
+	}
 	if got := d.run("ls", "-o", "json"); strings.Contains(got, `"golden": "cache"`) {
 		t.Errorf("a clone is left:\n%s", got)
 	}
@@ -219,7 +224,8 @@ func testTwoGoldens(t *testing.T, d *daemon) {
 func testDescriptions(t *testing.T, d *daemon) {
 	base := engineBase(t, "redis-server")
 	text := func(arg string) string {
-		return fmt.Sprintf("schema = 1\nname = \"kv\"\n[host]\nprograms = [\"redis-server\", \"redis-cli\"]\n[server]\nargs = [\"redis-server\", \"--port\", \"{{.Port}}\", \"--dir\", \"{{.Data}}\", \"--protected-mode\", \"no\", \"--loglevel\", %q]\nuser = \"redis\"\ndata = \"/data\"\nport = 7000\n[ready]\nexec = [\"redis-cli\", \"-p\", \"{{.Port}}\", \"-e\", \"ping\"]\n[connect.url]\ntcp = \"redis://{{.Host}}:{{.Port}}\"\n", arg)
+		return fmt.Sprintf("schema = 1\nname = \"kv\"\n[host]\nprograms = [\"redis-server\", \"redis-cli\"]\n[server]\nargs = [\"redis-server\", \"--port\", \"{{.Port}}\", \"--dir\", \"{{.Data}}\", \"--protected-mode\", \"no\", \"--loglevel\", %q]\nuser = \"redis\"\ndata = \"/data\"\nport = 7000\n[ready]\nexec = [\"redis-cli\", \"-p\", \"{{.Port}}\", \"-e\", \"ping\"]\n[connect.url]\ntcp = \"redis://{{.Host}}:{{.Port}}\"\n", arg) +
+			"[build]\nuser = \"default\"\n[password]\nargs = [\"/bin/sh\", \"-c\", \"redis-cli -p {{.Port}} -e acl setuser {{.User}} resetpass \\\">$NEW\\\"\"]\nenv = { NEW = \"{{.NewPassword}}\" }\n"
 	}
 	kv := d.file("kv.toml", text("notice"))
 	if got := d.run("engine", "add", kv); got != "kv" {
@@ -235,6 +241,14 @@ func testDescriptions(t *testing.T, d *daemon) {
 		}
 		d.run("rm", id)
 	}
+	own := cloneJSON(t, d, "new", "--password") // by the description's command
+	ping := func(password string) string {
+		return d.run("exec", own.ID, "--env", "REDISCLI_AUTH="+password, "--", "redis-cli", "-p", "7000", "ping")
+	}
+	if yes, no := ping(own.Password), ping("golden's"); !strings.HasSuffix(yes, "PONG") || !strings.Contains(no, "NOAUTH") {
+		t.Errorf("its own password: %q, another: %q", yes, no)
+	}
+	d.run("rm", own.ID)
 	d.restart(15) // they are kept
 	cloneJSON(t, d, "old", "--name", "kept")
 	d.run("rm", "kept")

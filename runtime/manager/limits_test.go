@@ -58,6 +58,7 @@ func TestCloneLimits(t *testing.T) {
 		{api.Limits{Pids: -1}, "negative limit of pids", ""},
 		{api.Limits{MemoryBytes: 1}, "limit of memory 1B is too low", "ask for 32MiB at least"},
 		{api.Limits{CPUs: 0.001}, "limit of cpus 0.001 is too low", "ask for 0.01 at least"},
+		{api.Limits{Connections: 7}, "invalid argument", ""}, // the engine's own word
 		{api.Limits{Pids: 15}, "limit of pids 15 is too low", "ask for 16 at least"},
 	} {
 		_, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", Limits: c.limits})

@@ -1,10 +1,12 @@
 package described
 
 import (
+	"context"
 	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,9 +94,60 @@ func TestConnect(t *testing.T) {
 	if c.URLs["tcp"] != "kv://me:own@10.0.0.9:4000" || c.URLs["socket"] != "kv+unix:///run/x/kv.sock" || c.Env["tcp"]["KV_HOST"] != "10.0.0.9" {
 		t.Errorf("%+v", c)
 	}
+	published := runtime.Endpoint{Addr: netip.MustParseAddr("127.0.0.1"), Port: 31000}
+	if c, err := e.Connect(g, published); err != nil || c.URLs["tcp"] != "kv://me:p%2Fw@127.0.0.1:31000" || c.Port != 31000 {
+		t.Errorf("by a port of the host: %+v, %v", c, err)
+	}
 	c, err = e.Connect(g, runtime.Endpoint{SocketDir: "/run/x"})
 	if err != nil || c.URLs["tcp"] != "" || c.Host != "" {
 		t.Errorf("without a network: %+v, %v", c, err)
+	}
+}
+
+// What clones are told of passwords and connections is in the description, or refused.
+func TestPasswordAndConnections(t *testing.T) {
+	plain := mustParse(t, small)
+	if plain.SetsPasswords(golden(t, plain)) {
+		t.Error("passwords without a way to set them")
+	}
+	if _, err := plain.LimitConnections(20); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a limit of connections: %v", err)
+	}
+	more := strings.Replace(small, "[settings]\n", "[settings]\nconnections = \"max-clients\"\nleast_connections = 4\n", 1) +
+		"env = { KV_PASSWORD = \"{{.Password}}\" }\n[password]\nargs = [\"kvctl\", \"passwd\", \"{{.User}}\"]\nenv = { NEW = \"{{.NewPassword}}\" }\n"
+	e := mustParse(t, more)
+	g := golden(t, e)
+	if got, err := e.LimitConnections(4); err != nil || got["max-clients"] != "4" {
+		t.Errorf("a limit of connections: %v, %v", got, err)
+	}
+	if _, err := e.LimitConnections(3); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("too low a limit: %v", err)
+	}
+	if p, err := e.Client(g, "own", []string{"get"}); err != nil || !slices.Contains(p.Env, "KV_PASSWORD=own") {
+		t.Errorf("the client has %q, %v", p.Env, err)
+	}
+	for code, ok := range map[int]func(error) bool{0: func(err error) bool { return err == nil }, 1: errdefs.IsFailedPrecondition} {
+		var ran runtime.Process
+		s, err := e.OpenPassword(t.Context(), g, runtime.Endpoint{Exec: func(_ context.Context, p runtime.Process) (int, error) {
+			ran = p
+			return code, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		password, _ := e.NewPassword() // never fails
+		if err := s.Set(t.Context(), password); !ok(err) || !slices.Contains(ran.Env, "NEW="+password.Text) || strings.Join(ran.Args, " ") != "/usr/bin/kvctl passwd me" {
+			t.Errorf("exit code %d: %v; ran %q with %q", code, err, ran.Args, ran.Env)
+		}
+	}
+	for _, bad := range []string{
+		strings.Replace(more, `"{{.User}}"]`, `"{{.NewPassword}}"]`, 1), // for all to see
+		strings.Replace(more, "[build]\nuser = \"kv\"\n", "[build]\n", 1),
+		strings.Replace(more, "connections = \"max-clients\"\n", "", 1),
+	} {
+		if _, err := Parse([]byte(bad)); bad == more || !errdefs.IsInvalidArgument(err) {
+			t.Errorf("accepted: %v\n%s", err, bad)
+		}
 	}
 }
 

@@ -4,13 +4,9 @@
 package enginetest
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -37,6 +33,8 @@ type Subject struct {
 	// Connections is the lowest number that its server can be held to, 0 if it can be to none, and
 	// Reserved how many more are let in for administrators.
 	Connections, Reserved int
+	// Intact looks at a clone that was written to for damage; nil is nothing.
+	Intact func(t *testing.T, d Daemon, c api.Clone)
 	// Client are arguments of the interactive client by which it prints the first seeded value.
 	Client []string
 }
@@ -69,57 +67,6 @@ const SeedKeys = 20
 
 // Seed returns a key that sources put into goldens, and its value.
 func Seed(i int) (key, value string) { return fmt.Sprintf("seed%d", i), fmt.Sprintf("value-%d", i) }
-
-// Daemon is the daemon under test.
-type Daemon struct {
-	Dir string // for files of the test
-	// Command returns the command line with arguments.
-	Command func(ctx context.Context, args ...string) *exec.Cmd
-}
-
-// Run runs the command line, which must succeed, and returns what it prints.
-func (d Daemon) Run(t *testing.T, args ...string) string {
-	t.Helper()
-	out, stderr, code := d.Try(t, args...)
-	if code != 0 {
-		t.Fatalf("ctrsnap %s: exit code %d\n%s%s", strings.Join(args, " "), code, out, stderr)
-	}
-	return out
-}
-
-// Try runs the command line.
-func (d Daemon) Try(t *testing.T, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	cmd := d.Command(ctx, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(out.String()), errs.String(), cmd.ProcessState.ExitCode()
-}
-
-// File writes a file of the test and returns its path.
-func (d Daemon) File(t *testing.T, name, text string) string {
-	t.Helper()
-	path := d.Dir + "/" + name
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// Clone makes a clone.
-func (d Daemon) Clone(t *testing.T, args ...string) api.Clone {
-	t.Helper()
-	var c api.Clone
-	if err := json.Unmarshal([]byte(d.Run(t, append([]string{"clone", "-o", "json"}, args...)...)), &c); err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
 
 // Run runs the suite. Honest is how many clones are asked the moment that they are
 // handed out.
@@ -233,9 +180,10 @@ func (r runner) isolation(t *testing.T) {
 	model := make([]map[string]string, clones)
 	stores := make([]Store, clones)
 	var ids []string
+	made := make([]api.Clone, clones)
 	for i := range clones {
 		c := r.Clone(t, r.golden)
-		ids = append(ids, c.ID)
+		ids, made[i] = append(ids, c.ID), c
 		stores[i], model[i] = r.open(t, c), map[string]string{}
 		for k := range SeedKeys {
 			key, value := Seed(k)
@@ -259,6 +207,9 @@ func (r runner) isolation(t *testing.T) {
 	}
 	wg.Wait()
 	for i := range clones {
+		if r.Intact != nil {
+			r.Intact(t, r.Daemon, made[i])
+		}
 		for k := range 2 * SeedKeys {
 			key, _ := Seed(k)
 			if got := get(t, stores[i], key); got != model[i][key] {
@@ -302,23 +253,6 @@ func (r runner) readiness(t *testing.T, n int) {
 		}
 		r.Run(t, "rm", "--label", "suite="+r.golden)
 	}
-}
-
-// decode reads what clone -o json prints: one clone, or a list.
-func decode(t *testing.T, text string) []api.Clone {
-	t.Helper()
-	var list api.CloneResponse
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		t.Fatal(err)
-	}
-	if len(list.Clones) > 0 {
-		return list.Clones
-	}
-	var one api.Clone
-	if err := json.Unmarshal([]byte(text), &one); err != nil || one.ID == "" {
-		t.Fatalf("no clones in %.200s: %v", text, err)
-	}
-	return []api.Clone{one}
 }
 
 // verbs: those that reach into a clone, a pool, and limits.
