@@ -191,6 +191,7 @@ func redisLike(name string, base []string) enginetest.Subject {
 	resp := seeded(func(k, v string) string {
 		return fmt.Sprintf("*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(k), k, len(v), v)
 	})
+	aof := "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n" + resp
 	rdb := func(t *testing.T, d enginetest.Daemon) string {
 		d.Run(t, "exec", golden+"-first", "--", name+"-cli", "--rdb", "/tmp/copy.rdb")
 		c := d.Run(t, "inspect", golden+"-first", "--format", "{{.pid}}")
@@ -202,28 +203,24 @@ func redisLike(name string, base []string) enginetest.Subject {
 	}
 	return enginetest.Subject{
 		Engine: name, Base: base, Open: openRedis,
-		OwnPassword: true, Connections: 5, Client: []string{"GET", "seed0"},
+		OwnPassword: true, Connections: 5, Client: []string{"GET", "seed0"}, Intact: savesNothing,
 		Recovered: regexp.MustCompile(`(?i)truncat|corrupt|append only file`),
 		Sources: []enginetest.Source{
 			{Name: "commands", Check: hasBob(name), Flags: script("", "--init", "seed.redis", commands).Flags},
 			{Name: "RDB", Flags: func(t *testing.T, d enginetest.Daemon) []string { return []string{"--from-dump", rdb(t, d)} }},
-			script("AOF", "--from-dump", "appendonly.aof", "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n"+resp),
+			script("AOF", "--from-dump", "appendonly.aof", aof),
 			{Name: "live", Flags: func(t *testing.T, d enginetest.Daemon) []string {
 				return []string{"--from-url", d.Run(t, "inspect", golden+"-first", "--format", "{{.url}}")}
 			}},
 			{Name: "directory with an RDB", Check: hasBob(name), Flags: func(t *testing.T, d enginetest.Daemon) []string {
 				return []string{"--from-dir", copiedDir(t, d, golden, "/var/lib/"+name, "")}
 			}},
-			{Name: "directory with an AOF", Flags: func(t *testing.T, d enginetest.Daemon) []string {
-				dir := filepath.Join(t.TempDir(), "aof")
-				if err := os.Mkdir(dir, 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(dir, "appendonly.aof"), []byte("*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n"+resp), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return []string{"--from-dir", dir}
-			}},
+			aofDir("directory with an AOF", map[string]string{"appendonly.aof": aof}),
+			// What Redis 7 and Valkey write.
+			aofDir("directory with an AOF in parts", map[string]string{
+				"appendonlydir/appendonly.aof.manifest":   "file appendonly.aof.1.incr.aof seq 1 type i\n",
+				"appendonlydir/appendonly.aof.1.incr.aof": aof,
+			}),
 			{Name: "parent", Check: hasBob(name), Flags: flags("", "--parent", golden).Flags},
 		},
 		Wrong: []enginetest.Wrong{
@@ -239,6 +236,43 @@ func redisLike(name string, base []string) enginetest.Subject {
 			wrong("reserved setting", "cannot be changed", func(*testing.T, enginetest.Daemon) []string { return []string{"--exec", "true", "--set", "dir=/tmp"} }),
 		},
 	}
+}
+
+// savesNothing: a clone that was written to keeps that in memory alone.
+func savesNothing(t *testing.T, d enginetest.Daemon, c api.Clone) {
+	t.Helper()
+	if got := strings.Fields(d.Run(t, "connect", c.ID, "--", "CONFIG", "GET", "appendonly")); len(got) != 2 || got[1] != "no" {
+		t.Errorf("append-only file: %q", got)
+	}
+	if got := strings.Fields(d.Run(t, "connect", c.ID, "--", "CONFIG", "GET", "save")); len(got) != 1 { // the name, and nothing
+		t.Errorf("saved at: %q", got)
+	}
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/var/lib/%s", c.PID, c.Engine))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); name != "dump.rdb" && name != "users.acl" {
+			t.Errorf("the clone has written %s", name)
+		}
+	}
+}
+
+// aofDir is a data directory of files.
+func aofDir(name string, files map[string]string) enginetest.Source {
+	return enginetest.Source{Name: name, Flags: func(t *testing.T, _ enginetest.Daemon) []string {
+		dir := t.TempDir()
+		for file, text := range files {
+			path := filepath.Join(dir, "data", file)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return []string{"--from-dir", filepath.Join(dir, "data")}
+	}}
 }
 
 // hasBob: users came along, and what they may.
