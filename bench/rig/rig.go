@@ -173,7 +173,6 @@ func (r *Rig) Stop(sig syscall.Signal) error {
 	}
 	cmd, done := r.cmd, r.done
 	r.cmd = nil
-	r.client.Close()
 	_ = cmd.Process.Signal(sig) // it may have ended
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
@@ -191,7 +190,6 @@ func (r *Rig) Stop(sig syscall.Signal) error {
 // ran already goes on.
 func (r *Rig) Close(ctx context.Context) error {
 	if r.running {
-		r.client.Close()
 		return os.RemoveAll(r.work)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)

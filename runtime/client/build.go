@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"mime/multipart"
-	"net/http"
 	"net/url"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // Part is one file of a build.
@@ -43,8 +43,7 @@ func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, 
 			<-sent //nolint:errcheck // of a body that nobody wants any more
 		}
 	}()
-	header := http.Header{"Content-Type": {body.contentType}}
-	resp, err := c.send(ctx, http.MethodPost, "/v1/goldens", nil, header, body)
+	resp, err := c.send(ctx, "POST", "/v1/goldens", nil, http1.Request{Header: map[string]string{"Content-Type": body.contentType}, Stream: body})
 	if err != nil {
 		return api.Golden{}, false, err
 	}
@@ -55,7 +54,7 @@ func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, 
 // AnswerBuild tells how a command ended that an event "exec" of the build id
 // asked for.
 func (c *Client) AnswerBuild(ctx context.Context, id string, r api.HostResult) error {
-	return c.callNoContent(ctx, http.MethodPost, "/v1/builds/"+url.PathEscape(id)+"/exec", r)
+	return c.callNoContent(ctx, "POST", "/v1/builds/"+url.PathEscape(id)+"/exec", r)
 }
 
 // readEvents passes events on until the last one.

@@ -1,35 +1,34 @@
 // Package client is the Go client of ctrsnapd's API.
 //
-// It imports the standard library and package api only: whoever uses it stays
+// It imports a small part of the standard library and package api only: whoever uses it stays
 // lean. Errors of the daemon are returned as *[api.Error]; so are a daemon that
 // does not run and one that lets the caller not in. When ctx ends, the error is
 // ctx's own.
 package client
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // maxSocketPath is what fits into a sockaddr_un, without its final zero; see
 // unix(7).
 const maxSocketPath = 107
 
-// Client speaks to one daemon. It is safe for concurrent use.
+// Client speaks to one daemon, each request on a connection of its own. It is safe
+// for concurrent use.
 type Client struct {
 	host     string
-	http     *http.Client
+	socket   string
 	protocol int
 }
 
@@ -47,31 +46,20 @@ func New(host string) (*Client, error) {
 			Hint:    fmt.Sprintf("use unix:///PATH with a path of at most %d bytes", maxSocketPath),
 		}
 	}
-	dial := func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}
-	transport := &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableCompression: true,
-	}
-	return &Client{host: host, http: &http.Client{Transport: &direct{dial, transport}}, protocol: api.Protocol}, nil
+	return &Client{host: host, socket: path, protocol: api.Protocol}, nil
 }
 
+type sentKey struct{}
+
 // OnSent returns a context that has sent called when a request is out and the
-// daemon works on it: what sent does costs the caller no time. It may be called
-// from another goroutine, and once for each request.
+// daemon works on it: what sent does costs the caller no time. It is called once
+// for each request, from the request's goroutine.
 func OnSent(ctx context.Context, sent func()) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteRequest: func(httptrace.WroteRequestInfo) { sent() },
-	})
+	return context.WithValue(ctx, sentKey{}, sent)
 }
 
 // Host returns where the daemon is, as given to New.
 func (c *Client) Host() string { return c.host }
-
-// Close closes connections that are not in use. The client stays usable.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Version says who the daemon is.
 func (c *Client) Version(ctx context.Context) (api.Version, error) {
@@ -84,7 +72,7 @@ func (c *Client) Doctor(ctx context.Context) (api.Doctor, error) {
 }
 
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
-	return call[T](ctx, c, http.MethodGet, path, query, nil)
+	return call[T](ctx, c, "GET", path, query, nil)
 }
 
 // call sends in as JSON, if it is not nil, and reads the answer.
@@ -115,33 +103,34 @@ func (c *Client) callNoContent(ctx context.Context, method, path string, in any)
 	return resp.Body.Close()
 }
 
-func (c *Client) sendJSON(ctx context.Context, method, path string, query url.Values, in any) (*http.Response, error) {
-	if in == nil {
-		return c.send(ctx, method, path, query, nil, nil)
+func (c *Client) sendJSON(ctx context.Context, method, path string, query url.Values, in any) (*http1.Response, error) {
+	var req http1.Request
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("encode request %s %s: %w", method, path, err)
+		}
+		req.Header, req.Body = map[string]string{"Content-Type": "application/json"}, b
 	}
-	b, err := json.Marshal(in)
-	if err != nil {
-		return nil, fmt.Errorf("encode request %s %s: %w", method, path, err)
-	}
-	return c.send(ctx, method, path, query, http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(b))
+	return c.send(ctx, method, path, query, req)
 }
 
 // send does one request. The protocol version travels with it, so that no
 // round trip is needed ahead. An answer that is an error becomes one.
-func (c *Client) send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://ctrsnap"+path, body)
-	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, req http1.Request) (*http1.Response, error) {
+	if req.Method, req.Path = method, path; len(query) > 0 {
+		req.Path += "?" + query.Encode()
 	}
-	req.URL.RawQuery = query.Encode()
-	for k, v := range header {
-		req.Header[k] = v
+	if req.Header == nil {
+		req.Header = map[string]string{}
 	}
-	req.Header.Set(api.HeaderProtocol, strconv.Itoa(c.protocol))
-	if ctx.Value(queueKey{}) != nil {
-		req.Header.Set(api.HeaderQueue, "1")
+	req.Header[api.HeaderProtocol] = strconv.Itoa(c.protocol)
+	if moved, ok := ctx.Value(queueKey{}).(func(int, time.Duration)); ok {
+		req.Header[api.HeaderQueue] = "1"
+		req.Interim = func(h http1.Header) { tellQueue(h, moved) }
 	}
-	resp, err := c.http.Do(req)
+	req.Sent, _ = ctx.Value(sentKey{}).(func())
+	resp, err := c.exchange(ctx, &req)
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
@@ -150,4 +139,16 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 		return nil, c.readError(resp)
 	}
 	return resp, nil
+}
+
+func (c *Client) exchange(ctx context.Context, req *http1.Request) (*http1.Response, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		if req.Stream != nil {
+			_ = req.Stream.Close()
+		}
+		return nil, err
+	}
+	return http1.Do(ctx, conn, req)
 }

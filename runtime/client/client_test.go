@@ -39,7 +39,6 @@ func version(host string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	_, err = c.Version(context.Background())
 	return err
 }
@@ -65,7 +64,6 @@ func listen(t *testing.T, h http.HandlerFunc) *client.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.Close)
 	return c
 }
 

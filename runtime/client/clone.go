@@ -5,18 +5,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // Clone makes clones and returns when all of them answer, or none is left.
 func (c *Client) Clone(ctx context.Context, req api.CloneRequest) (api.CloneResponse, error) {
-	return call[api.CloneResponse](ctx, c, http.MethodPost, "/v1/clones", nil, req)
+	return call[api.CloneResponse](ctx, c, "POST", "/v1/clones", nil, req)
 }
 
 // Clones lists the clones that have all the given labels.
@@ -37,22 +37,22 @@ func (c *Client) CloneByID(ctx context.Context, id string) (api.Clone, error) {
 
 // RemoveClone ends a clone.
 func (c *Client) RemoveClone(ctx context.Context, id string) error {
-	return c.callNoContent(ctx, http.MethodDelete, clonePath(id), nil)
+	return c.callNoContent(ctx, "DELETE", clonePath(id), nil)
 }
 
 // ForceRemoveClone ends a clone, also one that is protected.
 func (c *Client) ForceRemoveClone(ctx context.Context, id string) error {
-	return c.callNoContent(ctx, http.MethodDelete, clonePath(id)+"?force=true", nil)
+	return c.callNoContent(ctx, "DELETE", clonePath(id)+"?force=true", nil)
 }
 
 // UpdateClone moves the end of a clone's life, protects it or does not any more.
 func (c *Client) UpdateClone(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error) {
-	return call[api.Clone](ctx, c, http.MethodPost, clonePath(id)+"/extend", nil, req)
+	return call[api.Clone](ctx, c, "POST", clonePath(id)+"/extend", nil, req)
 }
 
 // ExtendClone moves the end of a clone's life to ttl from now.
 func (c *Client) ExtendClone(ctx context.Context, id string, ttl time.Duration) (api.Clone, error) {
-	return call[api.Clone](ctx, c, http.MethodPost, clonePath(id)+"/extend", nil, api.ExtendRequest{TTL: api.Duration(ttl)})
+	return call[api.Clone](ctx, c, "POST", clonePath(id)+"/extend", nil, api.ExtendRequest{TTL: api.Duration(ttl)})
 }
 
 // Logs writes the last tail lines of the server's output to w, all of them if
@@ -62,7 +62,7 @@ func (c *Client) Logs(ctx context.Context, id string, tail int, follow bool, w i
 	if tail >= 0 {
 		query.Set("tail", strconv.Itoa(tail))
 	}
-	resp, err := c.send(ctx, http.MethodGet, clonePath(id)+"/logs", query, nil, nil)
+	resp, err := c.send(ctx, "GET", clonePath(id)+"/logs", query, http1.Request{})
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (c *Client) Logs(ctx context.Context, id string, tail int, follow bool, w i
 }
 
 // readTrailer returns the error of an answer that had begun before it happened.
-func readTrailer(resp *http.Response) error {
+func readTrailer(resp *http1.Response) error {
 	var body api.ErrorBody
 	if json.Unmarshal([]byte(resp.Trailer.Get(api.TrailerError)), &body) != nil || body.Error == nil {
 		return nil

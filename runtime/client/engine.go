@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"net/http"
 	"net/url"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -20,10 +19,10 @@ func (c *Client) Engine(ctx context.Context, name string) (api.Engine, error) {
 
 // AddEngine adds an engine that a file describes, or replaces it.
 func (c *Client) AddEngine(ctx context.Context, req api.EngineRequest) (api.Engine, error) {
-	return call[api.Engine](ctx, c, http.MethodPost, "/v1/engines", nil, req)
+	return call[api.Engine](ctx, c, "POST", "/v1/engines", nil, req)
 }
 
 // RemoveEngine removes an engine that was added.
 func (c *Client) RemoveEngine(ctx context.Context, name string) error {
-	return c.callNoContent(ctx, http.MethodDelete, "/v1/engines/"+url.PathEscape(name), nil)
+	return c.callNoContent(ctx, "DELETE", "/v1/engines/"+url.PathEscape(name), nil)
 }

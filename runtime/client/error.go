@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
-	"net/url"
 	"syscall"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // maxErrorBody bounds what is read of an answer that is an error, in bytes.
@@ -42,15 +41,11 @@ func (c *Client) explain(ctx context.Context, err error) error {
 			Hint:    "see the log of ctrsnapd",
 		}
 	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err // its URL means nothing to people
-	}
 	return fmt.Errorf("talk to daemon at %s: %w", c.host, err)
 }
 
 // readError returns the error that an answer carries.
-func (c *Client) readError(resp *http.Response) error {
+func (c *Client) readError(resp *http1.Response) error {
 	var body api.ErrorBody
 	err := json.NewDecoder(io.LimitReader(resp.Body, maxErrorBody)).Decode(&body)
 	if err == nil && body.Error != nil {

@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // EventFilter chooses events; what is empty chooses all.
@@ -34,7 +34,7 @@ func (c *Client) Events(ctx context.Context, filter EventFilter, follow bool, f 
 	if filter.Since > 0 {
 		query.Set("since", strconv.FormatUint(filter.Since, 10))
 	}
-	resp, err := c.send(ctx, http.MethodGet, "/v1/events", query, nil, nil)
+	resp, err := c.send(ctx, "GET", "/v1/events", query, http1.Request{})
 	if err != nil {
 		return err
 	}
@@ -64,5 +64,5 @@ func (c *Client) Stats(ctx context.Context) (api.Stats, error) {
 
 // Fix has the daemon mend what it can of what Doctor finds, and returns what is left.
 func (c *Client) Fix(ctx context.Context) (api.Doctor, error) {
-	return call[api.Doctor](ctx, c, http.MethodPost, "/v1/doctor/fix", nil, nil)
+	return call[api.Doctor](ctx, c, "POST", "/v1/doctor/fix", nil, nil)
 }

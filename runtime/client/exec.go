@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // Exec runs a command in a clone and returns its exit code. Streams that are nil
@@ -48,17 +48,16 @@ func (c *Client) Exec(ctx context.Context, id string, req api.ExecRequest, stdin
 
 // upgrade asks for an exec and returns the connection that frames go over.
 func (c *Client) upgrade(ctx context.Context, path string) (io.ReadWriteCloser, error) {
-	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {api.ExecProtocol}}
-	resp, err := c.send(ctx, http.MethodPost, path, nil, header, nil)
+	header := map[string]string{"Connection": "Upgrade", "Upgrade": api.ExecProtocol}
+	resp, err := c.send(ctx, "POST", path, nil, http1.Request{Header: header})
 	if err != nil {
 		return nil, err
 	}
-	conn, ok := resp.Body.(io.ReadWriteCloser)
-	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
+	if resp.StatusCode != http1.SwitchingProtocols {
 		defer resp.Body.Close()
 		return nil, c.readError(resp)
 	}
-	return conn, nil
+	return resp.Body, nil
 }
 
 func (c *Client) explainExec(ctx context.Context, err error) error {

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
@@ -11,7 +10,7 @@ import (
 // remove is set. Only administrators may.
 func (c *Client) GC(ctx context.Context, remove bool) (api.GC, error) {
 	if remove {
-		return call[api.GC](ctx, c, http.MethodPost, "/v1/gc", nil, struct{}{})
+		return call[api.GC](ctx, c, "POST", "/v1/gc", nil, struct{}{})
 	}
 	return get[api.GC](ctx, c, "/v1/gc", nil)
 }

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"net/http"
 	"net/url"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -25,29 +24,29 @@ func (c *Client) Golden(ctx context.Context, ref string) (api.Golden, error) {
 
 // Promote makes ref ("shop:3") the current version of its name.
 func (c *Client) Promote(ctx context.Context, ref string) (api.Golden, error) {
-	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(ref)+"/promote", nil, nil)
+	return call[api.Golden](ctx, c, "POST", goldenPath(ref)+"/promote", nil, nil)
 }
 
 // Verify compares a golden with the digest of what was built; the error of one
 // that has changed is api.CodeGoldenInvalid.
 func (c *Client) Verify(ctx context.Context, ref string) (api.Golden, error) {
-	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(ref)+"/verify", nil, nil)
+	return call[api.Golden](ctx, c, "POST", goldenPath(ref)+"/verify", nil, nil)
 }
 
 // Rollback makes the version before the current one of name current, and
 // returns it.
 func (c *Client) Rollback(ctx context.Context, name string) (api.Golden, error) {
-	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(name)+"/rollback", nil, nil)
+	return call[api.Golden](ctx, c, "POST", goldenPath(name)+"/rollback", nil, nil)
 }
 
 // SetGoldenAccess says who may do what with all versions of name, and returns the current one.
 func (c *Client) SetGoldenAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error) {
-	return call[api.Golden](ctx, c, http.MethodPost, goldenPath(name)+"/access", nil, req)
+	return call[api.Golden](ctx, c, "POST", goldenPath(name)+"/access", nil, req)
 }
 
 // RemoveGolden removes one version ("shop:3"), or all of them ("shop").
 func (c *Client) RemoveGolden(ctx context.Context, ref string) error {
-	return c.callNoContent(ctx, http.MethodDelete, goldenPath(ref), nil)
+	return c.callNoContent(ctx, "DELETE", goldenPath(ref), nil)
 }
 
 func goldenPath(ref string) string { return "/v1/goldens/" + url.PathEscape(ref) }

@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
 // How a lease is taken up again after its connection was lost.
@@ -115,7 +115,7 @@ type leaseBody struct {
 }
 
 func (c *Client) openLease(ctx context.Context, id string) (*leaseBody, error) {
-	resp, err := c.send(ctx, http.MethodGet, "/v1/leases/"+url.PathEscape(id), nil, nil, nil) //nolint:bodyclose // leaseBody closes it
+	resp, err := c.send(ctx, "GET", "/v1/leases/"+url.PathEscape(id), nil, http1.Request{})
 	if err != nil {
 		return nil, err
 	}

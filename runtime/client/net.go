@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"net/http"
 	"net/url"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -20,10 +19,10 @@ func (c *Client) Interfaces(ctx context.Context, id string) ([]api.Interface, er
 
 // Attach gives a clone a further interface.
 func (c *Client) Attach(ctx context.Context, id string, req api.AttachRequest) (api.Attachment, error) {
-	return call[api.Attachment](ctx, c, http.MethodPost, clonePath(id)+"/interfaces", nil, req)
+	return call[api.Attachment](ctx, c, "POST", clonePath(id)+"/interfaces", nil, req)
 }
 
 // Detach takes one away that was attached.
 func (c *Client) Detach(ctx context.Context, id, ifName string) error {
-	return c.callNoContent(ctx, http.MethodDelete, clonePath(id)+"/interfaces/"+url.PathEscape(ifName), nil)
+	return c.callNoContent(ctx, "DELETE", clonePath(id)+"/interfaces/"+url.PathEscape(ifName), nil)
 }

@@ -96,6 +96,7 @@ func TestCommandLineStaysLean(t *testing.T) {
 		"github.com/containerd/", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/jackc/",
 		"github.com/danielgtaylor/huma", "github.com/vishvananda/", "github.com/opencontainers/",
 		"github.com/prometheus/", "go.opentelemetry.io/", "go.etcd.io/",
+		"net/http", "crypto/tls",
 	}
 	for _, p := range packages(t) {
 		if p.ImportPath != module+"/cmd/ctrsnap" && p.ImportPath != module+"/runtime/client" {

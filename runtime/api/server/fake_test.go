@@ -279,7 +279,6 @@ func dial(t testing.TB, socket string) *client.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.Close)
 	return c
 }
 
