@@ -49,17 +49,16 @@ func arrivals(ctx context.Context, t *take) error {
 		m := p.Model(point.members)
 		m.Query = p.query
 		rate := point.part * min(float64(runtime.NumCPU())/p.each, float64(p.Refill)/p.made)
-		if err := t.arrive(ctx, golden, m, p.each, rate, length, uint64(i)); err != nil {
+		if err := t.arrive(ctx, golden, m, rate, length, uint64(i)); err != nil {
 			return err
 		}
 	}
 	return t.setPool(ctx, golden, 0)
 }
 
-// arrive runs one load, and simulates the same callers: as the machine was calibrated, with
-// lives of so much processor time (cost, in seconds), and with what a life took in this very run. What the
-// second predicts better, the machine did slower or faster than a minute before.
-func (t *take) arrive(ctx context.Context, golden string, m sim.Model, cost, rate float64, length time.Duration, seed uint64) error {
+// arrive runs one load, and simulates the same callers. The processor time of a life in it
+// says whether the machine was as it was calibrated.
+func (t *take) arrive(ctx context.Context, golden string, m sim.Model, rate float64, length time.Duration, seed uint64) error {
 	if err := t.pooled(ctx, golden, m.Pool); err != nil {
 		return err
 	}
@@ -80,27 +79,18 @@ func (t *take) arrive(ctx context.Context, golden string, m sim.Model, cost, rat
 	if err := errors.Join(err, t.drained(ctx, t.waiting(ctx, golden))); err != nil {
 		return err
 	}
-	life := (machine.CPUTime() - worked).Seconds() / float64(n)
-	each := place("life_cpu")
-	each.Add(1e3 * life)
-	t.keep(measured, each)
-	where := fmt.Sprintf("pool=%d rate=%.1f", m.Pool, rate)
-	t.predict(place("predicted"), "predicted "+where, m, callers, seed, measured)
-	t.predict(place("predicted_at_cost"), "predicted at its own cost "+where, m.Dearer(life/cost), callers, seed, measured)
-	return nil
-}
-
-// predict simulates the callers, and compares them with those that were measured.
-func (t *take) predict(r *recorder.Recorder, what string, m sim.Model, callers []sim.Arrival, seed uint64, measured *recorder.Recorder) {
+	life, predicted := place("life_cpu"), place("predicted")
+	life.Add(recorder.Milliseconds(machine.CPUTime()-worked) / float64(n))
 	for i := range uint64(simulations) {
 		for _, s := range sim.Run(m, callers, rand.New(rand.NewPCG(seed, i))).Latency {
-			r.Add(1e3 * s)
+			predicted.Add(1e3 * s)
 		}
 	}
-	t.keep(r)
-	ratio, ok := bench.Compare("plan_claim_p99", r.Series(), measured.Series())
-	ratio.Over, ratio.Under = what, "measured"
+	t.keep(measured, predicted, life)
+	ratio, ok := bench.Compare("plan_claim_p99", predicted.Series(), measured.Series())
+	ratio.Over, ratio.Under = fmt.Sprintf("predicted pool=%d rate=%.1f", m.Pool, rate), "measured"
 	t.ratio(ratio, ok)
+	return nil
 }
 
 // caller takes a clone, checks it, keeps it and gives it back.

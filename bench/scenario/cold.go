@@ -46,12 +46,17 @@ func cold(ctx context.Context, t *take) error {
 // interleave runs warm rounds, forgets them, and then runs the arms in turns.
 // What an arm finds incorrect is counted on the recorder at its place.
 func interleave(ctx context.Context, t *take, warm, rounds int, recorders []*recorder.Recorder, arms ...bench.Arm) error {
+	return interleaveFor(ctx, t, t.Span, warm, rounds, recorders, arms...)
+}
+
+// interleaveFor is interleave with a span of its own.
+func interleaveFor(ctx context.Context, t *take, span time.Duration, warm, rounds int, recorders []*recorder.Recorder, arms ...bench.Arm) error {
 	end := time.Now().Add(time.Hour)
 	counted := make([]bench.Arm, len(arms))
 	for i, arm := range arms {
 		counted[i] = func(ctx context.Context, round int) error {
 			if i == 0 && time.Now().After(end) {
-				t.note("ended after %d rounds of %d: %v were over", round, rounds, t.Span)
+				t.note("ended after %d rounds of %d: %v were over", round, rounds, span)
 				return errTimeOver
 			}
 			if err := arm(ctx, round); err != nil {
@@ -66,7 +71,7 @@ func interleave(ctx context.Context, t *take, warm, rounds int, recorders []*rec
 	for _, r := range recorders {
 		r.Reset()
 	}
-	end = time.Now().Add(t.Span)
+	end = time.Now().Add(span)
 	if err := bench.Interleave(ctx, rounds, counted...); !errors.Is(err, errTimeOver) {
 		return err
 	}

@@ -43,6 +43,17 @@ func scale(ctx context.Context, t *take) error {
 	return nil
 }
 
+// late says that the time is over for what is named, which is skipped then.
+func (t *take) late(format string, args ...any) bool {
+	what := fmt.Sprintf(format, args...)
+	if time.Now().After(t.Deadline) {
+		t.skip("%s: the time was over", what)
+		return true
+	}
+	t.say("scale: %s", what)
+	return false
+}
+
 // livePoints are numbers of clones that live beside the one that is measured.
 var livePoints = points{[]int{1, 10, 100, 500, 1000}, []int{1, 5}}
 
@@ -57,6 +68,9 @@ func scaleLive(ctx context.Context, t *take) (err error) {
 	defer func() { err = errors.Join(err, t.empty(ctx, live)) }()
 	cold := map[int]*recorder.Recorder{}
 	for _, n := range t.points(livePoints) {
+		if n > 1 && t.late("%d live clones", n) {
+			break
+		}
 		if live, err = t.grow(ctx, golden, live, n); err != nil {
 			return err
 		}
@@ -126,9 +140,10 @@ func (t *take) claims(ctx context.Context, golden string, r *recorder.Recorder) 
 	return errors.Join(err, t.setPool(ctx, golden, 0))
 }
 
-// repeat measures at one point; the first value is not counted.
+// repeat measures at one point, for a quarter of the span of a comparison: there are
+// many points. The first value is not counted.
 func (t *take) repeat(ctx context.Context, do func(context.Context) error, recorders ...*recorder.Recorder) error {
-	return interleave(ctx, t, 1, t.rounds(pointRounds), recorders, func(ctx context.Context, _ int) error { return do(ctx) })
+	return interleaveFor(ctx, t, t.Span/4, 1, t.rounds(pointRounds), recorders, func(ctx context.Context, _ int) error { return do(ctx) })
 }
 
 // grow makes clones until there are n, or memory runs out.

@@ -28,6 +28,9 @@ func scaleDepth(ctx context.Context, t *take) error {
 	}
 	name, last := base, 1
 	for _, depth := range t.points(depthPoints) {
+		if t.late("depth %d", depth) {
+			break
+		}
 		for ; last < depth; last++ {
 			child := fmt.Sprintf("depth%d", last+1)
 			if err := t.derived(ctx, child, name, oneRow); err != nil {
@@ -83,6 +86,9 @@ func scaleFiles(ctx context.Context, t *take) error {
 		return err
 	}
 	for _, n := range t.points(filePoints) {
+		if t.late("%d files", n) {
+			break
+		}
 		name := fmt.Sprintf("files%d", n)
 		if err := t.derived(ctx, name, golden, fmt.Sprintf(manyFiles, n)); err != nil {
 			return err
@@ -117,6 +123,9 @@ func scaleCallers(ctx context.Context, t *take) error {
 		length = time.Second
 	}
 	for _, n := range t.points(callersPoints) {
+		if t.late("%d callers", n) {
+			break
+		}
 		rate := recorder.New("rate", golden, "1/s").At("callers", float64(n))
 		latency := recorder.New("create", golden, "ms").At("callers", float64(n))
 		begun := time.Now()

@@ -62,15 +62,6 @@ type Model struct {
 	Use    float64 // processors that a clone in use keeps busy besides
 }
 
-// Dearer is the same runner, where all work uses so many times the processor time.
-func (m Model) Dearer(times float64) Model {
-	for _, s := range []*Step{&m.Claim, &m.Make, &m.Query, &m.Remove} {
-		s.CPUs *= times
-	}
-	m.Use *= times
-	return m
-}
-
 // Arrival is a caller: when he comes, and how long he keeps his clone, in seconds.
 type Arrival struct{ At, Keeps float64 }
 
