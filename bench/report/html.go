@@ -4,6 +4,7 @@ import (
 	_ "embed" // the page
 	"html/template"
 	"io"
+	"slices"
 
 	"github.com/ctrsnap/ctrsnap/bench"
 )
@@ -13,6 +14,9 @@ var pageText string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"number": number, "place": place, "marks": marks, "limit": limit, "verdict": verdict,
+	"ratios": func(all []bench.Result) bool {
+		return slices.ContainsFunc(all, func(r bench.Result) bool { return len(r.Ratios) > 0 })
+	},
 	"svg": func(b []byte) template.HTML { return template.HTML(inline(b)) },
 }).Parse(pageText))
 

@@ -70,7 +70,7 @@ func byPeer(results []bench.Result) (Plot, error) {
 		}
 		all = append(all, line{name, cumulated(s.Samples), true})
 	}
-	return picture(Plot{Name: "peers", Title: "A database with data, until its first answer", Caption: "Part of the databases that had answered by then; the same data, storage and server settings."},
+	return picture(Plot{Name: "peers", Title: "A database with data, until its first answer", Caption: "Part of the databases that had answered by then; the same data and server settings, and the same storage but for docker and podman, who have their own."},
 		axis{label: "milliseconds", log: true}, axis{label: "part", zero: true}, all)
 }
 
