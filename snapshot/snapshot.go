@@ -66,6 +66,9 @@ type Golden struct {
 	// Access is of all versions of the name: read like Current, and given to Commit for
 	// a name that is new.
 	Access Access `json:"-"`
+	// DamagedAt says when the layer, or one below it, was found not to be what was built;
+	// zero is never, or not any more. It is read from the record.
+	DamagedAt time.Time `json:"-"`
 }
 
 // Ref returns the golden's full name, "shop:3".
@@ -117,8 +120,9 @@ type Store interface {
 	Promote(ctx context.Context, ref Ref) error
 	// SetAccess says who may do what with all versions of a name, durably.
 	SetAccess(ctx context.Context, name string, a Access) error
-	// VerifyDigest reads the whole golden and compares it with its digest. A
-	// golden that is not what was built is DataLoss.
+	// VerifyDigest reads the whole golden from the disk and compares it with its
+	// digest. A golden that is not what was built is DataLoss: it is marked, with
+	// those that are built on it, and not cloned until it is verified well.
 	VerifyDigest(ctx context.Context, ref Ref) error
 	// RemoveGolden removes one version, or with version 0 all of them. It is
 	// refused with FailedPrecondition, naming the dependants, while clones or
@@ -126,7 +130,8 @@ type Store interface {
 	RemoveGolden(ctx context.Context, ref Ref) error
 
 	// Prepare makes the writable snapshot of clone id and returns its mounts,
-	// which are volatile: nothing written there survives the machine.
+	// which are volatile: nothing written there survives the machine. A golden
+	// that is marked as damaged is DataLoss.
 	Prepare(ctx context.Context, id string, g Golden) ([]mount.Mount, error)
 	// Remove removes the snapshot of clone id. It is idempotent. The caller
 	// has unmounted it.

@@ -121,6 +121,9 @@ func (a *app) printGoldens(out *output, list []api.Golden) error {
 		if g.Current {
 			current = "*"
 		}
+		if !g.DamagedAt.IsZero() {
+			current += "damaged"
+		}
 		rows = append(rows, []string{
 			g.Name, strconv.Itoa(g.Version), current, g.Engine + " " + g.EngineVersion, size(g.SizeBytes),
 			age(time.Since(g.CreatedAt)), strconv.Itoa(g.Clones),

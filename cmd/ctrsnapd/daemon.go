@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -71,6 +72,8 @@ type daemon struct {
 	manager    *manager.Manager
 	builder    *build.Builder
 	started    api.GCStart // what was found at the start
+	restarted  bool        // the machine was, since the last start
+	background sync.WaitGroup
 }
 
 // open makes all parts and takes up what an earlier daemon left. The caller
@@ -151,8 +154,9 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.restarted = restored.Restarted
 	d.log.Info("metadata", "restarted", restored.Restarted, "restored", restored.Restored, "taken", restored.Taken, "damaged", restored.Damaged)
-	opts := golden.Options{Exclusive: storage.Exclusive, Failpoint: d.failpoints.of("golden")}
+	opts := golden.Options{Exclusive: storage.Exclusive, Marked: d.marked, Failpoint: d.failpoints.of("golden")}
 	if address := d.cfg.Containerd.Address; address != "" {
 		d.containerd, err = containerd.Connect(ctx, address)
 	} else if err = containerd.MountState(d.state("containerd")); err == nil {
@@ -303,6 +307,7 @@ func (d *daemon) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	var err error
+	d.background.Wait()
 	if d.manager != nil {
 		err = d.manager.Close(ctx)
 	}
@@ -368,6 +373,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		stop()
 	})
 	d.watched()
+	d.scrub(serving)
 	if err := d.serveMetrics(serving); err != nil {
 		return err
 	}

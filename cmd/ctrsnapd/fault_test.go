@@ -43,10 +43,8 @@ func TestFaults(t *testing.T) {
 			if got := query(t, d.run("inspect", "other", "--format", "{{.url}}"), "SELECT count(*) FROM users"); got != "1000" {
 				t.Errorf("another clone has %s rows", got)
 			}
-			if fault.name != "golden damaged" {
-				query(t, d.run("clone", "shop", "--name", "after"), "SELECT 1")
-				d.run("rm", "after")
-			}
+			query(t, d.run("clone", "shop", "--name", "after"), "SELECT 1")
+			d.run("rm", "after")
 		})
 	}
 	d.run("rm", "other")
@@ -121,36 +119,65 @@ func faultHung(t *testing.T, d *daemon) {
 	d.run("rm", "hung")
 }
 
-// faultDamaged changes a byte of a golden's layer, below everything.
+// faultDamaged changes a byte of a golden's layer, below everything: the background finds it
+// and clones of it are refused, those that wait in the pool too, until it is verified well.
 func faultDamaged(t *testing.T, d *daemon) {
-	files, _ := filepath.Glob(filepath.Join(d.work, "root/storage/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/var/lib/*/data/base/1/1259"))
-	if len(files) == 0 {
-		_ = filepath.WalkDir(filepath.Join(d.work, "root/storage/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"), func(path string, _ os.DirEntry, _ error) error {
-			if strings.HasSuffix(path, "/global/pg_control") {
-				files = append(files, path)
-			}
-			return nil
-		})
+	d.run("pool", "set", "shop", "--size", "1")
+	waitFor(t, "a member of the pool", func() bool { return d.run("pool", "ls", "--format", "{{.ready}}") == "1" })
+	text := string(mustRead(t, d.config()))
+	defer func() {
+		do(t, os.WriteFile(d.config(), []byte(text), 0o600))
+		d.restart(syscall.SIGTERM)
+		d.run("pool", "set", "shop", "--auto")
+	}()
+	do(t, os.WriteFile(d.config(), []byte(strings.Replace(text, "[storage]\n", "[storage]\nverify = '1s'\n", 1)), 0o600))
+	d.restart(syscall.SIGTERM)
+
+	file := goldenFile(t, d, "global/pg_control")
+	flip(t, file)
+	waitFor(t, "the damage to be found", func() bool { return strings.Contains(d.run("golden", "inspect", "shop", "-o", "json"), "damaged_at") })
+	wantRefused(t, d, "is damaged")
+	if r := d.try(nil, "clone", "shop:1"); r.code != 7 {
+		t.Errorf("a clone of a damaged golden: exit code %d", r.code)
 	}
-	if len(files) == 0 {
-		t.Fatal("no file of a golden found")
+	if r := d.try(nil, "golden", "verify", "shop"); r.code != 7 {
+		t.Errorf("verify a damaged golden: exit code %d: %s", r.code, r.stderr)
 	}
-	damaged := 0
-	for _, file := range files {
-		b := mustRead(t, file)
-		b[len(b)-1] ^= 1
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if r := d.try(nil, "golden", "verify", "shop"); r.code == 7 {
-			damaged++
-		}
-		b[len(b)-1] ^= 1
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if got := d.try(nil, "doctor").stdout + d.run("events", "--type", "golden.damaged"); strings.Count(got, "shop:1") < 2 {
+		t.Errorf("doctor and events say %s", got)
 	}
-	if damaged == 0 {
-		t.Error("a damaged golden is taken for sound")
+	d.restart(syscall.SIGKILL)
+	wantRefused(t, d, "is damaged")
+	flip(t, file)
+	d.run("golden", "verify", "shop")
+}
+
+// goldenFile finds a file of the golden that has it, in its layer.
+func goldenFile(t *testing.T, d *daemon, name string) (found string) {
+	t.Helper()
+	_ = filepath.WalkDir(filepath.Join(d.work, "root/storage/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"), func(path string, _ os.DirEntry, _ error) error {
+		if strings.HasSuffix(path, "/"+name) && !strings.Contains(path, "/work/") && (found == "" || len(path) < len(found) || path < found) {
+			found = path
+		}
+		return nil
+	})
+	if found == "" {
+		t.Fatalf("no file %s of a golden found", name)
+	}
+	return found
+}
+
+// flip changes a bit of a file's last byte, or changes it back.
+func flip(t *testing.T, file string) {
+	t.Helper()
+	b := mustRead(t, file)
+	b[len(b)-1] ^= 1
+	do(t, os.WriteFile(file, b, 0o600))
+}
+
+func do(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -324,6 +324,8 @@ type Golden struct {
 	Owner string `json:"owner"`
 	Group string `json:"group"`
 	Mode  string `json:"mode"`
+	// DamagedAt says when it was found not to be what was built: it is not cloned.
+	DamagedAt time.Time `json:"damaged_at,omitzero"`
 }
 
 // AccessRequest changes who may do what with the goldens of a name; what is empty

@@ -31,14 +31,17 @@ const (
 	EventGoldenBuilt   EventType = "golden.built"
 	EventGoldenChanged EventType = "golden.changed" // promoted, rolled back, given other access
 	EventGoldenRemoved EventType = "golden.removed"
-	EventStorageLow    EventType = "storage.low" // no clones and goldens are made until it is over
+	EventGoldenDamaged EventType = "golden.damaged" // it is not what was built, and is not cloned
+	EventGoldenSound   EventType = "golden.sound"   // it was taken for damaged, and is not
+	EventStorageLow    EventType = "storage.low"    // no clones and goldens are made until it is over
 	EventStorageOK     EventType = "storage.ok"
 )
 
 // EventTypes are all of them.
 var EventTypes = []EventType{
 	EventCloneCreated, EventCloneExtended, EventCloneExpiring, EventCloneExpired, EventCloneRemoved, EventCloneStopped, EventCloneDied,
-	EventGoldenBuilt, EventGoldenChanged, EventGoldenRemoved, EventStorageLow, EventStorageOK,
+	EventGoldenBuilt, EventGoldenChanged, EventGoldenRemoved, EventGoldenDamaged, EventGoldenSound,
+	EventStorageLow, EventStorageOK,
 }
 
 // Stats are what clones use, at one moment.

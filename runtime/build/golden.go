@@ -166,6 +166,7 @@ func (b *Builder) golden(g snapshot.Golden) api.Golden {
 		Owner:         userName(g.Access.Owner),
 		Group:         groupName(g.Access.Group),
 		Mode:          fmt.Sprintf("%04o", g.Access.Mode),
+		DamagedAt:     g.DamagedAt,
 	}
 	for _, s := range g.Sources {
 		a.Sources = append(a.Sources, api.Source(s))

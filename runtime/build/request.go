@@ -204,6 +204,9 @@ func (b *Builder) planParent(ctx context.Context, j *job) error {
 	if err == nil && !j.caller.MayRead(parent) {
 		err = snapshot.NoGolden(ref)
 	}
+	if err == nil {
+		err = parent.Damaged()
+	}
 	if err != nil {
 		return fmt.Errorf("get parent %s: %w", ref, err)
 	}

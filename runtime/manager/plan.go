@@ -183,6 +183,9 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 	if err == nil && !p.caller.MayRead(p.golden) {
 		err = snapshot.NoGolden(ref)
 	}
+	if err == nil {
+		err = p.golden.Damaged()
+	}
 	if err != nil {
 		return hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -221,6 +222,7 @@ func (m *Manager) RefreshPool(ctx context.Context) error {
 			return fmt.Errorf("refresh pool: %w", err)
 		}
 	}
+	goldens = slices.DeleteFunc(goldens, func(g snapshot.Golden) bool { return g.Damaged() != nil })
 	m.pool.Update(goldens, sizes)
 	return nil
 }

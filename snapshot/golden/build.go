@@ -126,7 +126,7 @@ func (b *build) seal(ctx context.Context, g *snapshot.Golden) (err error) {
 	if g.Created.IsZero() {
 		g.Created = time.Now().UTC()
 	}
-	g.Digest, err = layerDigest(ctx, b.upper)
+	g.Digest, err = layerDigest(ctx, b.upper, &reader{})
 	return err
 }
 

@@ -43,6 +43,10 @@ func (s *Store) prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 	if err != nil {
 		return nil, err
 	}
+	kept.DamagedAt = timeOf(img, labelDamaged)
+	if err := kept.Damaged(); err != nil {
+		return nil, err
+	}
 	if kept.Snapshot != g.Snapshot {
 		return nil, fmt.Errorf("it was removed and built anew: %w", errdefs.ErrNotFound)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -24,25 +22,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
 )
 
-// VerifyDigest reads the layer of a golden and compares it with what was built.
-// The error is of class DataLoss if they differ.
-func (s *Store) VerifyDigest(ctx context.Context, ref snapshot.Ref) error {
-	g, err := s.Golden(ctx, ref)
-	if err != nil {
-		return err
-	}
-	got, err := s.digest(namespaced(ctx), g)
-	if err != nil {
-		return fmt.Errorf("verify golden %s: %w", g.Ref(), err)
-	}
-	if got != g.Digest {
-		return fmt.Errorf("verify golden %s: layer is %s, was built as %s: %w", g.Ref(), got, g.Digest, errdefs.ErrDataLoss)
-	}
-	return nil
-}
-
 // digest reads the layer of g, found by a view that lives as long as that takes.
-func (s *Store) digest(ctx context.Context, g snapshot.Golden) (_ string, err error) {
+func (s *Store) digest(ctx context.Context, g snapshot.Golden, r *reader) (_ string, err error) {
 	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{labelKind: kindRemoval}))
 	if err != nil {
 		return "", err
@@ -61,13 +42,13 @@ func (s *Store) digest(ctx context.Context, g snapshot.Golden) (_ string, err er
 	if err != nil {
 		return "", err
 	}
-	return layerDigest(ctx, dir)
+	return layerDigest(ctx, dir, r)
 }
 
 // layerDigest returns a digest of the files below dir: names, types, modes,
 // owners, device numbers, link targets, extended attributes, and sizes and
 // content of regular files, but no times. Nobody may write there meanwhile.
-func layerDigest(ctx context.Context, dir string) (string, error) {
+func layerDigest(ctx context.Context, dir string, r *reader) (string, error) {
 	h := sha256.New()
 	// WalkDir goes through names in their order and follows no links.
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -81,7 +62,7 @@ func layerDigest(ctx context.Context, dir string) (string, error) {
 		if err != nil {
 			return err
 		}
-		return hashFile(h, name, path, d)
+		return hashFile(ctx, h, r, name, path, d)
 	})
 	if err != nil {
 		return "", fmt.Errorf("digest of %s: %w", dir, err)
@@ -90,7 +71,7 @@ func layerDigest(ctx context.Context, dir string) (string, error) {
 }
 
 // hashFile adds one file to h.
-func hashFile(h hash.Hash, name, path string, d fs.DirEntry) error {
+func hashFile(ctx context.Context, h hash.Hash, r *reader, name, path string, d fs.DirEntry) error {
 	info, err := d.Info()
 	if err != nil {
 		return err
@@ -106,7 +87,7 @@ func hashFile(h hash.Hash, name, path string, d fs.DirEntry) error {
 	}
 	switch info.Mode().Type() {
 	case 0:
-		return hashContent(h, path)
+		return hashContent(ctx, h, r, path)
 	case fs.ModeSymlink:
 		target, err := os.Readlink(path)
 		fmt.Fprintf(h, "-> %q\n", target)
@@ -116,14 +97,9 @@ func hashFile(h hash.Hash, name, path string, d fs.DirEntry) error {
 }
 
 // hashContent adds size and bytes of a regular file.
-func hashContent(h hash.Hash, path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+func hashContent(ctx context.Context, h hash.Hash, r *reader, path string) error {
 	sum := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, f, make([]byte, 1<<20))
+	n, err := r.read(ctx, sum, path)
 	fmt.Fprintf(h, "%d %x\n", n, sum.Sum(nil))
 	return err
 }

@@ -80,7 +80,7 @@ func (s *Store) list(ctx context.Context, name string) ([]snapshot.Golden, error
 			return nil, err
 		}
 		g.Current = current[g.Name].Target.Digest == img.Target.Digest
-		g.Access = accessOf(current[g.Name])
+		g.Access, g.DamagedAt = accessOf(current[g.Name]), timeOf(img, labelDamaged)
 		goldens = append(goldens, g)
 	}
 	slices.SortFunc(goldens, func(a, b snapshot.Golden) int {

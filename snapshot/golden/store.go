@@ -42,6 +42,10 @@ type Options struct {
 	// nil means that all of their blocks count.
 	Exclusive func(ctx context.Context, path string) (int64, error)
 
+	// Marked is told of each golden that was found to be damaged, or sound again. It is
+	// called under the Store's lock and must not change goldens. nil tells nobody.
+	Marked func(context.Context, snapshot.Golden)
+
 	// Failpoint is called before each step of a change; tests make it fail.
 	Failpoint func(step string) error
 }
@@ -72,6 +76,9 @@ func New(c *client.Client, o Options) *Store {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) error { return nil }
 	}
+	if o.Marked == nil {
+		o.Marked = func(context.Context, snapshot.Golden) {}
+	}
 	return &Store{
 		opts: o, client: c,
 		images: c.ImageService(), content: c.ContentStore(), leases: c.LeasesService(),
@@ -90,13 +97,30 @@ func (s *Store) Golden(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, 
 	if err != nil {
 		return snapshot.Golden{}, fmt.Errorf("get golden %s: %w", ref, err)
 	}
-	current, err := s.image(ctx, recordName(snapshot.Ref{Name: ref.Name}))
-	g.Current = err == nil && current.Target.Digest == img.Target.Digest
-	g.Access = accessOf(current)
-	if err != nil && !errdefs.IsNotFound(err) {
+	if err := s.complete(ctx, &g, img, ref.Version == 0); err != nil {
 		return snapshot.Golden{}, fmt.Errorf("get golden %s: %w", ref, err)
 	}
 	return g, nil
+}
+
+// complete reads what is not in a golden's description from its other record: img is the
+// one that moves, or that of the version.
+func (s *Store) complete(ctx context.Context, g *snapshot.Golden, img images.Image, isCurrent bool) error {
+	other := snapshot.Ref{Name: g.Name}
+	if isCurrent {
+		other = g.Ref()
+	}
+	found, err := s.image(ctx, recordName(other))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	current, version := found, img
+	if isCurrent {
+		current, version = img, found
+	}
+	g.Current = err == nil && current.Target.Digest == version.Target.Digest
+	g.Access, g.DamagedAt = accessOf(current), timeOf(version, labelDamaged)
+	return nil
 }
 
 // Goldens returns all goldens, by name, then version ascending.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -64,6 +65,7 @@ func suite(t *testing.T, srv *containerd.Server) {
 		"NotFound":     testNotFound,
 		"Collected":    testCollected,
 		"Digest":       testDigest,
+		"Scrub":        testScrub,
 		"Foreign":      testForeign,
 		"Failpoints":   testFailpoints,
 		"StillMounted": testStillMounted,
@@ -89,7 +91,7 @@ func testLife(t *testing.T, e *env) {
 	want := snapshot.Golden{
 		Name: "shop", Version: 1, Engine: "postgres", Created: g.Created, Current: true,
 		Snapshot: "ctrsnap/golden/shop/1/blife1", Size: g.Size, Digest: g.Digest,
-		Access: snapshot.DefaultAccess,
+		Base: snapshot.Base{Snapshot: e.base}, Access: snapshot.DefaultAccess,
 	}
 	if diff := cmp.Diff(want, g); diff != "" || g.Size == 0 || g.Digest == "" || saves != 1 {
 		t.Errorf("after %d checkpoints, golden differs: %s", saves, diff)
@@ -235,12 +237,81 @@ func testDigest(t *testing.T, e *env) {
 	dir, err := overlay.UpperDir(l)
 	do(t, err)
 	write(t, dir, "data", "samE")
+	above := e.commit(t, "above", b.Snapshot, "more", "of it")
 	if err := e.VerifyDigest(e.ctx, b.Ref()); !errdefs.IsDataLoss(err) {
 		t.Errorf("digest of a changed golden: %v", err)
 	}
 	do(t, e.VerifyDigest(e.ctx, a.Ref()))
+	for ref, want := range map[snapshot.Ref]bool{a.Ref(): false, b.Ref(): true, above.Ref(): true, {Name: "shop"}: true} {
+		g, err := e.Golden(e.ctx, ref)
+		do(t, err)
+		if _, err := e.Prepare(e.ctx, "clone-of-damaged", g); errdefs.IsDataLoss(err) != want || (g.Damaged() != nil) != want {
+			t.Errorf("clone of %s: %v, damaged %s", ref, err, g.DamagedAt)
+		}
+		do(t, e.Remove(e.ctx, "clone-of-damaged"))
+	}
+	if err := e.VerifyDigest(e.ctx, above.Ref()); !errdefs.IsDataLoss(err) {
+		t.Errorf("what is built on a damaged golden: %v", err)
+	}
+	write(t, dir, "data", "same")
+	do(t, e.VerifyDigest(e.ctx, b.Ref()))
+	do(t, e.VerifyDigest(e.ctx, above.Ref()))
+	if g, err := e.Golden(e.ctx, above.Ref()); err != nil || g.Damaged() != nil {
+		t.Errorf("sound again: %+v, %v", g, err)
+	}
+	do(t, e.RemoveGolden(e.ctx, mustRef(t, "above")))
 	do(t, e.snapshots.Remove(namespaced(e.ctx), "look"))
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
+}
+
+// testScrub has a golden that changes below found in the background, once, and all goldens
+// verified that were not since a moment.
+func testScrub(t *testing.T, e *env) {
+	g := e.commit(t, "shop", e.base, "data", strings.Repeat("x", 3<<20+5))
+	sound := e.commit(t, "sound", e.base, "data", "same")
+	l, err := e.snapshots.View(namespaced(e.ctx), "look", g.Snapshot, snapshots.WithLabels(map[string]string{labelRoot: "x"}))
+	do(t, err)
+	dir, err := overlay.UpperDir(l)
+	do(t, err)
+	write(t, dir, "data", strings.Repeat("x", 3<<20+4)+"y")
+	ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
+	defer cancel()
+	var paced int
+	var failed []string
+	marked := make(chan snapshot.Golden, 9)
+	s := New(e.srv.Client(), Options{Marked: func(_ context.Context, g snapshot.Golden) { marked <- g }})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Scrub(ctx, ScrubOpts{
+			Every: time.Hour, Since: time.Now(),
+			Pace: func(ctx context.Context) error { paced++; return ctx.Err() },
+			Failed: func(g snapshot.Golden, err error) {
+				if failed = append(failed, g.Name); !errdefs.IsDataLoss(err) {
+					t.Errorf("verify %s: %v", g.Ref(), err)
+				}
+			},
+		})
+	}()
+	select {
+	case got := <-marked:
+		if got.Ref() != g.Ref() || got.Damaged() == nil {
+			t.Errorf("marked is %+v", got)
+		}
+	case <-ctx.Done():
+		t.Error("nothing was found")
+	}
+	for s.verifiedAt(ctx, sound).IsZero() && ctx.Err() == nil {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // a record has no event
+	}
+	cancel()
+	<-done
+	if paced < 3 || len(failed) != 1 || len(marked) > 0 {
+		t.Errorf("paced %d times, failed %v, marked %d more", paced, failed, len(marked))
+	}
+	do(t, e.snapshots.Remove(namespaced(e.ctx), "look"))
+	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
+	do(t, e.RemoveGolden(e.ctx, mustRef(t, "sound")))
 }
 
 // testForeign has images around that are no goldens, one with a golden's name.

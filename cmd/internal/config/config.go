@@ -58,7 +58,9 @@ type Containerd struct {
 
 // Storage is the filesystem that holds the snapshots.
 type Storage struct {
-	Size    Size `toml:"size" comment:"of the loop image that is made where ROOT is not on XFS (reflink) or Btrfs, as in \"200GiB\"; 0 chooses from the free space; larger than before grows it online"`
+	Size   Size     `toml:"size" comment:"of the loop image that is made where ROOT is not on XFS (reflink) or Btrfs, as in \"200GiB\"; 0 chooses from the free space; larger than before grows it online"`
+	Verify Duration `toml:"verify" comment:"how often each golden is read whole, slowly, and compared with what was built; after a loss of power it is at once; 0s is never"`
+
 	Reserve Size `toml:"reserve" comment:"what is to stay free of it: below, no clones and goldens are made, and below half of it the clone that holds most is stopped; 0 is a twentieth, at most 10GiB"`
 }
 
@@ -125,6 +127,7 @@ func Default() Config {
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin"},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
+		Storage:    Storage{Verify: Duration(7 * 24 * time.Hour)},
 		Network:    Network{Ahead: 16, DNS: true, DNSForward: []string{}, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), Limits: Bounds{Pids: 4096}},
 		Pool:       Pool{Auto: true},
