@@ -73,6 +73,9 @@ func Make(p Profile, l Load) (Answer, error) {
 		a.Notes = append(a.Notes, fmt.Sprintf("%d tests at a time are at most %.3g per second: at peak tests wait for each other, not for clones", l.Parallel, most))
 		a.rate = most
 	}
+	if p.Quick {
+		a.Notes = append(a.Notes, "pool or density was run with --quick, with small goldens and few values: run both in full before you buy anything")
+	}
 	if p.Noisy {
 		a.Notes = append(a.Notes, "the recorded run was noisy: others used the machine")
 	}

@@ -185,6 +185,12 @@ func TestFromResults(t *testing.T) {
 	if err != nil || p.Hit[0] != 3 || p.MakeCPU != 60 || p.CloneBytes != 16<<20 || p.Golden != "app" || p.Refill != 2 || p.Slots != 8 {
 		t.Errorf("got %+v, %v", p, err)
 	}
+	results[1].Quick = true
+	if p, err := plan.FromResults(results); err != nil || !p.Quick {
+		t.Errorf("a smoke run of density is not told of: %+v, %v", p, err)
+	} else if a, err := plan.Make(p, plan.Load{PerDay: 1000, Lifetime: time.Second}); err != nil || !strings.Contains(strings.Join(a.Notes, " "), "--quick") {
+		t.Errorf("notes %q, %v", a.Notes, err)
+	}
 	if _, err := plan.FromResults(results[:1]); !errors.Is(err, plan.ErrIncomplete) || !strings.Contains(err.Error(), "density/answering_per_gib") {
 		t.Errorf("got %v", err)
 	}

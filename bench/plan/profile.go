@@ -33,6 +33,7 @@ type Profile struct {
 	Machine bench.Machine `json:"machine"`
 	Golden  string        `json:"golden"`
 	Noisy   bool          `json:"noisy"`
+	Quick   bool          `json:"quick"` // one of the runs was a smoke run
 
 	Hit       []float64 `json:"hit_ms"`    // of claims that found a member
 	Make      []float64 `json:"make_ms"`   // of clones, alone on the machine
@@ -79,6 +80,9 @@ func FromResults(results []bench.Result) (Profile, error) {
 	for _, r := range results {
 		if r.Scenario == "pool" {
 			p.Machine, p.Noisy = r.Machine, r.Noisy
+		}
+		if r.Scenario == "pool" || r.Scenario == "density" {
+			p.Quick = p.Quick || r.Quick
 		}
 	}
 	p.Refill, p.Slots = Defaults(p.Machine.CPUs)
