@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"math"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -104,7 +105,20 @@ func scale(a *plot.Axis, want axis) {
 		if a.Max <= a.Min {
 			a.Min, a.Max = a.Min/2, a.Max*2
 		}
+		return
 	}
+	a.Tick.Marker = plot.TickerFunc(plainTicks)
+}
+
+// plainTicks are the usual ones, without digits that say nothing: 500, not 500.00.
+func plainTicks(least, most float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(least, most)
+	for i := range ticks {
+		if v, err := strconv.ParseFloat(ticks[i].Label, 64); err == nil {
+			ticks[i].Label = strconv.FormatFloat(v, 'f', -1, 64)
+		}
+	}
+	return ticks
 }
 
 // logTicks marks powers of ten, and twice and five times them where few would be seen.

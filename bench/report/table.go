@@ -62,7 +62,10 @@ func limit(x bench.Ratio, v float64) string {
 // verdict says where a ratio is; it does not say why.
 func verdict(x bench.Ratio, r bench.Result) string {
 	v := "short"
-	if x.OK() {
+	switch {
+	case x.Must == 0 && x.Aim == 0: // nothing was promised
+		v = "-"
+	case x.OK():
 		v = "ok"
 	}
 	if r.Quick {

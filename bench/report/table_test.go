@@ -15,6 +15,7 @@ func TestTable(t *testing.T) {
 		Ratios: []bench.Ratio{
 			{Name: "cold_vs_bare", P50: 2.8, P99: 3, Must: 1.4, Aim: 1.15},
 			{Name: "query_tpcb_vs_bare", P50: 0.95, P99: 0.9, Must: 0.9, Aim: 0.98},
+			{Name: "plan_claim_p99", P50: 1, P99: 3},
 		},
 	}}
 	var b strings.Builder
@@ -26,6 +27,7 @@ func TestTable(t *testing.T) {
 		{"ctrsnap", "49.25"},
 		{"cold_vs_bare", "2.80", "≤ 1.4", "short (noisy)"},
 		{"query_tpcb_vs_bare", "0.95", "≥ 0.9", "ok (noisy)"},
+		{"plan_claim_p99", "3.00", "- (noisy)"},
 		{"cold: error: clone c1: 3 rows"}, {"cold: skipped: no pool"}, {"cold: noisy:"},
 	} {
 		if !hasLine(lines, want) {

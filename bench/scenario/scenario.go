@@ -107,7 +107,7 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 
 // longest is how long one scenario may take: one that hangs must not keep the others
 // from running.
-const longest = 8 * time.Minute
+const longest = 10 * time.Minute
 
 // run measures. What it panics of is an error as others.
 func (m measured) run(ctx context.Context, t *take) (err error) {
