@@ -32,6 +32,10 @@ func TestFaults(t *testing.T) {
 		{"no space", faultNoSpace},
 		{"frozen", faultFrozen},
 		{"hung", faultHung},
+		{"memory", faultMemory},
+		{"pids", faultPids},
+		{"descriptors", faultDescriptors},
+		{"state full", faultState},
 		{"golden damaged", faultDamaged},
 	} {
 		t.Run(fault.name, func(t *testing.T) {

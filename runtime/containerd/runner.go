@@ -182,7 +182,7 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 	s := r.newStreams(c)
 	t, err := container.NewTask(octx, s.create, r.taskOpts(c, record)...)
 	if err != nil {
-		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
+		return nil, fmt.Errorf("create task %s: %w", c.ID, exhausted(err))
 	}
 	if c.Stdio != nil {
 		r.keep(c.ID, s)

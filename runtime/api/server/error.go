@@ -42,7 +42,7 @@ var classes = []struct {
 	{isStopping, api.CodeGeneral, http.StatusServiceUnavailable, true},
 	{isSourceError, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
 	{errdefs.IsDataLoss, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
-	{isNoSpace, api.CodeCapacity, http.StatusInsufficientStorage, true},
+	{isHostFull, api.CodeCapacity, http.StatusInsufficientStorage, true},
 	{errdefs.IsResourceExhausted, api.CodeCapacity, http.StatusTooManyRequests, true},
 	{errdefs.IsNotFound, api.CodeNotFound, http.StatusNotFound, false},
 	{errdefs.IsAlreadyExists, api.CodeConflict, http.StatusConflict, false},
@@ -162,6 +162,12 @@ func isSourceError(err error) bool {
 
 func isStopping(err error) bool { return errors.Is(err, ErrStopping) }
 
-func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+// isHostFull says whether the host has run out of disk or of files that can be open.
+func isHostFull(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
