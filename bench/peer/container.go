@@ -29,8 +29,7 @@ var _ Peer = (*Container)(nil)
 // caller must Close it.
 func NewContainer(ctx context.Context, engine string, pid int, o Original, login Endpoint, place Place) (*Container, error) {
 	if out, err := exec.CommandContext(ctx, engine, "info").CombinedOutput(); err != nil {
-		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		return nil, fmt.Errorf("%s: %w: %w %s", engine, ErrNotHere, err, line)
+		return nil, fmt.Errorf("%s: %w: %w %s", engine, ErrNotHere, err, reason(string(out)))
 	}
 	c := &Container{engine: engine, image: "ctrsnap-bench:" + filepath.Base(place.Sockets), o: o, login: login, place: place}
 	tar := exec.CommandContext(ctx, "tar", "-C", fmt.Sprintf("/proc/%d/root", pid), "--exclude=./proc", "--exclude=./sys", "--exclude=./dev",
@@ -50,6 +49,17 @@ func NewContainer(ctx context.Context, engine string, pid int, o Original, login
 		return nil, fmt.Errorf("make image for %s: %w: %s", engine, err, out.String())
 	}
 	return c, nil
+}
+
+// reason is the line of an output that says what is wrong, or the first.
+func reason(out string) string {
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(strings.ToUpper(line), "ERROR") {
+			return strings.TrimSpace(line)
+		}
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
+	return line
 }
 
 // ignoreExit forgives one exit code.

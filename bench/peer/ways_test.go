@@ -141,3 +141,14 @@ func TestWhatIsNotHereIsSaid(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestReasonOfAnEngine(t *testing.T) {
+	for out, want := range map[string]string{
+		"Client:\n Context: default\n\nServer:\nERROR: Cannot connect to the Docker daemon\nerrors pretty printing info\n": "ERROR: Cannot connect to the Docker daemon",
+		"no such thing\nelse": "no such thing", "": "",
+	} {
+		if got := reason(out); got != want {
+			t.Errorf("%q: got %q", out, got)
+		}
+	}
+}
