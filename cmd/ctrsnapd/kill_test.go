@@ -50,7 +50,7 @@ var loadPoints = []string{
 	"netpool.take", "netpool.taken", "netpool.record", "netpool.remove", "netpool.removed",
 	"bridge.link", "bridge.port", "bridge.neighbour", "bridge.firewall", "bridge.inside", "bridge.added",
 	"bridge.remove", "bridge.unplugged", "bridge.forgotten", "bridge.lease", "bridge.recorded",
-	"cni.add eth0", "cni.added eth0",
+	"cni.add eth0", "cni.added eth0", "cni.isolate", "cni.isolated",
 	"start.state", "start.storage", "start.containerd", "start.network", "start.shims", "start.engines", "start.runtime", "start.telemetry", "start.recover",
 }
 
