@@ -36,6 +36,9 @@ func TestFaults(t *testing.T) {
 		{"pids", faultPids},
 		{"descriptors", faultDescriptors},
 		{"state full", faultState},
+		{"inodes", faultInodes},
+		{"read-only", faultReadOnly},
+		{"metadata damaged", faultMetadata},
 		{"golden damaged", faultDamaged},
 	} {
 		t.Run(fault.name, func(t *testing.T) {

@@ -134,8 +134,8 @@ func (m *Manager) Extend(ctx context.Context, id string, req api.ExtendRequest) 
 			r.Protected = *req.Protect
 		}
 		if ttl > 0 {
-			at := time.Now().Add(time.Duration(ttl)).Round(0)
-			r.ExpiresAt, r.LeaseID, r.Holder = &at, "", ""
+			r.live(time.Duration(ttl))
+			r.LeaseID, r.Holder = "", ""
 		}
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,6 +36,36 @@ func after(d time.Duration) {
 }
 
 func minutes(n int) api.Duration { return api.Duration(time.Duration(n) * time.Minute) }
+
+// TestClockJumps: when a clone ends is known by the monotonic clock, whose reading
+// [time.Time.String] shows, and so it is whatever the host's clock is set to: after it was made,
+// extended, handed out again, and taken up by another daemon. Fake time has no such reading.
+func TestClockJumps(t *testing.T) {
+	w := newWorld(t)
+	m, _ := w.manager(t)
+	id := create(t, m, api.CloneRequest{Name: "a", TTL: minutes(100)}).Clones[0].ID
+	check := func(m *Manager, ttl time.Duration) {
+		t.Helper()
+		m.mu.Lock()
+		at := *m.clones[id].rec.ExpiresAt
+		m.mu.Unlock()
+		if left := time.Until(at); !strings.Contains(at.String(), " m=") || left > ttl || left < ttl-time.Hour {
+			t.Errorf("it ends at %s", at)
+		}
+	}
+	check(m, 100*time.Minute)
+	if _, err := m.Extend(t.Context(), id, api.ExtendRequest{TTL: minutes(200)}); err != nil {
+		t.Error(err)
+	}
+	check(m, 200*time.Minute)
+	create(t, m, api.CloneRequest{Name: "a", IfExists: api.IfExistsReuse, TTL: minutes(300)})
+	check(m, 300*time.Minute)
+	if err := m.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	m, _ = w.manager(t)
+	check(m, 300*time.Minute)
+}
 
 func TestExpiry(t *testing.T) {
 	life(t, func(t *testing.T, w *world, m *Manager) {

@@ -96,8 +96,12 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 	if json.Unmarshal(info.Record, &rec) != nil || !rec.Ready || rec.ID != info.ID {
 		return nil, nil
 	}
-	if rec.ExpiresAt != nil && !rec.ExpiresAt.After(time.Now()) {
-		return nil, nil
+	if rec.ExpiresAt != nil {
+		left := time.Until(*rec.ExpiresAt)
+		if left <= 0 {
+			return nil, nil
+		}
+		rec.live(left)
 	}
 	golden, err := m.opts.Store.Golden(ctx, snapshot.Ref{Name: rec.Golden, Version: rec.Version})
 	if err != nil {

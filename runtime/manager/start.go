@@ -343,10 +343,12 @@ func (s *starter) record(name string) record {
 	return rec
 }
 
-// live has the clone end after ttl, if there is one.
+// live has the clone end after ttl, if there is one. The time keeps the reading of the monotonic
+// clock, by which it is compared: a jump of the host's clock ends no clones, and keeps
+// none. The next daemon reads it from the record, without.
 func (r *record) live(ttl time.Duration) {
 	if ttl > 0 {
-		at := time.Now().Add(ttl).Round(0)
+		at := time.Now().Add(ttl)
 		r.ExpiresAt = &at
 	}
 }

@@ -1,11 +1,13 @@
 package checkpoint
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -339,5 +341,51 @@ func do(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDamagedInTheSameBoot: a live database that cannot be read is left as it is, and named.
+// Without the word of which boot it is of, the checkpoint takes its place.
+func TestDamagedInTheSameBoot(t *testing.T) {
+	for _, name := range files {
+		for what, damage := range map[string]func(path string) error{
+			"missing": os.Remove,
+			"empty":   func(path string) error { return os.Truncate(path, 0) },
+			"cut off": func(path string) error { return os.Truncate(path, 3*int64(os.Getpagesize())) },
+			"pages": func(path string) error {
+				b, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				for i := 2 * os.Getpagesize(); i < len(b); i++ {
+					b[i] ^= 0xff
+				}
+				return os.WriteFile(path, b, 0o600)
+			},
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				m := newMachine(t)
+				_, err := m.boots()
+				do(t, err)
+				m.with(t, func(d databases) {
+					d.add(t, "a")
+					do(t, d.Save(d.ctx))
+				})
+				do(t, damage(m.live(name)))
+				before, _ := os.ReadFile(m.live(name))
+				r, err := m.boots()
+				var hint interface{ Hint() string }
+				if !errdefs.IsDataLoss(err) || !errors.As(err, &hint) || !strings.Contains(err.Error(), m.live(name)) || r.Restored {
+					t.Errorf("report %+v, %v", r, err)
+				}
+				if now, _ := os.ReadFile(m.live(name)); !bytes.Equal(before, now) {
+					t.Error("it was changed")
+				}
+				do(t, os.Remove(filepath.Join(m.Dir, fileBoot)))
+				_, err = m.boots()
+				do(t, err)
+				m.with(t, func(d databases) { d.assertKeys(t, "a") })
+			})
+		}
 	}
 }

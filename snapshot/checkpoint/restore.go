@@ -33,7 +33,8 @@ type Report struct {
 }
 
 // Restore prepares the databases for a start of containerd. In the boot that
-// they were written in they are right as they are. In any other they may be
+// they were written in they are right as they are, or the error names the one that
+// is not and is of class DataLoss. In any other they may be
 // torn, and are replaced by the last checkpoint. If there are checkpoints but
 // none is whole, nothing is touched and the error is of class DataLoss.
 func Restore(o Options) (Report, error) {
@@ -58,7 +59,7 @@ func (o Options) restore() (r Report, err error) {
 		return r, err
 	}
 	if strings.TrimSpace(string(last)) == boot {
-		return r, nil
+		return r, o.checkLive()
 	}
 	r.Restarted = true
 	return r, o.replace(&r)

@@ -43,6 +43,7 @@ var classes = []struct {
 	{isSourceError, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
 	{errdefs.IsDataLoss, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
 	{isHostFull, api.CodeCapacity, http.StatusInsufficientStorage, true},
+	{isReadOnly, api.CodeGeneral, http.StatusServiceUnavailable, false},
 	{errdefs.IsResourceExhausted, api.CodeCapacity, http.StatusTooManyRequests, true},
 	{errdefs.IsNotFound, api.CodeNotFound, http.StatusNotFound, false},
 	{errdefs.IsAlreadyExists, api.CodeConflict, http.StatusConflict, false},
@@ -85,6 +86,8 @@ func newFailure(err error) *failure {
 	var h interface{ Hint() string }
 	if errors.As(err, &h) {
 		f.ErrorBody.Error.Hint = h.Hint()
+	} else if isReadOnly(err) {
+		f.ErrorBody.Error.Hint = "the kernel lets nobody write there, as after an error of the disk: see dmesg, mend it, and mount it writable"
 	}
 	return f
 }
@@ -161,6 +164,9 @@ func isSourceError(err error) bool {
 }
 
 func isStopping(err error) bool { return errors.Is(err, ErrStopping) }
+
+// isReadOnly says whether a filesystem of the daemon's does not let it write.
+func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }
 
 // isHostFull says whether the host has run out of disk or of files that can be open.
 func isHostFull(err error) bool {
