@@ -61,6 +61,7 @@ type daemon struct {
 	names      *names          // nil where nobody answers for names
 	attach     *attach.Attacher
 	publish    *publish.Publisher
+	certUsers  *server.CertUsers
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	engines    *catalog.Catalog
@@ -241,6 +242,10 @@ func (d *daemon) openRuntime(context.Context) error {
 	if d.shims != nil {
 		opts.Shims = d.shims
 	}
+	var err error
+	if d.certUsers, err = server.OpenCertUsers(filepath.Join(d.cfg.Root, "cert-users")); err != nil {
+		return err
+	}
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.events = event.New()
 	d.manager = manager.New(manager.Options{
@@ -254,7 +259,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
 		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
-		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events,
+		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events, UserName: d.certUsers.Name,
 		Failpoint: d.failpoints.of("build"),
 	})
 	return nil
@@ -351,7 +356,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.manager.RefreshPool(ctx); err != nil {
 		return err
 	}
-	listener, err := server.Listen(cfg.API.Socket, cfg.API.Group)
+	listeners, err := d.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -378,5 +383,6 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		return err
 	}
 	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup,
-		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log}).Serve(serving, listener)
+		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log,
+		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)
 }

@@ -148,7 +148,12 @@ func groupID(name string) (int, error) {
 }
 
 // userName and groupName return names for people, or the numbers.
-func userName(id int) string {
+func (b *Builder) userName(id int) string {
+	if b.UserName != nil {
+		if name, ok := b.UserName(id); ok {
+			return name
+		}
+	}
 	text := strconv.Itoa(id)
 	if u, err := user.LookupId(text); err == nil {
 		return u.Username
@@ -178,7 +183,7 @@ func (b *Builder) emit(ctx context.Context, t api.EventType, g snapshot.Golden, 
 		by = who.Name
 	}
 	b.Events.Emit(event.Event{
-		Event:  api.Event{Type: t, Golden: g.Ref().String(), Owner: userName(g.Access.Owner), By: by, Reason: reason},
+		Event:  api.Event{Type: t, Golden: g.Ref().String(), Owner: b.userName(g.Access.Owner), By: by, Reason: reason},
 		Access: &g.Access,
 	})
 }

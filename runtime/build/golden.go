@@ -163,7 +163,7 @@ func (b *Builder) golden(g snapshot.Golden) api.Golden {
 		Digest:        g.Digest,
 		Clones:        b.Live(g.Ref()),
 		Settings:      g.Settings,
-		Owner:         userName(g.Access.Owner),
+		Owner:         b.userName(g.Access.Owner),
 		Group:         groupName(g.Access.Group),
 		Mode:          fmt.Sprintf("%04o", g.Access.Mode),
 		DamagedAt:     g.DamagedAt,

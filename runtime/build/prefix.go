@@ -20,6 +20,10 @@ import (
 // root, so a caller who is not root may only name what is his own or root's,
 // what he can reach himself, and what nobody else can exchange.
 func checkPrefix(prefix string, caller server.Caller) (string, error) {
+	if caller.Remote != "" {
+		return "", snapshot.WithHint(fmt.Errorf("use %.80q as prefix: it is of the daemon's host, and the caller is not: %w", prefix, errdefs.ErrPermissionDenied),
+			"leave it out: from_host takes what is installed there")
+	}
 	if !filepath.IsAbs(prefix) || filepath.Clean(prefix) != prefix || strings.ContainsRune(prefix, 0) {
 		return "", snapshot.WithHint(invalid("invalid prefix %.80q", prefix), "use an absolute path without '..'")
 	}

@@ -195,4 +195,7 @@ func TestPrefix(t *testing.T) {
 			t.Errorf("%s for %d: %q, %v", tc.path, tc.uid, got, err)
 		}
 	}
+	if _, err := checkPrefix(root, server.Caller{UID: 1000, Admin: true, Remote: "192.0.2.1:999"}); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("for a caller of another host: %v", err)
+	}
 }

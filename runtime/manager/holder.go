@@ -33,6 +33,10 @@ type holder struct {
 
 // holderOf reads what a request names, for who has sent it.
 func (m *Manager) holderOf(who server.Caller, kind api.LeaseKind, text string) (holder, error) {
+	if who.Remote != "" {
+		return holder{}, snapshot.WithHint(fmt.Errorf("lease of %s %.40q: it is of this host, and the caller is not: %w", kind, text, errdefs.ErrInvalidArgument),
+			"hold a lease by a connection, or give a ttl")
+	}
 	if kind == api.LeaseCgroup {
 		h := holder{cgroup: path.Clean("/" + text)}
 		if populated, err := m.populated(h.cgroup); err != nil || !populated {

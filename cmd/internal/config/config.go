@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -45,6 +46,31 @@ type API struct {
 	Group  string `toml:"group" comment:"members of this group may use the socket (0660)"`
 
 	AdminGroup string `toml:"admin_group" comment:"members of this group may do with all clones and goldens what their owners may, as root"`
+
+	TLSListen   string   `toml:"tls_listen" comment:"let callers of other hosts in here, by TLS 1.3 with certificates on both sides, as in \"192.0.2.1:7423\"; \"\" lets none in"`
+	TLSCert     string   `toml:"tls_cert" comment:"PEM file of the daemon's certificate; all three are read anew for each connection"`
+	TLSKey      string   `toml:"tls_key" comment:"PEM file of its key"`
+	TLSClientCA string   `toml:"tls_client_ca" comment:"PEM file of the CA of callers' certificates, whose common names are who they are"`
+	TLSAdmins   []string `toml:"tls_admins" comment:"common names of administrators"`
+}
+
+// validate says what is missing, or would let nobody in.
+func (a API) validate() error {
+	if a.TLSListen == "" {
+		if a.TLSCert+a.TLSKey+a.TLSClientCA != "" || len(a.TLSAdmins) > 0 {
+			return errors.New("configuration: api.tls_listen: missing beside the other keys of TLS")
+		}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(a.TLSListen); err != nil {
+		return fmt.Errorf("configuration: api.tls_listen: %q is not an address like 192.0.2.1:7423", a.TLSListen)
+	}
+	for _, file := range []struct{ key, path string }{{"tls_cert", a.TLSCert}, {"tls_key", a.TLSKey}, {"tls_client_ca", a.TLSClientCA}} {
+		if !filepath.IsAbs(file.path) {
+			return fmt.Errorf("configuration: api.%s: %q is not an absolute path", file.key, file.path)
+		}
+	}
+	return nil
 }
 
 // Containerd is which containerd is driven, and how.
@@ -125,7 +151,7 @@ func Default() Config {
 	return Config{
 		Root:       "/var/lib/ctrsnap",
 		State:      "/run/ctrsnap",
-		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin"},
+		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin", TLSAdmins: []string{}},
 		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Storage:    Storage{Verify: Duration(7 * 24 * time.Hour)},
 		Network:    Network{Ahead: 16, DNS: true, DNSForward: []string{}, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
@@ -182,6 +208,9 @@ func (c *Config) validate() error {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("configuration: %s: %q is not an absolute path", key, path)
 		}
+	}
+	if err := c.API.validate(); err != nil {
+		return err
 	}
 	for key, err := range map[string]error{
 		"clone.limits": c.Clone.Limits.validate(), "clone.max": c.Clone.Max.validate(),

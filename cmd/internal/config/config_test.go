@@ -67,6 +67,10 @@ func TestWrongFilesAreRefusedByName(t *testing.T) {
 		"negative makers": {"[pool]\nparallel = -1\n", "pool: size, max and parallel"},
 		"no start":        {"[clone]\nstart_timeout = '0s'\n", "clone.start_timeout"},
 		"IPv6 as subnet":  {"[network]\nsubnet = 'fd00::/64'\n", "network.subnet"},
+		"tls files":       {"[api]\ntls_listen = ':7423'\ntls_cert = '/c'\ntls_key = 'k'\n", "api.tls_key"},
+		"tls without CA":  {"[api]\ntls_listen = ':7423'\ntls_cert = '/c'\ntls_key = '/k'\n", "api.tls_client_ca"},
+		"tls nowhere":     {"[api]\ntls_client_ca = '/ca'\n", "api.tls_listen"},
+		"tls address":     {"[api]\ntls_listen = '7423'\n", "api.tls_listen"},
 		"size overflow":   {"[storage]\nsize = '9999999999TiB'\n", "storage.size"},
 		"negative amount": {"[storage]\nsize = '-1'\n", "storage.size"},
 	} {

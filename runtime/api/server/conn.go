@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"math"
 	"net"
 	"os/user"
@@ -23,7 +24,11 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 
 // connOf returns the file descriptor of a request's connection, or nil.
 func connOf(ctx context.Context) syscall.RawConn {
-	c, ok := ctx.Value(connKey{}).(syscall.Conn)
+	conn := ctx.Value(connKey{})
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	c, ok := conn.(syscall.Conn)
 	if !ok {
 		return nil
 	}
@@ -35,9 +40,16 @@ func connOf(ctx context.Context) syscall.RawConn {
 }
 
 // caller says who is at the other end of a unix socket, as the kernel recorded
-// it when the connection was made; see SO_PEERCRED in unix(7). Elsewhere, UID
-// and GID are -1. PID is 0 for a caller of another PID namespace.
-func (s *Server) caller(ctx context.Context) Caller {
+// it when the connection was made; see SO_PEERCRED in unix(7). PID is 0 for a caller of
+// another PID namespace. Who came by TLS is whom his certificate names. Elsewhere, UID and GID are -1.
+func (s *Server) caller(ctx context.Context) (Caller, error) {
+	if conn, ok := ctx.Value(connKey{}).(*tls.Conn); ok {
+		return s.remote(conn)
+	}
+	return s.local(ctx), nil
+}
+
+func (s *Server) local(ctx context.Context) Caller {
 	unknown := Caller{UID: -1, GID: -1}
 	raw := connOf(ctx)
 	if raw == nil {

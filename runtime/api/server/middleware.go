@@ -21,6 +21,7 @@ type callKey struct{}
 type call struct {
 	id     string
 	caller Caller
+	err    error // why it is not known who he is
 }
 
 // callOf returns the request that ctx is of.
@@ -46,7 +47,8 @@ func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.active.Add(1)
 		defer s.active.Done()
-		c := call{id: rand.Text()[:10], caller: s.caller(r.Context())}
+		c := call{id: rand.Text()[:10]}
+		c.caller, c.err = s.caller(r.Context())
 		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 		rec := &recorder{ResponseWriter: w}
 		start := time.Now()
@@ -77,11 +79,15 @@ func (s *Server) survive(r *http.Request, w *recorder) {
 	s.refuse(r.Context(), w, errors.New("internal error"))
 }
 
-// negotiate refuses clients that speak another protocol. A request that does
-// not say, as curl's, is taken.
+// negotiate refuses clients that speak another protocol, or that may not be let in. A
+// request that does not say, as curl's, is taken.
 func (s *Server) negotiate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(api.HeaderProtocol, strconv.Itoa(api.Protocol))
+		if err := callOf(r.Context()).err; err != nil {
+			s.refuse(r.Context(), w, err)
+			return
+		}
 		if f := checkProtocol(r.Header.Get(api.HeaderProtocol)); f != nil {
 			s.refuse(r.Context(), w, f)
 			return

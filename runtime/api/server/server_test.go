@@ -423,7 +423,7 @@ func checkRefs(t *testing.T, body string, schemas map[string]map[string]any) {
 func TestHandlerWithoutSocket(t *testing.T) {
 	f := newFake()
 	s := New(Options{Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{}, Logger: slog.New(slog.DiscardHandler)})
-	if got := s.caller(context.Background()); got.UID != -1 {
+	if got, err := s.caller(context.Background()); err != nil || got.UID != -1 {
 		t.Errorf("caller of no socket: %+v", got)
 	}
 	w := httptest.NewRecorder()

@@ -38,6 +38,10 @@ type Options struct {
 	// AdminGroup may do with all clones and goldens what their owners may; one that does
 	// not exist is nobody, and root needs none.
 	AdminGroup string
+	// CertUsers are who comes by TLS; nil lets nobody in. CertAdmins are the common names of
+	// administrators among them.
+	CertUsers  *CertUsers
+	CertAdmins []string
 	// Logger takes the access log and internal errors; nil means slog.Default().
 	Logger *slog.Logger
 	// Grace is how long requests in progress may take to end once the server
@@ -72,7 +76,9 @@ type Server struct {
 	handler http.Handler
 	users   userNames
 	// adminGID is that of Options.AdminGroup, 0 if there is none.
-	adminGID int
+	adminGID   int
+	certUsers  *CertUsers
+	certAdmins []string
 
 	stopping context.Context // ends with ErrStopping
 	stop     context.CancelCauseFunc
@@ -84,7 +90,7 @@ func New(o Options) *Server {
 	s := &Server{
 		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, stats: o.Stats, hub: o.Events, metrics: o.Metrics, auditLog: o.Audit, interfaces: o.Interfaces, networks: o.Networks, engines: o.Engines, log: o.Logger, grace: o.Grace,
 		keepAlive: 15 * time.Second, watch: time.Second,
-		mux: http.NewServeMux(),
+		mux: http.NewServeMux(), certUsers: o.CertUsers, certAdmins: o.CertAdmins,
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -103,10 +109,10 @@ func New(o Options) *Server {
 // [Server.Serve] accepted the connection.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Serve serves l until ctx ends, and closes it. Streams then end at once, other
-// requests within the grace period. It returns nil if all of them did. A
+// Serve serves listeners until ctx ends or one of them fails, and closes them. Streams then
+// end at once, other requests within the grace period. It returns nil if all of them did. A
 // server serves once, any number of listeners.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(ErrStopping)
 	hs := &http.Server{
@@ -117,19 +123,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	served := make(chan error, 1)
-	go func() { served <- hs.Serve(l) }()
+	served := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { served <- hs.Serve(l) }()
+	}
+	left := len(listeners)
+	var err error
 	select {
-	case err := <-served:
-		return err
+	case err = <-served:
+		left--
 	case <-ctx.Done():
 	}
 	s.stop(ErrStopping)
-	err := s.shutdown(ctx, hs)
+	err = errors.Join(err, s.shutdown(ctx, hs))
 	cancel(ErrStopping) // what is left is told, and waited for
 	s.active.Wait()
-	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
+	for range left {
+		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
+			err = errors.Join(err, served)
+		}
 	}
 	return err
 }

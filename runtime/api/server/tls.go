@@ -1,0 +1,105 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// TLS is where callers of other hosts are let in, each by a certificate of his own. The files
+// are PEM, and read anew for each connection, so that they can be replaced at any time.
+type TLS struct {
+	Address   string // as in "192.0.2.1:7423"
+	Cert, Key string // the daemon's own
+	ClientCA  string // who signs the certificates of callers
+}
+
+// ListenTLS listens for [Server.Serve]. Only TLS 1.3 is spoken, only with who shows a certificate
+// for client authentication that the CA has signed, is valid now and has a common
+// name to know him by; 1024 connections at a time. The caller must close the listener.
+func ListenTLS(ctx context.Context, o TLS) (net.Listener, error) {
+	if _, err := o.config(); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", o.Address, err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", o.Address, err)
+	}
+	return tls.NewListener(bounded{l, make(chan struct{}, maxRemote)}, &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return o.config() },
+	}), nil
+}
+
+func (o TLS) config() (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(o.Cert, o.Key)
+	if err != nil {
+		return nil, fmt.Errorf("load certificate %s and key: %w", o.Cert, err)
+	}
+	pem, err := os.ReadFile(o.ClientCA)
+	if err != nil {
+		return nil, fmt.Errorf("load CA of clients: %w", err)
+	}
+	ca := x509.NewCertPool()
+	if !ca.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("load CA of clients: no certificate in %s: %w", o.ClientCA, errdefs.ErrInvalidArgument)
+	}
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{pair},
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		ClientCAs:              ca,
+		NextProtos:             []string{"http/1.1"}, // of which exec takes the connection over
+		SessionTicketsDisabled: true,                 // whoever comes again is verified again
+		VerifyConnection: func(s tls.ConnectionState) error {
+			_, err := commonName(s)
+			return err
+		},
+	}, nil
+}
+
+// commonNames are what callers may be called: it goes into logs, and into a file a line.
+var commonNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
+
+// commonName returns whose certificate the other end has shown, while it is valid.
+func commonName(s tls.ConnectionState) (string, error) {
+	if len(s.VerifiedChains) == 0 {
+		return "", fmt.Errorf("no certificate was verified: %w", errdefs.ErrPermissionDenied)
+	}
+	leaf := s.VerifiedChains[0][0]
+	if now := time.Now(); now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) { // it was valid when he connected
+		return "", fmt.Errorf("the certificate has expired: %w", errdefs.ErrPermissionDenied)
+	}
+	name := leaf.Subject.CommonName
+	if !commonNames.MatchString(name) {
+		return "", fmt.Errorf("common name %.64q of the certificate: want letters, digits and . _ @ -: %w", name, errdefs.ErrPermissionDenied)
+	}
+	return name, nil
+}
+
+// remote says who is at the other end of a TLS connection. He has no uid here, and is
+// given a number that no user has.
+func (s *Server) remote(conn *tls.Conn) (Caller, error) {
+	c := Caller{UID: -1, GID: -1, Remote: conn.RemoteAddr().String()}
+	name, err := commonName(conn.ConnectionState())
+	if err != nil {
+		return c, err
+	}
+	if s.certUsers == nil {
+		return c, fmt.Errorf("callers of other hosts are not known: %w", errdefs.ErrPermissionDenied)
+	}
+	uid, err := s.certUsers.number(name)
+	if err != nil {
+		return c, err
+	}
+	c.UID, c.Name, c.Admin = uid, certPrefix+name, slices.Contains(s.certAdmins, name)
+	return c, nil
+}
