@@ -86,7 +86,8 @@ type Runner interface {
 	Load(ctx context.Context, id string) (Task, error)
 	// Containers lists the containers that have all the given labels.
 	Containers(ctx context.Context, labels map[string]string) ([]ContainerInfo, error)
-	// SetRecord replaces the record of a container.
+	// SetRecord replaces the record of a container. It holds until the machine is
+	// started anew. Calls for one container must not overlap.
 	SetRecord(ctx context.Context, id string, record []byte) error
 	// Delete kills what runs in the container and removes its task, its mounts
 	// and its record. It is idempotent.

@@ -234,6 +234,7 @@ func (d *daemon) openRuntime(context.Context) error {
 		RuncBinary: d.runc(),
 		RuncRoot:   d.state("runc"),
 		FIFODir:    d.state("fifo"),
+		RecordDir:  d.state("records"),
 		Address:    d.containerd.Address(),
 		CgroupPath: d.cfg.Containerd.Cgroup,
 		Logger:     d.log,
@@ -284,6 +285,9 @@ func (d *daemon) recover(ctx context.Context) error {
 	_, err := d.builder.Recover(ctx)
 	if err != nil {
 		return err
+	}
+	if _, err := d.runner.RemoveRecords(ctx); err != nil {
+		d.log.Error("remove records", "error", err)
 	}
 	clones, err := d.manager.Recover(ctx)
 	d.recovered = clones

@@ -24,7 +24,7 @@ func (r *Runner) Delete(ctx context.Context, id string) error {
 	defer cancel()
 	container, err := r.client.LoadContainer(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return r.cgroup.remove(ctx, path.Join(r.opts.CgroupPath, id)) // it may have been reserved
+		return errors.Join(r.removeRecord(id), r.cgroup.remove(ctx, path.Join(r.opts.CgroupPath, id))) // it may have been reserved
 	}
 	if err != nil {
 		return fmt.Errorf("load container %s: %w", id, err)
@@ -43,6 +43,9 @@ func (r *Runner) Delete(ctx context.Context, id string) error {
 	}
 	err = r.client.ContainerService().Delete(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete record of container %s: %w", id, err)
+	}
+	if err := r.removeRecord(id); err != nil {
 		return fmt.Errorf("delete record of container %s: %w", id, err)
 	}
 	if err == nil {

@@ -58,6 +58,7 @@ func newHost(t testing.TB) *host {
 	h.options = Options{
 		RuncRoot:    filepath.Join(dir, "runc"),
 		FIFODir:     filepath.Join(dir, "fifo"),
+		RecordDir:   filepath.Join(dir, "records"),
 		CgroupPath:  "/" + filepath.Base(dir),
 		drainPeriod: 300 * time.Millisecond,
 	}
@@ -94,7 +95,7 @@ func (h *host) checkClean(t testing.TB) {
 			t.Errorf("cgroup left: %v", err)
 		}
 	}
-	for _, dir := range []string{h.options.FIFODir, filepath.Join(h.options.RuncRoot, snapshot.Namespace)} {
+	for _, dir := range []string{h.options.FIFODir, h.options.RecordDir, filepath.Join(h.options.RuncRoot, snapshot.Namespace)} {
 		left, err := os.ReadDir(dir)
 		if len(left) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("left in %s: %v, %v", dir, left, err)

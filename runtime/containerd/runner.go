@@ -48,6 +48,7 @@ type Options struct {
 	RuncBinary string // name or path of runc; default "runc", looked up in the shim's PATH
 	RuncRoot   string // where runc keeps its state; default /run/ctrsnap/runc
 	FIFODir    string // where fifos of Stdio are made; default /run/ctrsnap/fifo
+	RecordDir  string // where records are kept that have changed; default /run/ctrsnap/records
 	CgroupRoot string // mount point of the cgroup filesystem; default /sys/fs/cgroup
 	CgroupPath string // below which containers get theirs; default /ctrsnap
 	// Address is the socket of containerd, as its shims are told it; "" leaves shims alone
@@ -81,6 +82,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.RuncBinary, "runc")
 	setDefault(&o.RuncRoot, "/run/ctrsnap/runc")
 	setDefault(&o.FIFODir, "/run/ctrsnap/fifo")
+	setDefault(&o.RecordDir, "/run/ctrsnap/records")
 	setDefault(&o.CgroupRoot, "/sys/fs/cgroup")
 	setDefault(&o.CgroupPath, "/ctrsnap")
 	setDefault(&o.Timeout, 30*time.Second)
@@ -292,17 +294,6 @@ func labelFilter(labels map[string]string) []string {
 		terms = append(terms, "labels."+strconv.Quote(k)+"=="+strconv.Quote(v))
 	}
 	return []string{strings.Join(terms, ",")}
-}
-
-// SetRecord replaces the record of a container.
-func (r *Runner) SetRecord(ctx context.Context, id string, record []byte) error {
-	ctx, cancel := r.begin(ctx)
-	defer cancel()
-	c := containers.Container{ID: id, Extensions: extensions(record)}
-	if _, err := r.client.ContainerService().Update(ctx, c, "extensions."+recordExtension); err != nil {
-		return fmt.Errorf("update record of container %s: %w", id, err)
-	}
-	return nil
 }
 
 // Teardown removes the cgroup that containers get theirs below, unless somebody

@@ -268,6 +268,16 @@ func testRecords(t *testing.T, h *host, r *Runner) {
 	if err != nil || len(got) != 1 || string(got[0].Record) != "new" {
 		t.Errorf("after SetRecord: %v, %v", got, err)
 	}
+	left := filepath.Join(h.options.RecordDir, "records.new")
+	if err := os.WriteFile(left, []byte("cut"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.RemoveRecords(t.Context()); n != 1 || err != nil {
+		t.Errorf("removed %d records, %v; want what was being written", n, err)
+	}
+	if got, err := r.Containers(t.Context(), c.Labels); err != nil || len(got) != 1 || string(got[0].Record) != "new" {
+		t.Errorf("after RemoveRecords: %v, %v", got, err)
+	}
 	if err := r.SetRecord(t.Context(), "nothing", nil); !errdefs.IsNotFound(err) {
 		t.Errorf("SetRecord of nothing: %v", err)
 	}
