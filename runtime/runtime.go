@@ -37,8 +37,10 @@ type Stdio struct {
 
 // Container describes a container to be made.
 type Container struct {
-	ID      string
-	Rootfs  []mount.Mount
+	ID string
+	// Rootfs returns what the root is mounted from. It is called when the container is
+	// recorded and before its task is made: the snapshot may be made meanwhile.
+	Rootfs  func(ctx context.Context) ([]mount.Mount, error)
 	Process Process
 	// NetNS is the path of the network namespace to join; "" gives a new and
 	// empty one, HostNetwork the host's.

@@ -149,8 +149,9 @@ func TestContainer(t *testing.T) {
 	id := r.events[0].BuildID
 	for i, netns := range []string{"/netns/" + id, "", runtime.HostNetwork} {
 		c := got[i]
-		if c.ID != id || c.NetNS != netns || c.Labels[LabelKind] != KindBuild || c.Rootfs[0].Source != id {
-			t.Errorf("container %+v", c)
+		rootfs, err := c.Rootfs(t.Context())
+		if err != nil || c.ID != id || c.NetNS != netns || c.Labels[LabelKind] != KindBuild || rootfs[0].Source != id {
+			t.Errorf("container %+v, root %v, %v", c, rootfs, err)
 		}
 	}
 }

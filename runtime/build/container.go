@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ctrsnap/ctrsnap/network"
@@ -115,7 +116,7 @@ func (w *bench) startTask(ctx, waitCtx context.Context, p runtime.Process, netns
 func (w *bench) container(p runtime.Process, netns string, s *sink) runtime.Container {
 	return runtime.Container{
 		ID:       w.id,
-		Rootfs:   w.build.Mounts(),
+		Rootfs:   func(context.Context) ([]mount.Mount, error) { return w.build.Mounts(), nil },
 		Process:  p,
 		NetNS:    netns,
 		Hostname: w.id,

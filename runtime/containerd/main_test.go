@@ -187,9 +187,11 @@ func (h *host) container(id, script string) runtime.Container {
 	return runtime.Container{
 		ID:       id,
 		Hostname: "inside",
-		Rootfs:   []mount.Mount{{Type: "bind", Source: h.rootfs, Options: []string{"rbind", "rw"}}},
-		Process:  shell(script),
-		Labels:   map[string]string{"ctrsnap.io/kind": "test"},
+		Rootfs: func(context.Context) ([]mount.Mount, error) {
+			return []mount.Mount{{Type: "bind", Source: h.rootfs, Options: []string{"rbind", "rw"}}}, nil
+		},
+		Process: shell(script),
+		Labels:  map[string]string{"ctrsnap.io/kind": "test"},
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
@@ -177,12 +178,16 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 	if err := r.opts.Failpoint("recorded"); err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
+	rootfs, err := c.Rootfs(octx)
+	if err != nil {
+		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
+	}
 	container, err := r.client.LoadContainer(octx, c.ID)
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", c.ID, err)
 	}
 	s := r.newStreams(c)
-	t, err := container.NewTask(octx, s.create, r.taskOpts(c, record)...)
+	t, err := container.NewTask(octx, s.create, r.taskOpts(rootfs, record)...)
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, exhausted(err))
 	}
@@ -195,8 +200,8 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 	return &task{runner: r, task: t, streams: s}, nil
 }
 
-func (r *Runner) taskOpts(c runtime.Container, record containers.Container) []client.NewTaskOpts {
-	opts := []client.NewTaskOpts{client.WithRootFS(c.Rootfs)}
+func (r *Runner) taskOpts(rootfs []mount.Mount, record containers.Container) []client.NewTaskOpts {
+	opts := []client.NewTaskOpts{client.WithRootFS(rootfs)}
 	if r.opts.ShimBinary != "" && record.SandboxID == "" {
 		opts = append(opts, client.WithRuntimePath(r.opts.ShimBinary))
 	}
@@ -275,8 +280,11 @@ func (r *Runner) Containers(ctx context.Context, labels map[string]string) ([]ru
 	infos := make([]runtime.ContainerInfo, 0, len(list))
 	for _, c := range list {
 		info := runtime.ContainerInfo{ID: c.ID, Labels: c.Labels}
-		if record := c.Extensions[recordExtension]; record != nil {
-			info.Record = record.GetValue()
+		if first := c.Extensions[recordExtension]; first != nil {
+			info.Record = first.GetValue()
+		}
+		if info.Record, err = r.readRecord(c.ID, info.Record); err != nil {
+			return nil, fmt.Errorf("read record of container %s: %w", c.ID, err)
 		}
 		infos = append(infos, info)
 	}

@@ -3,6 +3,7 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
@@ -302,10 +304,18 @@ func testCreateFails(t *testing.T, h *host, r *Runner) {
 		t.Error("no error for a namespace that is not there")
 	}
 	c = h.container("fails", "true")
-	c.Rootfs[0].Source = "/nowhere"
+	c.Rootfs = func(context.Context) ([]mount.Mount, error) {
+		return []mount.Mount{{Type: "bind", Source: "/nowhere", Options: []string{"rbind", "rw"}}}, nil
+	}
 	c.Stdio = &runtime.Stdio{Stdin: strings.NewReader("x"), Stdout: &bytes.Buffer{}}
 	if _, err := r.Create(t.Context(), c); err == nil {
 		t.Error("no error for a root filesystem that is not there")
+	}
+	c = h.container("fails", "true")
+	late := errors.New("no snapshot")
+	c.Rootfs = func(context.Context) ([]mount.Mount, error) { return nil, late }
+	if _, err := r.Create(t.Context(), c); !errors.Is(err, late) {
+		t.Errorf("got %v, want %v", err, late)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -295,9 +295,13 @@ func (r *fakeRunner) Create(ctx context.Context, c runtime.Container) (runtime.T
 	if err := (*world)(r).at(ctx, "runner.Create"); err != nil {
 		return nil, err
 	}
+	rootfs, err := c.Rootfs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(c.Rootfs) != 1 || c.Rootfs[0].Source != c.ID || c.NetNS != "/netns/"+c.ID || c.Snapshot != c.ID {
+	if len(rootfs) != 1 || rootfs[0].Source != c.ID || c.NetNS != "/netns/"+c.ID || c.Snapshot != c.ID {
 		return nil, fmt.Errorf("container with parts of others: %+v", c)
 	}
 	t := &fakeTask{w: (*world)(r), c: c, ended: make(chan struct{})}

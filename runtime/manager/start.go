@@ -33,8 +33,11 @@ type starter struct {
 	undo  undo
 	begun time.Time
 
-	mounts []mount.Mount
-	netns  network.Namespace
+	// prepared is closed when the snapshot is there, or prepareErr says why not.
+	prepared   chan struct{}
+	prepareErr error
+	mounts     []mount.Mount
+	netns      network.Namespace
 
 	mu      sync.Mutex
 	timings api.Timings
@@ -75,7 +78,13 @@ func (s *starter) fail(ctx context.Context, err error) error {
 }
 
 func (s *starter) run(ctx context.Context) error {
-	if err := s.prepare(ctx); err != nil {
+	s.prepared = make(chan struct{})
+	go func() {
+		defer close(s.prepared)
+		s.prepareErr = s.stage(ctx, api.StagePrepare, s.prepareSnapshot)
+	}()
+	defer func() { <-s.prepared }() // what it made is undone after it
+	if err := s.surround(ctx); err != nil {
 		return err
 	}
 	if err := s.connect(); err != nil {
@@ -105,11 +114,10 @@ func (s *starter) stage(ctx context.Context, stage api.Stage, run func(context.C
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// prepare makes side by side what does not need each other: the snapshot, the
-// network, and what a container needs before it is one.
-func (s *starter) prepare(ctx context.Context) error {
+// surround makes side by side what a container needs before it is one, but for its
+// snapshot: that is needed by the task only.
+func (s *starter) surround(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.stage(ctx, api.StagePrepare, s.prepareSnapshot) })
 	g.Go(func() error { return s.stage(ctx, api.StageNetwork, s.prepareNetwork) })
 	g.Go(s.reserve)
 	return g.Wait()
@@ -196,7 +204,7 @@ func (s *starter) create(ctx context.Context) error {
 	}
 	c.task, err = s.opts.Runner.Create(ctx, runtime.Container{
 		ID:       c.id,
-		Rootfs:   s.mounts,
+		Rootfs:   s.rootfs,
 		Process:  s.want.process,
 		NetNS:    s.netns.Path,
 		Hostname: hostname,
@@ -211,10 +219,19 @@ func (s *starter) create(ctx context.Context) error {
 		Snapshot: c.id,
 	})
 	if err != nil {
+		if _, prepareErr := s.rootfs(ctx); prepareErr != nil {
+			return prepareErr
+		}
 		return fmt.Errorf("create container: %w", err)
 	}
 	s.undo.add(func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, c.id) })
 	return s.step("created")
+}
+
+// rootfs waits for the snapshot.
+func (s *starter) rootfs(context.Context) ([]mount.Mount, error) {
+	<-s.prepared
+	return s.mounts, s.prepareErr
 }
 
 // makeFiles makes the directory of the socket and the log file.
