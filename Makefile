@@ -52,6 +52,12 @@ test-engines: ## run the conformance suite against each engine, and measure its 
 	@$(MAKE) --no-print-directory build
 	@.ci/test-engines
 
+.PHONY: soak
+soak: ## have callers work for 20 minutes under kills, and compare what a daemon has before and after (needs root; SOAK, SEED)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory build
+	@.ci/soak
+
 .PHONY: powercut
 powercut: ## cut the power 100 times under load and check every golden (needs root; CUTS, SEED)
 	@.ci/setup test
