@@ -150,7 +150,10 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 // openContainerd starts or connects containerd, restores what the last boot
 // checkpointed, and clears what builds left behind.
 func (d *daemon) openContainerd(ctx context.Context) error {
-	saved := checkpoint.Options{Dir: d.stored("checkpoint"), Root: d.stored("containerd"), Failpoint: d.failpoints.of("checkpoint")}
+	saved := checkpoint.Options{
+		Dir: d.stored("checkpoint"), Root: d.stored("containerd"), External: d.cfg.Containerd.Address != "",
+		Failpoint: d.failpoints.of("checkpoint"),
+	}
 	restored, err := checkpoint.Restore(saved)
 	if err != nil {
 		return err

@@ -16,7 +16,10 @@ import (
 
 // faultReadOnly lets nobody write to the storage by its path, as the kernel does after an
 // error of the disk.
+//
+// What containerd was removing then it does not try again: the next collection of garbage does.
 func faultReadOnly(t *testing.T, d *daemon) {
+	waitFor(t, "what was removed to be gone", func() bool { return len(d.orphans("--dry-run")) == 0 })
 	dir := filepath.Join(d.work, "root/storage")
 	do(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 	writable := func() { do(t, unix.Unmount(dir, unix.MNT_DETACH)) }
@@ -29,6 +32,7 @@ func faultReadOnly(t *testing.T, d *daemon) {
 	t.Logf("exit code %d: %s", r.code, r.stderr)
 	wantError(t, r, 1, "read-only file system", "dmesg")
 	wantError(t, d.try(nil, "golden", "build", "late", fromHost(), "--init", "schema.sql"), 1, "read-only file system", "dmesg")
+	t.Logf("orphans while it is read-only: %v", d.orphans("--dry-run"))
 }
 
 // faultInodes uses up the inodes of the storage, of which there are as many as XFS is let have.

@@ -97,11 +97,13 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 		return nil, nil
 	}
 	if rec.ExpiresAt != nil {
-		left := time.Until(*rec.ExpiresAt)
+		now := time.Now()
+		left := rec.ExpiresAt.Sub(now)
 		if left <= 0 {
 			return nil, nil
 		}
-		rec.live(left)
+		at := now.Add(left) // the same time, with a reading of the monotonic clock
+		rec.ExpiresAt = &at
 	}
 	golden, err := m.opts.Store.Golden(ctx, snapshot.Ref{Name: rec.Golden, Version: rec.Version})
 	if err != nil {

@@ -32,6 +32,9 @@ const kept = 2
 type Options struct {
 	Dir  string // directory of checkpoints; nothing else is there
 	Root string // containerd's root; on the filesystem of the snapshots
+	// External says that containerd and its databases are somebody else's: they are
+	// neither read nor replaced, and only the boot is known.
+	External bool
 	// BootID returns what differs from one start of the machine to the next.
 	// nil means the kernel's (proc(5), /proc/sys/kernel/random/boot_id).
 	BootID func() (string, error)
