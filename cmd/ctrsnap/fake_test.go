@@ -563,6 +563,7 @@ func (f *fakeDaemon) build(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req, err := f.receive(form)
+	_, _ = io.Copy(io.Discard, r.Body) // net/http sees that a client is gone once it has read all of the body
 	if err != nil {
 		answer(w, nil, &api.Error{Code: api.CodeUsage, Message: err.Error()})
 		return
