@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/bench/plan"
+	"github.com/ctrsnap/ctrsnap/cmd/internal/cmdline"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -52,15 +52,7 @@ func prepare(cmd *cli.Command) *cli.Command {
 
 // usageErrorOf makes an error of the command line's parser ours.
 func usageErrorOf(_ context.Context, cmd *cli.Command, err error, _ bool) error {
-	hint := "see " + asked(cmd) + " --help"
-	msg := err.Error()
-	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
-		msg = "unknown flag --" + strings.TrimPrefix(name, "-")
-		if s := cli.SuggestFlag(cmd.Flags, name, true); s != "" {
-			hint = fmt.Sprintf("did you mean %s? %s", s, hint)
-		}
-	}
-	return usage(hint, "%s", msg)
+	return cmdline.UsageError(cmd, err, asked(cmd))
 }
 
 // asked is a command as people type it: ctrsnap runs this program.
@@ -90,7 +82,7 @@ func unknownScenario(name string, known []string) error {
 func negative(cmd *cli.Command) string {
 	for _, f := range cmd.Flags {
 		name := f.Names()[0]
-		if cmd.IsSet(name) && slices.Contains([]bool{cmd.Int(name) < 0, cmd.Float(name) < 0, cmd.Duration(name) < 0}, true) {
+		if cmd.IsSet(name) && (cmd.Int(name) < 0 || cmd.Float(name) < 0 || cmd.Duration(name) < 0) {
 			return name
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/ctrsnap/ctrsnap/cmd/internal/cmdline"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -51,30 +52,11 @@ func usageErrorOf(_ context.Context, cmd *cli.Command, err error, _ bool) error 
 	if errors.As(err, &e) {
 		return err
 	}
-	hint := strings.TrimSpace("see ctrsnap "+verb(cmd)) + " --help"
-	msg := err.Error()
-	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
-		msg = "unknown flag " + dashed(name)
-		if s := cli.SuggestFlag(cmd.Flags, name, true); s != "" {
-			hint = fmt.Sprintf("did you mean %s? %s", s, hint)
-		}
-	} else if name, ok := strings.CutPrefix(msg, "flag needs an argument: "); ok {
-		msg = "flag " + name + " needs a value"
-	} else if rest, ok := strings.CutPrefix(msg, "invalid value "); ok {
-		msg = "invalid value " + strings.Replace(rest, "for flag -", "for --", 1)
-	}
-	err = fmt.Errorf("%s: %w", verb(cmd), usagef("%s", hint).of("%s", msg))
+	err = fmt.Errorf("%s: %w", verb(cmd), cmdline.UsageError(cmd, err, strings.TrimSpace("ctrsnap "+verb(cmd))))
 	if cmd.Name == "run" {
 		return &codeError{exitBefore, err} // 2 may be the command's
 	}
 	return err
-}
-
-func dashed(name string) string {
-	if len(name) == 1 {
-		return "-" + name
-	}
-	return "--" + name
 }
 
 // about puts what the command was doing before err, unless err says so itself.
