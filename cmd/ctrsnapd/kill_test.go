@@ -93,12 +93,7 @@ func TestCrash(t *testing.T) {
 	if *crashKills > 100 { // a short run has other things to do
 		k.killOpening()
 	}
-	d := k.d
-	d.run("rm", cloneJSON(t, d, "shop", "--network", "lan").ID) // opens it, which stays
-	d.run("pool", "set", "shop", "--size", "0")
-	waitFor(t, "spare namespaces", func() bool { return len(d.takeCensus(ctx)["netns"]) == 4+2 })
-	before := d.takeCensus(ctx)
-	d.run("pool", "set", "shop", "--size", "2")
+	before := k.settle(ctx)
 	leaked := map[string]int{}
 	if *crashKills > 100 {
 		k.buildFirst(ctx)
@@ -129,6 +124,17 @@ func newKiller(t *testing.T, seed uint64) *killer {
 	return k
 }
 
+// settle returns what there is without clones, and has a pool made.
+func (k *killer) settle(ctx context.Context) census {
+	d := k.d
+	d.run("rm", cloneJSON(k.t, d, "shop", "--network", "lan").ID) // opens it, which stays
+	d.run("pool", "set", "shop", "--size", "0")
+	waitFor(k.t, "spare namespaces", func() bool { return len(d.takeCensus(ctx)["netns"]) == 4+2 })
+	before := d.takeCensus(ctx)
+	d.run("pool", "set", "shop", "--size", "2")
+	return before
+}
+
 // lanConf writes the configuration of a network that needs nothing of the host.
 func lanConf(t testing.TB, dir string) {
 	t.Helper()
@@ -151,6 +157,12 @@ func (k *killer) kill(ctx context.Context) {
 	}
 	k.next(ctx)
 	k.t.Logf("kill %d %s after %v, back in %v", k.kills, how, ended.Sub(began).Round(time.Millisecond), time.Since(ended).Round(time.Millisecond))
+	k.complain(how)
+}
+
+// complain fails the test for what was found wrong after a kill.
+func (k *killer) complain(how string) {
+	k.t.Helper()
 	for _, list := range [][]string{k.lost, k.twice, k.wrong} {
 		for _, s := range list {
 			k.t.Errorf("after kill %d %s: %s", k.kills, how, s)

@@ -58,12 +58,7 @@ func TestSoak(t *testing.T) {
 	begun := time.Now()
 	k := newKiller(t, *soakSeed)
 	ctx := t.Context()
-	d := k.d
-	d.run("rm", cloneJSON(t, d, "shop", "--network", "lan").ID) // opens it, which stays
-	d.run("pool", "set", "shop", "--size", "0")
-	waitFor(t, "spare namespaces", func() bool { return len(d.takeCensus(ctx)["netns"]) == 4+2 })
-	before := d.takeCensus(ctx)
-	d.run("pool", "set", "shop", "--size", "2")
+	before := k.settle(ctx)
 	r := soakReport{Target: "soak", Seed: *soakSeed, Leaked: map[string]int{}}
 	k.start(ctx)
 	for third := time.Now(); time.Since(third) < *soakSpan/3 && !t.Failed(); {
@@ -99,11 +94,7 @@ func (k *killer) killAtRandom(ctx context.Context) {
 	if err := k.verify(ctx); err != nil {
 		k.t.Error(err)
 	}
-	for _, list := range [][]string{k.lost, k.twice, k.wrong} {
-		for _, s := range list {
-			k.t.Errorf("after kill %d: %s", k.kills, s)
-		}
-	}
+	k.complain("at random")
 }
 
 // rest gives all clones back, looks for what is left, and returns what the daemon has when that is no
