@@ -7,7 +7,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -181,14 +180,14 @@ func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// interruptibleLater is interruptible from the call of watch on; before it, a
+// interruptibleLater is interruptible from the one call of watch on; before it, a
 // signal ends the process. The first use of signals takes the Go runtime a
 // thread and several switches to it, a tenth of a short command's time.
 func interruptibleLater(ctx context.Context) (_ context.Context, watch func(), stop context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch := make(chan os.Signal, 1)
 	done := make(chan struct{})
-	watch = sync.OnceFunc(func() {
+	watch = func() {
 		signal.Notify(ch, notIgnored(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)...)
 		go func() {
 			select {
@@ -197,7 +196,7 @@ func interruptibleLater(ctx context.Context) (_ context.Context, watch func(), s
 			case <-done:
 			}
 		}()
-	})
+	}
 	return ctx, watch, func() {
 		signal.Stop(ch)
 		close(done)

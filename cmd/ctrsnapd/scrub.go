@@ -35,22 +35,16 @@ func (d *daemon) scrub(ctx context.Context) {
 }
 
 func (d *daemon) pace(ctx context.Context) error {
-	rest := time.NewTimer(scrubRest)
-	defer rest.Stop()
+	rest := scrubRest
+	if d.manager.Load().Active > 0 {
+		rest += scrubBusyRest
+	}
 	select {
-	case <-rest.C:
+	case <-time.After(rest):
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if d.manager.Load().Active == 0 {
-		return nil
-	}
-	rest.Reset(scrubBusyRest)
-	select {
-	case <-rest.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err()
 }
 
 // marked tells that a golden was found to be damaged, or sound again, and has the pool follow.
