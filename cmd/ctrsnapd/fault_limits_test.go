@@ -29,6 +29,7 @@ func faultMemory(t *testing.T, d *daemon) {
 // taken again when others have ended.
 func faultPids(t *testing.T, d *daemon) {
 	c := cloneJSON(t, d, "shop", "--name", "crowded", "--pids", "16")
+	defer d.run("rm", "crowded")
 	var refused atomic.Int32
 	var wg sync.WaitGroup
 	for range 24 {
@@ -43,8 +44,11 @@ func faultPids(t *testing.T, d *daemon) {
 		t.Error("a clone has more processes than its limit")
 	}
 	t.Logf("%d of 24 connections refused", refused.Load())
-	query(t, c.URL, "SELECT 1")
-	d.run("rm", "crowded")
+	// A server's process outlives its connection: there is room once they have ended.
+	waitFor(t, "a connection to be taken", func() bool {
+		_, err := tryQuery(c.URL, "SELECT 1")
+		return err == nil
+	})
 }
 
 // faultDescriptors leaves the daemon descriptors to take a request with, and none to make a clone.
