@@ -37,15 +37,30 @@ func (s *Store) setLabel(ctx context.Context, name, label, value, doing string) 
 	ctx = namespaced(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	img := images.Image{Name: name + currentSuffix, Labels: map[string]string{label: value}}
-	if _, err := s.image(ctx, img.Name); err != nil {
+	if err := s.relabel(ctx, name+currentSuffix, label, value); err != nil {
 		return fmt.Errorf("%s %s: %w", doing, name, s.notFound(err))
 	}
-	if _, err := s.images.Update(ctx, img, "labels."+label); err != nil {
-		return fmt.Errorf("%s %s: %w", doing, name, err)
-	}
-	if err := s.opts.Save(ctx); err != nil {
-		return fmt.Errorf("%s %s: %w", doing, name, err)
-	}
 	return nil
+}
+
+// relabel sets the label and checkpoints, or leaves it as it was.
+func (s *Store) relabel(ctx context.Context, record, label, value string) (err error) {
+	was, err := s.image(ctx, record)
+	if err != nil {
+		return err
+	}
+	set := func(value string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			img := images.Image{Name: record, Labels: map[string]string{label: value}}
+			_, err := s.images.Update(ctx, img, "labels."+label)
+			return err
+		}
+	}
+	c := change{failpoint: s.opts.Failpoint}
+	defer func() { err = c.end(ctx, err) }()
+	if err := c.step(ctx, "label", set(value)); err != nil {
+		return err
+	}
+	c.onFail(set(was.Labels[label]))
+	return c.step(ctx, "checkpoint", s.opts.Save)
 }

@@ -75,8 +75,10 @@ func (b *build) begin(ctx context.Context, parent string) (err error) {
 	if b.upper, err = overlay.UpperDir(b.mounts); err != nil {
 		return err
 	}
-	b.dir, err = os.Open(b.upper)
-	return err
+	if b.dir, err = os.Open(b.upper); err != nil {
+		return err
+	}
+	return b.store.opts.Failpoint("opened")
 }
 
 // leased has what is made with ctx held by the build's lease.

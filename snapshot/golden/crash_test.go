@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -26,6 +27,8 @@ const (
 	envStep  = "CTRSNAP_TEST_STEP"
 	envDir   = "CTRSNAP_TEST_DIR"
 	envBoot  = "CTRSNAP_TEST_BOOT"
+	// envChange is which of changes a process does.
+	envChange = "CTRSNAP_TEST_CHANGE"
 )
 
 // phase runs one phase of a top-level test in a process of its own.
@@ -129,6 +132,94 @@ func crashCheck(t *testing.T) {
 	if g := e.commit(t, "shop", e.base, "data", "third"); g.Version != 2 {
 		t.Errorf("next build is version %d", g.Version)
 	}
+	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
+	e.assertEmpty(t)
+}
+
+// TestCrashOfChanges kills the process at each step of what is done with goldens beside Commit. After Reconcile
+// there is nothing of a build that was begun, no version is lost but the one that was being removed, one of those
+// left is current, and all of it can be done again.
+func TestCrashOfChanges(t *testing.T) {
+	needRoot(t)
+	switch os.Getenv(envPhase) {
+	case "change":
+		crashChange(t)
+		return
+	case "check":
+		crashChangeCheck(t)
+		return
+	}
+	for i, c := range changes {
+		if c.name == "set pool size" {
+			continue // a label, as the access is
+		}
+		for _, step := range c.steps {
+			t.Run(c.name+"/"+step, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				env := []string{envStep + "=" + step, envChange + "=" + strconv.Itoa(i), envBoot + "=1"}
+				if err := phase(t, "TestCrashOfChanges", "change", dir, env...); err == nil {
+					t.Fatal("survived")
+				}
+				if err := phase(t, "TestCrashOfChanges", "check", dir, env...); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// changeOf returns the change and the step that the environment names.
+func changeOf(t *testing.T) (oneChange, string) {
+	t.Helper()
+	i, err := strconv.Atoi(os.Getenv(envChange))
+	do(t, err)
+	return changes[i], os.Getenv(envStep)
+}
+
+func crashChange(t *testing.T) {
+	c, at := changeOf(t)
+	armed := false
+	e, _ := boot(t, Options{Failpoint: func(step string) error {
+		if armed && step == at {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		return nil
+	}})
+	e.makeBase(t)
+	e.commit(t, "shop", e.base, "data", "first")
+	e.commit(t, "shop", e.base, "data", "second")
+	armed = true
+	do(t, c.do(e.ctx, e.Store, e.base))
+}
+
+func crashChangeCheck(t *testing.T) {
+	c, at := changeOf(t)
+	e, _ := boot(t, Options{})
+	_, err := e.Reconcile(e.ctx, ReconcileOpts{})
+	do(t, err)
+	e.assertNoBuild(t)
+	switch c.name + " " + at {
+	case "promote checkpoint", "remove forget": // nobody was told; the current version had been changed
+		e.assertGoldens(t, "shop:1*", "shop:2")
+	case "remove checkpoint", "remove remove", "remove release":
+		e.assertGoldens(t, "shop:1*")
+	default:
+		e.assertGoldens(t, "shop:1", "shop:2*")
+	}
+	all, err := e.Goldens(e.ctx)
+	do(t, err)
+	for _, g := range all {
+		do(t, e.VerifyDigest(e.ctx, g.Ref()))
+	}
+	if len(all) == 1 {
+		e.builds = 10
+		e.commit(t, "shop", e.base, "data", "second")
+	}
+	do(t, c.do(e.ctx, e.Store, e.base))
+	_, err = e.Reconcile(e.ctx, ReconcileOpts{})
+	do(t, err)
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
 	e.assertEmpty(t)
 }

@@ -81,15 +81,18 @@ func (s *Store) remove(ctx context.Context, ref snapshot.Ref) (err error) {
 	if err := s.unused(ctx, gone); err != nil {
 		return err
 	}
-	release, err := s.hold(ctx, gone)
-	if err != nil {
-		return err
-	}
 	c := change{failpoint: s.opts.Failpoint}
+	defer func() { err = c.end(ctx, err) }()
 	// Until the checkpoint that forgets the goldens is on disk, the lease keeps
 	// their files: after a power loss the checkpoint before is what counts.
-	c.onFail(release)
-	defer func() { err = c.end(ctx, err) }()
+	var release func(context.Context) error
+	if err := c.step(ctx, "hold", func(ctx context.Context) (err error) {
+		release, err = s.hold(ctx, gone)
+		c.onFail(release)
+		return err
+	}); err != nil {
+		return err
+	}
 	if err := s.forget(ctx, &c, gone, left); err != nil {
 		return err
 	}
@@ -120,7 +123,7 @@ func (s *Store) removeSnapshots(ctx context.Context, goldens []snapshot.Golden) 
 func (s *Store) forget(ctx context.Context, c *change, gone, left []snapshot.Golden) error {
 	current := recordName(snapshot.Ref{Name: gone[0].Name})
 	if slices.ContainsFunc(gone, func(g snapshot.Golden) bool { return g.Current }) {
-		if err := s.replaceCurrent(ctx, c, current, left); err != nil {
+		if err := c.step(ctx, "heir", func(ctx context.Context) error { return s.replaceCurrent(ctx, c, current, left) }); err != nil {
 			return err
 		}
 	}

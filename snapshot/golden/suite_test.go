@@ -348,18 +348,30 @@ func testFailpoints(t *testing.T, e *env) {
 		e.assertGoldens(t, "shop:1", "shop:2*")
 		e.assertNoBuild(t)
 	}
-	for _, step := range []string{"forget", "checkpoint"} {
-		s := New(e.srv.Client(), Options{Failpoint: failAt(step, func() error { return broken })})
-		for _, ref := range []string{"shop", "shop:2"} {
-			if err := s.RemoveGolden(e.ctx, mustRef(t, ref)); !errors.Is(err, broken) {
-				t.Errorf("RemoveGolden at %s: %v", step, err)
+	for _, c := range changes {
+		for _, step := range c.steps {
+			s := New(e.srv.Client(), Options{Failpoint: failAt(step, func() error { return broken })})
+			if err := c.do(e.ctx, s, e.base); !errors.Is(err, broken) {
+				t.Errorf("%s at %s: %v", c.name, step, err)
+			}
+			if c.isDone(step) {
+				e.assertGoldens(t, "shop:1*")
+				_, err := e.Reconcile(e.ctx, ReconcileOpts{})
+				do(t, err)
+				e.commit(t, "shop", e.base, "data", "x")
 			}
 			e.assertGoldens(t, "shop:1", "shop:2*")
+			e.assertNoBuild(t)
+			e.assertLabels(t)
 		}
 	}
-	s := New(e.srv.Client(), Options{Failpoint: failAt("checkpoint", func() error { return broken })})
-	if err := s.Promote(e.ctx, g.Ref()); !errors.Is(err, broken) {
-		t.Errorf("Promote: %v", err)
+	for _, step := range []string{"hold", "heir", "forget", "checkpoint"} { // all versions
+		s := New(e.srv.Client(), Options{Failpoint: failAt(step, func() error { return broken })})
+		if err := s.RemoveGolden(e.ctx, mustRef(t, "shop")); !errors.Is(err, broken) {
+			t.Errorf("RemoveGolden of all at %s: %v", step, err)
+		}
+		e.assertGoldens(t, "shop:1", "shop:2*")
+		e.assertNoBuild(t)
 	}
 	do(t, e.collect(namespaced(e.ctx)))
 	e.assertGoldens(t, "shop:1", "shop:2*")
@@ -367,8 +379,51 @@ func testFailpoints(t *testing.T, e *env) {
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
 }
 
+// assertLabels fails if what was to be set of shop is, though that failed.
+func (e *env) assertLabels(t *testing.T) {
+	t.Helper()
+	sizes, err := e.PoolSizes(e.ctx)
+	do(t, err)
+	g, err := e.Golden(e.ctx, mustRef(t, "shop"))
+	do(t, err)
+	if len(sizes) > 0 || g.Access != snapshot.DefaultAccess {
+		t.Errorf("sizes of pools %v, access %s", sizes, g.Access)
+	}
+}
+
 // commitSteps are the failpoints of Commit, in their order.
 var commitSteps = []string{"sync", "snapshot", "content", "record", "current", "lease", "checkpoint"}
+
+// oneChange is a change of shop:1 and shop:2, of which the latter is current.
+type oneChange struct {
+	name  string
+	steps []string // its failpoints, in their order
+	do    func(ctx context.Context, s *Store, base string) error
+}
+
+// changes are those beside Commit.
+var changes = []oneChange{
+	{"begin", []string{"begin", "leased", "opened"}, func(ctx context.Context, s *Store, base string) error {
+		_, err := s.Begin(ctx, "bbegun", base)
+		return err
+	}},
+	{"promote", []string{"promote", "checkpoint"}, func(ctx context.Context, s *Store, _ string) error {
+		return s.Promote(ctx, snapshot.Ref{Name: "shop", Version: 1})
+	}},
+	{"remove", []string{"hold", "heir", "forget", "checkpoint", "remove", "release"}, func(ctx context.Context, s *Store, _ string) error {
+		return s.RemoveGolden(ctx, snapshot.Ref{Name: "shop", Version: 2})
+	}},
+	{"set access", []string{"label", "checkpoint"}, func(ctx context.Context, s *Store, _ string) error {
+		return s.SetAccess(ctx, "shop", snapshot.Access{Owner: 7, Mode: 0o600})
+	}},
+	{"set pool size", []string{"label", "checkpoint"}, func(ctx context.Context, s *Store, _ string) error {
+		return s.SetPoolSize(ctx, "shop", 3)
+	}},
+}
+
+// isDone says that a change holds though a step of it fails: what comes after its
+// checkpoint is garbage that a start collects.
+func (c oneChange) isDone(step string) bool { return step == "remove" || step == "release" }
 
 func testStillMounted(t *testing.T, e *env) {
 	b, err := e.Begin(e.ctx, "b1", e.base)
