@@ -59,7 +59,7 @@ func (m *Manager) create(ctx context.Context, caller server.Caller, req api.Clon
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}
 	var given undo // by predecessors to their successors
-	err = m.publishAll(ctx, want, old, clones)
+	err = m.publishAll(ctx, want, old, clones, &given)
 	if err == nil {
 		err = m.attachAll(ctx, want, old, clones, &given)
 	}

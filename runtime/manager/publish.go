@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -79,32 +80,36 @@ func firstFreePort() int {
 	return 1024
 }
 
-// publishAll publishes clones that were made, before anybody hears of them. The
-// caller discards them after an error.
-func (m *Manager) publishAll(ctx context.Context, want *plan, old, clones []*clone) error {
+// publishAll publishes clones that were made, before anybody hears of them. After an
+// error, or a later one, given has their predecessors published again, and the caller
+// discards the clones.
+func (m *Manager) publishAll(ctx context.Context, want *plan, old, clones []*clone, given *undo) error {
 	for i, c := range clones {
 		if c == nil || len(want.publish) == 0 {
 			continue
 		}
-		instead := ""
-		if old[i] != nil {
-			instead = old[i].id
-		}
-		if err := m.publishOne(ctx, c, instead, want.publish); err != nil {
+		if err := m.publishOne(ctx, c, old[i], want.publish, given); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Manager) publishOne(ctx context.Context, c *clone, instead string, at []publish.Address) error {
+func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Address, given *undo) error {
 	if !c.rec.Addr.IsValid() {
 		return snapshot.WithHint(
 			fmt.Errorf("publish clone: it has no address: %w", errdefs.ErrInvalidArgument), "leave --network none away")
 	}
-	got, err := m.opts.Ports.Publish(ctx, c.id, instead, at, netip.AddrPortFrom(c.rec.Addr, uint16(c.rec.Port))) //nolint:gosec // it is a port
+	instead := ""
+	if old != nil {
+		instead = old.id
+	}
+	got, err := m.opts.Ports.Publish(ctx, c.id, instead, at, c.at())
 	if err != nil {
 		return err
+	}
+	if old != nil {
+		given.add(func(ctx context.Context) error { return m.publishAgain(ctx, old, c.id) })
 	}
 	conn, err := c.engine.Connect(c.golden, publishedEndpoint(c, got[0]))
 	if err != nil {
@@ -116,6 +121,41 @@ func (m *Manager) publishOne(ctx context.Context, c *clone, instead string, at [
 			r.Published = append(r.Published, a.String())
 		}
 	})
+}
+
+// at is where the server of a clone listens.
+func (c *clone) at() netip.AddrPort {
+	return netip.AddrPortFrom(c.rec.Addr, uint16(c.rec.Port)) //nolint:gosec // it is a port
+}
+
+// publishAgain gives a clone back the ports that its record tells of, which instead may have now.
+func (m *Manager) publishAgain(ctx context.Context, c *clone, instead string) error {
+	m.mu.Lock()
+	told := slices.Clone(c.rec.Published)
+	m.mu.Unlock()
+	var at []publish.Address
+	for _, s := range told {
+		if strings.HasPrefix(s, "0.0.0.0:") && slices.Contains(told, "[::]"+strings.TrimPrefix(s, "0.0.0.0")) {
+			continue // one socket for both families
+		}
+		a, err := publish.Parse(s)
+		if err != nil {
+			return err
+		}
+		at = append(at, a)
+	}
+	if len(at) == 0 {
+		return nil
+	}
+	if _, err := m.opts.Ports.Publish(ctx, c.id, instead, at, c.at()); err != nil {
+		return fmt.Errorf("publish clone %s again: %w", c.id, err)
+	}
+	select {
+	case <-c.gone: // its teardown may have looked before
+		return m.unpublish(ctx, c.id)
+	default:
+		return nil
+	}
 }
 
 // publishedEndpoint is how this host reaches a clone by its published port.
@@ -154,7 +194,8 @@ func (m *Manager) published(ctx context.Context) ([]string, error) {
 	return m.opts.Ports.Published(ctx)
 }
 
-// reconcilePorts takes ports back of which no clone's user was told.
+// reconcilePorts takes ports back of which no clone's user was told, and publishes again
+// whose successor had taken them when the process died.
 func (m *Manager) reconcilePorts(ctx context.Context) error {
 	ids, err := m.published(ctx)
 	errs := []error{err}
@@ -165,6 +206,14 @@ func (m *Manager) reconcilePorts(ctx context.Context) error {
 		m.mu.Unlock()
 		if !told {
 			errs = append(errs, m.unpublish(ctx, id))
+		}
+	}
+	if err != nil || m.opts.Ports == nil {
+		return errors.Join(errs...)
+	}
+	for _, c := range m.labelled(ctx, nil) {
+		if !slices.Contains(ids, c.id) {
+			errs = append(errs, m.publishAgain(ctx, c, ""))
 		}
 	}
 	return errors.Join(errs...)

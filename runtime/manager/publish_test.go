@@ -75,6 +75,48 @@ func TestPublishFails(t *testing.T) {
 	}
 }
 
+// TestPublishedAgain has a clone's ports be its own again when its successor comes to nothing, by an error
+// or by the end of the process.
+func TestPublishedAgain(t *testing.T) {
+	w := newWorld(t)
+	m, _ := w.manager(t)
+	req := api.CloneRequest{Golden: "shop", Name: "pr", Publish: []string{"5433"}, IfExists: api.IfExistsReset}
+	resp, err := m.Create(t.Context(), caller, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := resp.Clones[0].ID
+	published := func(what string) {
+		t.Helper()
+		if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) != 1 || ids[0] != id {
+			t.Errorf("%s: published are %v, not %s", what, ids, id)
+		}
+	}
+	m.opts.Failpoint = func(step string) error {
+		if step == "hand out" {
+			return errors.New("boom")
+		}
+		return nil
+	}
+	if _, err := m.Create(t.Context(), caller, req); err == nil || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("got %v", err)
+	}
+	published("after an error")
+	m.Close(t.Context())
+	w.mu.Lock()
+	w.ports["csuccessor00"] = w.ports[id]
+	delete(w.ports, id)
+	w.mu.Unlock()
+	m, _ = w.manager(t)
+	published("after a restart")
+	if err := errors.Join(m.Remove(t.Context(), "pr", false), m.Drain(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.left(t); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestPublishRefuses(t *testing.T) {
 	w := newWorld(t)
 	m, _ := w.manager(t)
