@@ -113,17 +113,15 @@ func waitBoot(ctx context.Context, pid int, dataDir string, dirs []string, ok fu
 	return pollPidFile(ctx, pid, dataDir, ok)
 }
 
-// pollPidFile looks again and again.
+// pollPidFile looks again and again. Without a file descriptor left it gives up: it could not see the server's word,
+// and a caller that waits for it holds some.
 func pollPidFile(ctx context.Context, pid int, dataDir string, ok func(pidFile) bool) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		if r, err := rootfs.Open(fmt.Sprintf("/proc/%d/root", pid)); err == nil {
-			text := readPidFile(r, dataDir)
-			r.Close()
-			if ok(text) {
-				return nil
-			}
+		text, err := readPidFileOf(pid, dataDir)
+		if err != nil || ok(text) {
+			return err
 		}
 		select {
 		case <-tick.C:
@@ -152,8 +150,9 @@ func watchBoot(ctx context.Context, pid int, root *rootfs.Root, dataDir string, 
 	stop := context.AfterFunc(ctx, w.stop)
 	defer stop()
 	for {
-		if ok(readPidFile(root, dataDir)) {
-			return nil
+		text, err := readPidFile(root, dataDir)
+		if err != nil || ok(text) {
+			return err
 		}
 		for told := false; !told; { // of what happens to other files, too
 			events, err := w.read()
@@ -173,8 +172,26 @@ func watchBoot(ctx context.Context, pid int, root *rootfs.Root, dataDir string, 
 	}
 }
 
-// readPidFile returns "" if there is none yet.
-func readPidFile(root *rootfs.Root, dataDir string) pidFile {
-	text, _ := root.ReadFile(dataDir+"/"+pidFileName, 4096)
-	return pidFile(text)
+// readPidFileOf is readPidFile in the root filesystem of a process.
+func readPidFileOf(pid int, dataDir string) (pidFile, error) {
+	r, err := rootfs.Open(fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		return "", ifExhausted(err)
+	}
+	defer r.Close()
+	return readPidFile(r, dataDir)
+}
+
+// readPidFile returns "" if there is none yet. Its errors are those of ifExhausted.
+func readPidFile(root *rootfs.Root, dataDir string) (pidFile, error) {
+	text, err := root.ReadFile(dataDir+"/"+pidFileName, 4096)
+	return pidFile(text), ifExhausted(err)
+}
+
+// ifExhausted is an error only if it says that no file can be opened.
+func ifExhausted(err error) error {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		return err
+	}
+	return nil
 }

@@ -147,6 +147,6 @@ func (c relCaches) restore(number int32) error {
 // ready says whether the server may serve already; it may where its pid file cannot be
 // read, for it is there when the caches go.
 func (c relCaches) ready() bool {
-	text := readPidFile(c.root, c.dataDir)
+	text, _ := readPidFile(c.root, c.dataDir)
 	return text == "" || text.ready()
 }
