@@ -298,9 +298,6 @@ func (d *daemon) recover(ctx context.Context) error {
 		// One clone that cannot be recovered is no reason to serve none.
 		d.log.Error("recover clones", "error", err)
 	}
-	if _, err := d.runner.RemoveFIFOs(); err != nil {
-		d.log.Error("remove fifos", "error", err)
-	}
 	s := &d.started
 	s.Adopted, s.Pool, s.Removed, s.Orphans = clones.Adopted, clones.Members, clones.Removed, clones.Orphans
 	s.Kinds = d.GC(ctx, true).Kinds

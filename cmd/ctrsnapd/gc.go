@@ -51,8 +51,14 @@ func (d *daemon) kinds() []gc.Kind {
 		{Name: "mounts", List: d.mounts, Owner: ownerOf, Remove: func(_ context.Context, path string) error {
 			return mount.UnmountRecursive(path, unix.MNT_DETACH)
 		}},
+		{Name: "published ports", List: d.publish.Published, Remove: d.publish.Unpublish},
+		{Name: "further interfaces", List: func(context.Context) ([]string, error) { return d.attach.IDs() }, Remove: d.attach.Forget},
 		{Name: "namespaces", List: d.network.Namespaces, Remove: d.network.Remove},
 		{Name: "interfaces and addresses", List: d.network.Loose, Owner: nobody, Remove: d.removeLoose},
+		{Name: "firewall rules", List: d.strayRules, Owner: nobody, Remove: d.cleanRules},
+		{Name: "fifos", List: func(context.Context) ([]string, error) { return d.runner.LooseFIFOs() }, Owner: nobody, Remove: func(_ context.Context, path string) error {
+			return os.RemoveAll(path)
+		}},
 		{Name: "snapshots", List: d.store.Clones, Remove: d.store.Remove},
 		{Name: "build snapshots", List: d.store.Builds, Remove: d.store.RemoveBuild},
 		{Name: "loop devices", List: d.loops, Owner: nobody, Remove: func(_ context.Context, dev string) error { return storage.Detach(dev) }},
@@ -125,6 +131,16 @@ func (d *daemon) removeLoose(ctx context.Context, _ string) error {
 	}
 	return d.network.Reconcile(ctx, ids)
 }
+
+// strayRules lists rules of the host that are of no clone. Those within a clone's namespace go with it.
+func (d *daemon) strayRules(ctx context.Context) ([]string, error) {
+	if d.bridge == nil {
+		return nil, nil
+	}
+	return d.bridge.StrayRules(ctx)
+}
+
+func (d *daemon) cleanRules(ctx context.Context, _ string) error { return d.bridge.CleanRules(ctx) }
 
 func (d *daemon) loops(context.Context) ([]string, error) {
 	root, err := filepath.EvalSymlinks(d.cfg.Root)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ctrsnap/ctrsnap/network/firewall"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -59,6 +60,9 @@ func TestGC(t *testing.T) {
 		if err := syscall.Mount("none", filepath.Join(tasks, "rootfs"), "tmpfs", 0, ""); err != nil {
 			t.Fatal(err)
 		}
+		fifo := filepath.Join(d.state, "fifo/123")
+		do(t, os.MkdirAll(fifo, 0o700))
+		run(t, "nft", "add", "element", "inet", firewall.New(d.state).Table(), "egress4", "{ 203.0.113.9 }")
 		socket := filepath.Join(d.state, "containerd/s/dead")
 		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 		if err == nil {
@@ -75,6 +79,7 @@ func TestGC(t *testing.T) {
 		}
 		return map[string][]string{
 			"cgroups": {id}, "mounts": {filepath.Join(tasks, "rootfs")}, "sockets of shims": {socket},
+			"firewall rules": {"egress4 203.0.113.9"}, "fifos": {fifo},
 			"loop devices": {strings.TrimSpace(string(out))}, "directories": {filepath.Join(d.state, "clones", id), tasks},
 		}
 	}
@@ -94,7 +99,7 @@ func TestGC(t *testing.T) {
 		t.Errorf("left after a start: %v", found)
 	}
 	// The task is containerd's to remove, and the directory the manager's, which counts it.
-	for _, said := range []string{want["cgroups"][0], want["loop devices"][0], want["sockets of shims"][0], "orphans=1"} {
+	for _, said := range []string{want["cgroups"][0], want["loop devices"][0], want["sockets of shims"][0], want["fifos"][0], "203.0.113.9", "orphans=1"} {
 		if !strings.Contains(d.logTail(), said) {
 			t.Errorf("the log says nothing of %s:\n%s", said, d.logTail())
 		}

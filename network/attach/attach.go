@@ -253,6 +253,17 @@ func (a *Attacher) List(id string) ([]Attachment, error) {
 	return slices.DeleteFunc(all, func(att Attachment) bool { return att.ID != id }), err
 }
 
+// IDs lists the namespaces that have any.
+func (a *Attacher) IDs() ([]string, error) {
+	all, err := a.all()
+	ids := make([]string, 0, len(all))
+	for _, att := range all {
+		ids = append(ids, att.ID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), err
+}
+
 func (a *Attacher) all() ([]Attachment, error) {
 	files, err := filepath.Glob(filepath.Join(a.opts.Dir, "records", "*:*[^~]"))
 	if err != nil {

@@ -23,6 +23,9 @@ func (n *Network) openFirewall(ctx context.Context) error {
 		clones[id] = p.rules()
 	}
 	n.mu.Unlock()
+	if foreign, err := n.fw.Foreign(clones); len(foreign) > 0 { // an error the next call has, too
+		n.opts.Log.WarnContext(ctx, "the firewall had rules of nobody: removed", "rules", foreign, "error", err)
+	}
 	n.fwErr = n.fw.Reset(n.bridges(), clones)
 	if errdefs.IsNotImplemented(n.fwErr) {
 		n.opts.Log.WarnContext(ctx, "no firewall: clones reach services of the host, and none of their lease", "error", n.fwErr)
@@ -101,6 +104,22 @@ func (n *Network) Verify(context.Context) error {
 			"restart ctrsnapd, and then what deletes its tables")
 	}
 	return nil
+}
+
+// StrayRules lists what the firewall has that is of no clone and no bridge, and CleanRules removes it.
+func (n *Network) StrayRules(context.Context) ([]string, error) {
+	if n.fwErr != nil {
+		return nil, nil // there is none
+	}
+	return n.fw.Stray()
+}
+
+// CleanRules is idempotent.
+func (n *Network) CleanRules(context.Context) error {
+	if n.fwErr != nil {
+		return nil
+	}
+	return n.fw.Clean()
 }
 
 // extendFirewall says that there is another bridge, before anybody is attached

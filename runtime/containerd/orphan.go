@@ -47,18 +47,21 @@ func (r *Runner) RemoveCgroup(ctx context.Context, id string) error {
 	return r.cgroup.remove(ctx, path.Join(r.opts.CgroupPath, id))
 }
 
-// RemoveFIFOs removes the fifos that an earlier process was the other end of. It is to be
-// called at start, before containers are made.
-func (r *Runner) RemoveFIFOs() (int, error) {
+// LooseFIFOs lists the directories of fifos that this process is not the other end of: an earlier one was.
+func (r *Runner) LooseFIFOs() ([]string, error) {
+	r.fifoDirs.Lock() // none is being made
+	defer r.fifoDirs.Unlock()
 	dirs, err := os.ReadDir(r.opts.FIFODir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return 0, fmt.Errorf("list fifos: %w", err)
+		return nil, fmt.Errorf("list fifos: %w", err)
 	}
-	var errs []error
+	var loose []string
 	for _, d := range dirs {
-		errs = append(errs, os.RemoveAll(filepath.Join(r.opts.FIFODir, d.Name())))
+		if path := filepath.Join(r.opts.FIFODir, d.Name()); !r.fifoDirs.open[path] {
+			loose = append(loose, path)
+		}
 	}
-	return len(dirs), errors.Join(errs...)
+	return loose, nil
 }
 
 // findShims returns the ids of running shims by process.

@@ -108,6 +108,8 @@ type Runner struct {
 	checker  launch.Checker
 	profiles sync.Map // seccomp profiles by the capabilities that they are for
 
+	fifoDirs fifoDirs
+
 	mu      sync.Mutex
 	streams map[string]*streams // of containers with Stdio that this process made, by id
 }
@@ -126,6 +128,8 @@ func New(client *client.Client, opts Options) *Runner {
 		cgroup:  newCgroups(opts.CgroupRoot),
 		host:    sync.OnceValues(func() (*cgroup.Host, error) { return cgroup.NewHost(opts.CgroupRoot) }),
 		streams: map[string]*streams{},
+
+		fifoDirs: fifoDirs{open: map[string]bool{}},
 	}
 }
 

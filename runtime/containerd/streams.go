@@ -1,8 +1,10 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -20,8 +22,16 @@ type streams struct {
 	stdin   *eofReader // nil if there is none
 	output  *meter     // nil if there are no fifos
 	period  time.Duration
+	dirs    *fifoDirs // nil if there are no fifos
 	once    sync.Once
 	closed  chan struct{}
+}
+
+// fifoDirs are the directories of the fifos that this process is an end of, and the
+// lock under which they are made.
+type fifoDirs struct {
+	sync.Mutex
+	open map[string]bool
 }
 
 // newStreams returns the streams that a container asks for.
@@ -42,7 +52,7 @@ func (r *Runner) fifos(s runtime.Stdio, terminal bool) *streams {
 	if s == (runtime.Stdio{}) && !terminal {
 		return &streams{creator: cio.NullIO, closed: make(chan struct{})}
 	}
-	st := &streams{output: &meter{}, period: r.opts.drainPeriod, closed: make(chan struct{})}
+	st := &streams{output: &meter{}, period: r.opts.drainPeriod, dirs: &r.fifoDirs, closed: make(chan struct{})}
 	var in io.Reader
 	if s.Stdin != nil {
 		st.stdin = &eofReader{r: s.Stdin, eof: make(chan struct{})}
@@ -61,9 +71,22 @@ func (r *Runner) fifos(s runtime.Stdio, terminal bool) *streams {
 
 // create is the [cio.Creator] of the streams.
 func (s *streams) create(id string) (cio.IO, error) {
+	if s.dirs != nil {
+		s.dirs.Lock()
+		defer s.dirs.Unlock()
+	}
 	i, err := s.creator(id)
 	s.io = i
+	if s.dirs != nil && err == nil {
+		s.dirs.open[s.dir()] = true
+	}
 	return i, err
+}
+
+// dir is the directory of the fifos.
+func (s *streams) dir() string {
+	c := s.io.Config()
+	return filepath.Dir(cmp.Or(c.Stdout, c.Stdin, c.Stderr))
 }
 
 // closeStdin closes the process's standard input when ours has ended: the shim
@@ -121,6 +144,11 @@ func (s *streams) close() {
 	s.once.Do(func() { close(s.closed) })
 	s.io.Cancel()
 	_ = s.io.Close() // fifos that are closed already
+	if s.dirs != nil {
+		s.dirs.Lock()
+		defer s.dirs.Unlock()
+		delete(s.dirs.open, s.dir())
+	}
 }
 
 // keep remembers the streams of a container until it is deleted.
