@@ -40,7 +40,7 @@ func (d *daemon) takeCensus(ctx context.Context) census {
 		"netns":     {d.state + "/netns/*", d.state + "/networks/*/netns/*"},
 		"addresses": {d.state + "/lease/*", d.state + "/networks/*/ipam/*/[0-9]*", d.state + "/pool/*/*", d.state + "/networks/*/pool/*/*", d.state + "/networks/*/cache/*/*"},
 		"directories": {
-			d.state + "/clones/*", d.state + "/builds/*", d.state + "/runc/*/*", d.state + "/fifo/*", d.state + "/attach/records/*", d.state + "/containerd/s/*", d.work + "/root/storage/spool/*",
+			d.state + "/clones/*", d.state + "/builds/*", d.state + "/runc/*/*", d.state + "/fifo/*", d.state + "/attach/records/*", d.state + "/publish/*.json", d.state + "/containerd/s/*", d.work + "/root/storage/spool/*",
 			d.state + "/containerd/io.containerd.runtime.v2.task/*/*", d.work + "/root/storage/containerd/io.containerd.runtime.v2.task/*/*", d.work + "/root/storage/logs/c*.log",
 		},
 		"snapshot_directories": {snapshotter + "/*"},

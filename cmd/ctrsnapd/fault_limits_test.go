@@ -16,13 +16,13 @@ import (
 // faultMemory has a clone need more memory than it may have: its query fails, and nobody else's.
 func faultMemory(t *testing.T, d *daemon) {
 	c := cloneJSON(t, d, "shop", "--name", "hungry", "--memory", "96MiB")
+	defer d.try(nil, "rm", "hungry")
 	if _, err := tryQuery(c.URL, "SELECT length(string_agg(repeat(md5(g::text), 100), '')) FROM generate_series(1, 100000) g"); err == nil {
 		t.Error("a clone used more memory than its limit")
 	} else {
 		t.Log(err)
 	}
 	d.run("inspect", "hungry")
-	d.run("rm", "hungry")
 }
 
 // faultPids has a clone need more processes than it may have: connections are refused, and

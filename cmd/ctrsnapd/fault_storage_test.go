@@ -68,12 +68,22 @@ func faultInodes(t *testing.T, d *daemon) {
 // faultMetadata damages containerd's databases while the daemon is down: it does not start, says
 // which one it is, and leaves all as it is. With the file put back, clones are as they were.
 func faultMetadata(t *testing.T, d *daemon) {
+	whole := map[string][]byte{}
+	defer func() { // a failure ends here with a database that is none
+		if !t.Failed() {
+			return
+		}
+		d.stop(syscall.SIGTERM)
+		for file, b := range whole {
+			do(t, os.WriteFile(file, b, 0o600))
+		}
+	}()
 	for _, name := range metadata {
 		file := filepath.Join(d.work, "root/storage/containerd", name)
 		d.stop(syscall.SIGTERM)
-		whole := mustRead(t, file)
+		whole[file] = mustRead(t, file)
 		for what, damaged := range map[string][]byte{
-			"emptied": {}, "cut off": whole[:5000], "overwritten": bytes.Repeat([]byte{'x'}, len(whole)),
+			"emptied": {}, "cut off": whole[file][:5000], "overwritten": bytes.Repeat([]byte{'x'}, len(whole[file])),
 		} {
 			do(t, os.WriteFile(file, damaged, 0o600))
 			if err := d.launch(); err == nil {
@@ -87,7 +97,8 @@ func faultMetadata(t *testing.T, d *daemon) {
 				t.Errorf("%s %s was changed by a start", name, what)
 			}
 		}
-		do(t, os.WriteFile(file, whole, 0o600))
+		do(t, os.WriteFile(file, whole[file], 0o600))
+		delete(whole, file)
 		d.start()
 	}
 }

@@ -38,13 +38,15 @@ var bootPoints = []string{
 
 // loadPoints are visited by callers, and by starts.
 var loadPoints = []string{
-	"golden.begin", "golden.leased", "golden.sync", "golden.snapshot", "golden.content", "golden.record", "golden.current", "golden.lease",
-	"golden.checkpoint", "golden.promote", "golden.forget", "golden.remove", "golden.release", "golden.prepared",
+	"golden.begin", "golden.leased", "golden.opened", "golden.sync", "golden.snapshot", "golden.content", "golden.record", "golden.current", "golden.lease",
+	"golden.checkpoint", "golden.promote", "golden.hold", "golden.heir", "golden.forget", "golden.remove", "golden.label", "golden.release", "golden.prepared",
 	"checkpoint.sync", "checkpoint.write", "checkpoint.rename", "checkpoint.prune",
 	"build.spool init", "build.base", "build.begin", "build.bench", "build.commit",
 	"clone.prepared", "clone.connected", "clone.files", "clone.reserved", "clone.created", "clone.started", "clone.ready", "clone.kept",
 	"clone.claim", "clone.claimed", "clone.hand out", "clone.replace", "clone.removed", "clone.killed",
 	"clone.remove container", "clone.remove interfaces", "clone.remove ports", "clone.remove network", "clone.remove snapshot", "clone.remove files",
+	"publish.record", "publish.recorded", "publish.published", "publish.remove", "publish.removed",
+	"attach.recorded", "attach.attached", "attach.detached", "clone.attached",
 	"runner.recorded", "runner.created", "runner.ended", "runner.deleted",
 	"shim.recorded", "shim.created", "shim.started", "shim.ended",
 	"netpool.take", "netpool.taken", "netpool.record", "netpool.remove", "netpool.removed",

@@ -148,7 +148,13 @@ func (c *caller) any(ctx context.Context) (string, error) {
 		return "settings", c.clone(ctx, api.CloneRequest{Settings: map[string]string{"work_mem": "8MB"}})
 	case n < 66:
 		return "network", c.clone(ctx, api.CloneRequest{Networks: []string{"lan"}})
-	case n < 70:
+	case n < 72:
+		return "publish", c.publish(ctx)
+	case n < 76:
+		return "attach", c.attached(ctx)
+	case n < 80 && len(c.clones) > 0:
+		return "interface", c.interfaces(ctx)
+	case n < 84:
 		return "pair", c.clone(ctx, api.CloneRequest{Count: 2})
 	default:
 		return "clone", c.clone(ctx, api.CloneRequest{})
@@ -258,8 +264,10 @@ func (c *caller) workOnGolden(ctx context.Context) (string, error) {
 	switch {
 	case len(versions) > 3 || len(versions) > 2 && n < 30:
 		return "golden rm", c.removeVersion(ctx, versions[c.rand.IntN(len(versions))])
-	case len(versions) > 1 && n < 60:
+	case len(versions) > 1 && n < 55:
 		return "promote", c.promote(ctx, versions[c.rand.IntN(len(versions))])
+	case len(versions) > 0 && n < 60:
+		return "access", c.access(ctx)
 	default:
 		return "build", c.build(ctx)
 	}

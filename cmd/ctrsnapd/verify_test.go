@@ -76,7 +76,7 @@ func (l *load) check(there map[string]api.Clone, h *held) string {
 	if token != h.token {
 		return fmt.Sprintf("it says %q, not %q", token, h.token)
 	}
-	return ""
+	return h.reachable(got)
 }
 
 func (l *load) verifyGoldens(ctx context.Context) error {

@@ -196,6 +196,12 @@ func (m *Manager) reconcileInterfaces(ctx context.Context, containers map[string
 	return errors.Join(errs...)
 }
 
+// mayHave says that an interface is there, or that nobody can tell.
+func (c *clone) mayHave(ifName string) bool {
+	all, err := netns.Interfaces(c.namespace())
+	return err != nil || slices.ContainsFunc(all, func(i netns.Interface) bool { return i.Name == ifName })
+}
+
 func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	have, err := m.opts.Interfaces.List(c.id)
 	if err != nil {
@@ -203,15 +209,14 @@ func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	}
 	told := m.attached(c)
 	var errs []error
-	kept := 0
-	for _, a := range have {
-		if slices.ContainsFunc(told, func(t api.Attachment) bool { return t.IfName == a.IfName }) {
-			kept++
-			continue
+	have = slices.DeleteFunc(have, func(a attach.Attachment) bool {
+		if slices.ContainsFunc(told, func(t api.Attachment) bool { return t.IfName == a.IfName }) && c.mayHave(a.IfName) {
+			return false
 		}
 		errs = append(errs, m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), a.IfName))
-	}
-	if kept < len(told) {
+		return true
+	})
+	if len(have) < len(told) {
 		errs = append(errs, m.update(ctx, c, func(r *record) {
 			r.Attached = slices.DeleteFunc(slices.Clone(r.Attached), func(t api.Attachment) bool {
 				return !slices.ContainsFunc(have, func(a attach.Attachment) bool { return a.IfName == t.IfName })

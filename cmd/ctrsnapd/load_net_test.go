@@ -1,0 +1,64 @@
+package main_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+)
+
+// publish has a clone at a port of the host, which answers.
+func (c *caller) publish(ctx context.Context) error {
+	return c.clone(ctx, api.CloneRequest{Publish: []string{"127.0.0.1:0"}})
+}
+
+// attached has a clone with a further interface.
+func (c *caller) attached(ctx context.Context) error {
+	return c.clone(ctx, api.CloneRequest{Attach: []api.AttachRequest{c.link()}})
+}
+
+// link is one to the host alone, at an address of the caller's own.
+func (c *caller) link() api.AttachRequest {
+	return api.AttachRequest{Type: "ptp", IP: fmt.Sprintf("10.97.%d.%d/30", 50+c.number, 4*c.rand.IntN(60)+2)}
+}
+
+// interfaces gives a clone a further interface, and takes it away.
+func (c *caller) interfaces(ctx context.Context) error {
+	h := c.pick()
+	got, err := c.d.client.Attach(ctx, h.ID, c.link())
+	if err != nil {
+		return err
+	}
+	return c.d.client.Detach(ctx, h.ID, got.IfName)
+}
+
+// access changes who may use the caller's golden.
+func (c *caller) access(ctx context.Context) error {
+	_, err := c.d.client.SetGoldenAccess(ctx, c.golden, api.AccessRequest{Mode: []string{"0600", "0644"}[c.rand.IntN(2)]})
+	return err
+}
+
+// reachable says what is wrong with the ports of a clone that somebody holds.
+func (h *held) reachable(got api.Clone) string {
+	if strings.Join(got.Published, " ") != strings.Join(h.Published, " ") {
+		return fmt.Sprintf("it is published at %v, and was at %v", got.Published, h.Published)
+	}
+	if len(h.Published) == 0 {
+		return ""
+	}
+	token, err := tryQuery(h.URLs["published"], "SELECT token FROM owner")
+	// A proxy that has ended is replaced after a second.
+	for until := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(until); {
+		<-time.After(100 * time.Millisecond)
+		token, err = tryQuery(h.URLs["published"], "SELECT token FROM owner")
+	}
+	if err != nil {
+		return fmt.Sprintf("at %s: %v", h.Published[0], err)
+	}
+	if token != h.token {
+		return fmt.Sprintf("at %s it says %q, not %q", h.Published[0], token, h.token)
+	}
+	return ""
+}
