@@ -58,6 +58,13 @@ func (r Request) filters(link netlink.Link) error {
 		"ip link set "+r.Master+" type bridge vlan_filtering 1 (CONFIG_BRIDGE_VLAN_FILTERING in the kernel)")
 }
 
+// MayHave says that the namespace at path has an interface, or that nobody can tell: a process that dies while it
+// detaches one leaves a record of what is not there.
+func (a *Attacher) MayHave(path, ifName string) bool {
+	names, err := look(path)
+	return err != nil || names[ifName]
+}
+
 // look lists the interfaces of a namespace.
 func look(path string) (names map[string]bool, _ error) {
 	names = map[string]bool{"lo": true}

@@ -23,6 +23,7 @@ type Interfaces interface {
 	Detach(ctx context.Context, id, path, ifName string) error
 	Forget(ctx context.Context, id string) error
 	List(id string) ([]attach.Attachment, error)
+	MayHave(path, ifName string) bool
 	Reconcile(ctx context.Context, keep []string) error
 }
 
@@ -196,12 +197,6 @@ func (m *Manager) reconcileInterfaces(ctx context.Context, containers map[string
 	return errors.Join(errs...)
 }
 
-// mayHave says that an interface is there, or that nobody can tell.
-func (c *clone) mayHave(ifName string) bool {
-	all, err := netns.Interfaces(c.namespace())
-	return err != nil || slices.ContainsFunc(all, func(i netns.Interface) bool { return i.Name == ifName })
-}
-
 func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	have, err := m.opts.Interfaces.List(c.id)
 	if err != nil {
@@ -210,7 +205,7 @@ func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	told := m.attached(c)
 	var errs []error
 	have = slices.DeleteFunc(have, func(a attach.Attachment) bool {
-		if slices.ContainsFunc(told, func(t api.Attachment) bool { return t.IfName == a.IfName }) && c.mayHave(a.IfName) {
+		if slices.ContainsFunc(told, func(t api.Attachment) bool { return t.IfName == a.IfName }) && m.opts.Interfaces.MayHave(c.namespace(), a.IfName) {
 			return false
 		}
 		errs = append(errs, m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), a.IfName))

@@ -19,6 +19,7 @@ import (
 type fakeInterfaces struct {
 	mu   sync.Mutex
 	have []attach.Attachment
+	gone string // an interface that no namespace has
 }
 
 func (f *fakeInterfaces) Attach(_ context.Context, id, path string, r attach.Request) (attach.Attachment, error) {
@@ -60,6 +61,8 @@ func (f *fakeInterfaces) List(id string) ([]attach.Attachment, error) {
 	defer f.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(f.have), func(a attach.Attachment) bool { return a.ID != id }), nil
 }
+
+func (f *fakeInterfaces) MayHave(_, ifName string) bool { return ifName != f.gone }
 
 func (f *fakeInterfaces) Reconcile(_ context.Context, keep []string) error {
 	f.mu.Lock()
@@ -117,12 +120,12 @@ func TestAttachIsForAdministrators(t *testing.T) {
 }
 
 // TestAttachedSurvivesRestart also has one that an earlier daemon was attaching
-// when it ended, one that it was detaching, and one of a clone that is gone.
+// when it ended, two that it was detaching, and one of a clone that is gone.
 func TestAttachedSurvivesRestart(t *testing.T) {
 	w, f := newWorld(t), &fakeInterfaces{}
 	m := attachable(t, w, f)
 	id := create(t, m, api.CloneRequest{}).Clones[0].ID
-	for range 2 {
+	for range 3 {
 		if _, err := m.Attach(t.Context(), server.Caller{}, id, request); err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +133,8 @@ func TestAttachedSurvivesRestart(t *testing.T) {
 	if err := m.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.have = append(f.have[:1], attach.Attachment{ID: id, IfName: "eth7"}, attach.Attachment{ID: "caaaaaaaaaa1", IfName: "eth1"})
+	f.gone = "eth3"
+	f.have = append(f.have[:1], f.have[2], attach.Attachment{ID: id, IfName: "eth7"}, attach.Attachment{ID: "caaaaaaaaaa1", IfName: "eth1"})
 	m = attachable(t, w, f)
 	c, err := m.Get(t.Context(), id)
 	if err != nil || len(c.Attached) != 1 || c.Attached[0].IfName != "eth1" {
