@@ -17,11 +17,27 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench"
 )
 
-// sample is how long the machine is watched while the run waits.
-const sample = 500 * time.Millisecond
+const (
+	// sample is how long the machine is watched while the run waits.
+	sample = 500 * time.Millisecond
+	// patience is how long it may take until what the run itself has left is over: pages
+	// are written back, clones removed.
+	patience = 5 * time.Second
+)
 
-// Before describes the machine with the storage at dir, and watches for half a
-// second how busy it is.
+// Rest waits until hardly anything works, but not long, and returns how busy the machine
+// was in the last half second.
+func Rest(ctx context.Context) float64 {
+	for end := time.Now().Add(patience); ; {
+		b := busy(ctx)
+		if b <= bench.NoisyFrom || time.Now().After(end) || ctx.Err() != nil {
+			return b
+		}
+	}
+}
+
+// Before describes the machine with the storage at dir, and watches how busy it is
+// once it has come to rest.
 func Before(ctx context.Context, dir string, reflink bool, versions map[string]string) (bench.Machine, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -33,7 +49,7 @@ func Before(ctx context.Context, dir string, reflink bool, versions map[string]s
 		MemoryBytes: Memory("MemTotal"), Filesystem: filesystem(dir), StorageFree: Free(dir), Reflink: reflink, Versions: versions,
 		LoadBefore: load(),
 	}
-	m.BusyBefore = busy(ctx)
+	m.BusyBefore = Rest(ctx)
 	return m, nil
 }
 

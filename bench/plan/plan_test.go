@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +193,34 @@ func TestFromResults(t *testing.T) {
 		t.Errorf("notes %q, %v", a.Notes, err)
 	}
 	if _, err := plan.FromResults(results[:1]); !errors.Is(err, plan.ErrIncomplete) || !strings.Contains(err.Error(), "density/answering_per_gib") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Steps that disturb each other make a machine as if it had fewer processors, and a clone alone
+// on it no slower.
+func TestContention(t *testing.T) {
+	p := profile()
+	calm, alone := p.Model(2), sim.Arrivals([]time.Duration{0, time.Minute, 2 * time.Minute}, sim.Constant(1), rand.New(rand.NewPCG(1, 1)))
+	p.Contention = 2
+	busy := p.Model(2)
+	if busy.Cores != calm.Cores/2 || busy.Make.CPUs != calm.Make.CPUs {
+		t.Errorf("got %g processors of %g, %g for a clone of %g", busy.Cores, calm.Cores, busy.Make.CPUs, calm.Make.CPUs)
+	}
+	latency := func(m sim.Model) []float64 { return sim.Run(m, alone, rand.New(rand.NewPCG(1, 2))).Latency }
+	if a, b := latency(calm), latency(busy); !slices.Equal(a, b) {
+		t.Errorf("who is alone waits %v, and %v where steps disturb each other", a, b)
+	}
+	l := plan.Load{PerDay: 4_000_000, Peak: 2, Lifetime: 5 * time.Second}
+	few, err := plan.Make(profile(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if many, err := plan.Make(p, l); err != nil || many.Runners <= few.Runners {
+		t.Errorf("%d runners, %d where steps disturb each other: %v", few.Runners, many.Runners, err)
+	}
+	p.Contention = -1
+	if _, err := plan.Make(p, l); !errors.Is(err, plan.ErrIncomplete) {
 		t.Errorf("got %v", err)
 	}
 }

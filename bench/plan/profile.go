@@ -5,6 +5,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/ctrsnap/ctrsnap/bench"
@@ -41,6 +42,9 @@ type Profile struct {
 	HitCPU    float64   `json:"hit_cpu_ms"`
 	MakeCPU   float64   `json:"make_cpu_ms"`
 	RemoveCPU float64   `json:"remove_cpu_ms"`
+	// Contention is how many times that the steps take of the processors while others
+	// are under way: caches and locks are shared. 0, of older recordings, is 1.
+	Contention float64 `json:"contention,omitempty"`
 
 	CloneBytes float64 `json:"clone_bytes"` // memory of an idle clone, all counted
 	CloneDisk  float64 `json:"clone_disk_bytes"`
@@ -72,6 +76,7 @@ func FromResults(results []bench.Result) (Profile, error) {
 	take("pool", "hit_cpu", median(&p.HitCPU))
 	take("pool", "make_cpu", median(&p.MakeCPU))
 	take("pool", "remove_cpu", median(&p.RemoveCPU))
+	find(results, "pool", "contention", median(&p.Contention)) // of newer recordings
 	take("density", "answering_per_gib", func(s bench.Series) { p.CloneBytes = (1 << 30) / s.P50 })
 	take("density", "disk_bytes_per_clone", median(&p.CloneDisk))
 	if len(missing) > 0 {
@@ -116,6 +121,8 @@ func (p Profile) check() error {
 		return fmt.Errorf("%w: a duration is 0", ErrIncomplete)
 	case p.MakeCPU < 0 || p.RemoveCPU < 0 || p.HitCPU < 0 || p.MakeCPU+p.RemoveCPU <= 0:
 		return fmt.Errorf("%w: no processor time", ErrIncomplete)
+	case p.Contention < 0 || math.IsNaN(p.Contention) || math.IsInf(p.Contention, 0):
+		return fmt.Errorf("%w: no contention", ErrIncomplete)
 	case p.CloneBytes <= 0 || p.CloneDisk < 0 || p.Machine.CPUs <= 0 || p.Machine.MemoryBytes <= 0:
 		return fmt.Errorf("%w: no sizes", ErrIncomplete)
 	case p.Refill <= 0 || p.Slots <= 0 || p.Addresses <= 0:
@@ -124,12 +131,29 @@ func (p Profile) check() error {
 	return nil
 }
 
-// Model is a runner of that kind with a pool of so many members.
+// contention is Contention, or 1.
+func (p Profile) contention() float64 {
+	if p.Contention == 0 {
+		return 1
+	}
+	return p.Contention
+}
+
+// Model is a runner of that kind with a pool of so many members. Contention makes its
+// processors fewer, not its steps longer: a step that is alone takes what it took alone.
 func (p Profile) Model(pool int) sim.Model {
 	return sim.Model{
-		Pool: pool, Refill: p.Refill, Slots: p.Slots, Removers: p.Slots, Backlog: backlog * p.Slots, Rest: restMS / 1e3, Cores: float64(p.Machine.CPUs),
-		Claim: Step(p.Hit, p.HitCPU), Make: Step(p.Make, p.MakeCPU), Remove: Step(p.Remove, p.RemoveCPU),
+		Pool: pool, Refill: p.Refill, Slots: p.Slots, Removers: p.Slots, Backlog: backlog * p.Slots, Rest: restMS / 1e3,
+		Cores: float64(p.Machine.CPUs) / p.contention(),
+		Claim: chain(Step(p.Hit, p.HitCPU)), Make: Step(p.Make, p.MakeCPU), Remove: Step(p.Remove, p.RemoveCPU),
 	}
+}
+
+// chain is a step whose processes wait for each other: the caller, the daemon, the server. What
+// uses more than one processor meanwhile is done beside it, and nobody waits for that.
+func chain(s sim.Step) sim.Step {
+	s.CPUs = min(s.CPUs, 1)
+	return s
 }
 
 // Step is work that took so many milliseconds and cpu of processor time.

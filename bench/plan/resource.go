@@ -28,9 +28,9 @@ func (p Profile) disk(l Load) Resource {
 func (p Profile) cpu(l Load, life float64) Resource {
 	each := (p.HitCPU+p.MakeCPU+p.RemoveCPU)/1e3 + l.JobCPUs*life
 	return Resource{
-		Name: "cpu", Unit: "claims/s", Limit: full * float64(p.Machine.CPUs) / each,
-		Why: fmt.Sprintf("%.0f %% of %d CPUs / (%.0f ms to make + %.0f ms to hand out + %.0f ms to remove + %.3g CPUs × %.3g s of the test)",
-			100*full, p.Machine.CPUs, p.MakeCPU, p.HitCPU, p.RemoveCPU, l.JobCPUs, life),
+		Name: "cpu", Unit: "claims/s", Limit: full * float64(p.Machine.CPUs) / p.contention() / each,
+		Why: fmt.Sprintf("%.0f %% of %d CPUs / %.2f for steps that disturb each other / (%.0f ms to make + %.0f ms to hand out + %.0f ms to remove + %.3g CPUs × %.3g s of the test)",
+			100*full, p.Machine.CPUs, p.contention(), p.MakeCPU, p.HitCPU, p.RemoveCPU, l.JobCPUs, life),
 	}
 }
 
