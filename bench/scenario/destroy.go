@@ -21,7 +21,7 @@ func destroy(ctx context.Context, t *take) error {
 		return err
 	}
 	d := newDestruction(golden)
-	err := interleave(ctx, t, warmUp, t.rounds(100), []*recorder.Recorder{d.gone, d.create, d.returns},
+	err := interleaveFor(ctx, t, t.Span/2, warmUp, t.rounds(100), []*recorder.Recorder{d.gone, d.create, d.returns},
 		func(ctx context.Context, _ int) error { return t.destroyOne(ctx, golden, d) })
 	t.note("destroy: until nothing is left; destroy_returns: until the caller may go on")
 	t.compare("destroy_vs_create", d.gone, d.create)

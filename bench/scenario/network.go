@@ -20,7 +20,7 @@ func network(ctx context.Context, t *take) error {
 		return err
 	}
 	with, without := recorder.New("cold_default", golden, "ms"), recorder.New("cold_none", golden, "ms")
-	err := interleave(ctx, t, warmUp, t.rounds(60), []*recorder.Recorder{with, without},
+	err := interleaveFor(ctx, t, t.Span/2, warmUp, t.rounds(60), []*recorder.Recorder{with, without},
 		func(ctx context.Context, _ int) error { return t.coldOn(ctx, golden, nil, with) },
 		func(ctx context.Context, _ int) error { return t.coldOn(ctx, golden, []string{"none"}, without) })
 	t.keep(with, without)
@@ -65,7 +65,7 @@ func (t *take) ways(ctx context.Context, golden string) (err error) {
 	}
 	tcp.Address = netip.AddrPortFrom(host, uint16(c.Port))
 	s, a := newWay("socket", golden), newWay("tcp", golden)
-	err = interleave(ctx, t, warmUp, t.rounds(100), []*recorder.Recorder{s.connect, a.connect, s.query, a.query, s.rate, a.rate},
+	err = interleaveFor(ctx, t, t.Span/2, warmUp, t.rounds(100), []*recorder.Recorder{s.connect, a.connect, s.query, a.query, s.rate, a.rate},
 		func(ctx context.Context, _ int) error { return s.measure(ctx, socket) },
 		func(ctx context.Context, _ int) error { return a.measure(ctx, tcp) })
 	t.keep(s.connect, a.connect, s.query, a.query, s.rate, a.rate)

@@ -37,7 +37,7 @@ func (t *take) raceTemplates(ctx context.Context) error {
 		if err := t.race(ctx, golden, []peer.Peer{clones{t.Env, "ctrsnap", golden, nothing}, one}); err != nil {
 			return err
 		}
-		return bench.Interleave(ctx, t.rounds(4),
+		return bench.Interleave(ctx, t.rounds(3),
 			func(ctx context.Context, _ int) error {
 				return t.sustain(ctx, over, func(int) peer.Peer { return fast{clones{t.Env, "ctrsnap", golden, nothing}} })
 			},

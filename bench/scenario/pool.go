@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/bench/rig"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 const (
@@ -60,34 +60,24 @@ func (e *Env) pooled(ctx context.Context, golden string, n int) error {
 func (e *Env) warm(ctx context.Context, golden string, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, warmTimeout)
 	defer cancel()
-	var seen string
+	var pools []api.Pool
 	var err error
 	waitErr := e.await(ctx, "the pool of "+golden, func() bool {
-		if seen, err = e.Rig.CLI(ctx, "pool", "ls", "-o", "json"); err != nil {
+		if pools, err = e.Rig.Client().Pools(ctx); err != nil {
 			return ctx.Err() == nil // say so now
 		}
-		return ready(seen, e.ref(golden)) >= n
+		return ready(pools, e.ref(golden)) >= n
 	})
 	if waitErr != nil {
-		return fmt.Errorf("%w: %s", waitErr, seen)
+		return fmt.Errorf("%w: %+v", waitErr, pools)
 	}
 	return err
 }
 
-// ready reads from what `pool ls -o json` prints how many clones of a golden
-// wait.
-func ready(list, golden string) int {
-	var doc struct {
-		Pools []struct {
-			Golden string `json:"golden"`
-			Ready  int    `json:"ready"`
-		} `json:"pools"`
-	}
-	if json.Unmarshal([]byte(list), &doc) != nil {
-		return -1
-	}
+// ready is how many clones of a golden wait.
+func ready(pools []api.Pool, golden string) int {
 	n := 0
-	for _, p := range doc.Pools {
+	for _, p := range pools {
 		if p.Golden == golden {
 			n += p.Ready
 		}

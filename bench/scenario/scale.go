@@ -30,9 +30,10 @@ func (t *take) points(p points) []int {
 const pointRounds = 20
 
 // scale measures how cost grows as work grows. What takes longest to prepare comes last:
-// it is skipped first where the time is over.
+// it is skipped first where the time is over. The first point has the goldens that there are
+// already: one, if nothing has run before.
 func scale(ctx context.Context, t *take) error {
-	for _, part := range []func(context.Context, *take) error{scaleLive, scaleCallers, scaleDepth, scaleFiles, scaleGoldens} {
+	for _, part := range []func(context.Context, *take) error{scaleNow, scaleLive, scaleCallers, scaleDepth, scaleFiles, scaleGoldens} {
 		if time.Now().After(t.Deadline) {
 			t.skip("the rest: the time was over")
 			return nil
@@ -171,7 +172,8 @@ func (t *take) grow(ctx context.Context, golden string, live []api.Clone, n int)
 }
 
 // upkeep records what the daemon and its shims take while clones live and nobody asks
-// for anything.
+// for anything, and what all of the host takes then: servers, and a kernel that looks after
+// the memory of so many.
 func (t *take) upkeep(ctx context.Context, golden string, live int) error {
 	pid, err := t.Rig.PID()
 	if err != nil {
@@ -184,7 +186,7 @@ func (t *take) upkeep(ctx context.Context, golden string, live int) error {
 	at := func(name, unit string) *recorder.Recorder {
 		return recorder.New(name, golden, unit).At("live", float64(live))
 	}
-	bytes, shimBytes, cpu := at("daemon_memory", "bytes"), at("shims_memory", "bytes"), at("daemon_cpu", "ms/s")
+	bytes, shimBytes, cpu, host := at("daemon_memory", "bytes"), at("shims_memory", "bytes"), at("daemon_cpu", "ms/s"), at("host_cpu", "ms/s")
 	own, err := machine.ProcessMemory(pid)
 	if err != nil {
 		return err
@@ -199,12 +201,15 @@ func (t *take) upkeep(ctx context.Context, golden string, live int) error {
 		sum += n
 	}
 	shimBytes.Add(float64(sum))
-	used, err := watchCPU(ctx, append(shims, pid), 2*time.Second)
+	const watched = 2 * time.Second
+	worked := machine.CPUTime()
+	used, err := watchCPU(ctx, append(shims, pid), watched)
 	if err != nil {
 		return err
 	}
 	cpu.Add(used)
-	t.keep(bytes, shimBytes, cpu)
+	host.Add(recorder.Milliseconds(machine.CPUTime()-worked) / watched.Seconds())
+	t.keep(bytes, shimBytes, cpu, host)
 	return nil
 }
 

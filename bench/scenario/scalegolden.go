@@ -45,6 +45,15 @@ func scaleDepth(ctx context.Context, t *take) error {
 	return nil
 }
 
+// scaleNow measures clones beside the goldens that the run has made so far.
+func scaleNow(ctx context.Context, t *take) error {
+	const golden = "small"
+	if err := t.unpooled(ctx, golden); err != nil {
+		return err
+	}
+	return t.coldAt(ctx, golden, "goldens", float64(len(t.goldenNames())))
+}
+
 // scaleGoldens measures clones beside many goldens on the host.
 func scaleGoldens(ctx context.Context, t *take) error {
 	const golden = "small"
@@ -100,14 +109,18 @@ func scaleFiles(ctx context.Context, t *take) error {
 	return nil
 }
 
-// coldAt measures clones of a golden, and their removal, at one point.
+// coldAt measures clones of a golden, their removal, and claims, at one point.
 func (t *take) coldAt(ctx context.Context, golden, what string, value float64) error {
 	if err := t.setPoolIfAny(ctx, golden, 0); err != nil {
 		return err
 	}
 	d := newDestruction(golden).at(what, value)
 	err := t.repeat(ctx, func(ctx context.Context) error { return t.destroyOne(ctx, golden, d) }, d.create, d.gone)
-	t.keep(d.create, d.gone)
+	claim := recorder.New("claim", golden, "ms").At(what, value)
+	if err == nil {
+		err = t.claims(ctx, golden, claim)
+	}
+	t.keep(d.create, d.gone, claim)
 	return err
 }
 

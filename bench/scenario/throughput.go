@@ -149,14 +149,18 @@ func (t *take) call(ctx context.Context, callers int, golden string, length time
 	if err := g.Wait(); err != nil {
 		return ends, err
 	}
-	return ends, t.drained(ctx, t.waiting(ctx, golden))
+	return ends, t.drained(ctx, t.waiting(ctx))
 }
 
-// waiting is how many clones wait in the pool or may be on their way there.
-func (e *Env) waiting(ctx context.Context, golden string) int {
-	list, err := e.Rig.CLI(ctx, "pool", "ls", "-o", "json")
-	if err != nil || ready(list, e.ref(golden)) < 0 {
+// waiting is how many clones wait in pools or may be on their way there.
+func (e *Env) waiting(ctx context.Context) int {
+	pools, err := e.Rig.Client().Pools(ctx)
+	if err != nil {
 		return 0
 	}
-	return poolSize
+	n := 0
+	for _, p := range pools {
+		n += p.Wanted
+	}
+	return n
 }
