@@ -43,6 +43,7 @@ type line struct {
 	name   string
 	points plotter.XYs
 	steps  bool // a distribution, not a curve through points
+	beside bool // in the color of the line before it, dashed: what that is compared with
 }
 
 // axis is one of a picture's two.
@@ -57,13 +58,17 @@ func lines(x, y axis, all []line) ([]byte, error) {
 	p := sans()
 	p.X.Label.Text, p.Y.Label.Text = x.label, y.label
 	p.Add(grid())
-	for i, l := range all {
+	hue := -1
+	for _, l := range all {
+		if !l.beside {
+			hue++
+		}
 		drawn, err := plotter.NewLine(l.points)
 		if err != nil {
 			return nil, fmt.Errorf("draw %s: %w", l.name, err)
 		}
-		drawn.Color, drawn.Width = colors[i%len(colors)], vg.Points(1.6)
-		if i >= len(colors) {
+		drawn.Color, drawn.Width = colors[max(hue, 0)%len(colors)], vg.Points(1.6)
+		if l.beside || hue >= len(colors) {
 			drawn.Dashes = []vg.Length{vg.Points(5), vg.Points(3)}
 		}
 		if l.steps {

@@ -68,7 +68,7 @@ func byPeer(results []bench.Result) (Plot, error) {
 		if s.Golden != "app" {
 			name += " (" + s.Golden + ")"
 		}
-		all = append(all, line{name, cumulated(s.Samples), true})
+		all = append(all, line{name: name, points: cumulated(s.Samples), steps: true})
 	}
 	return picture(Plot{Name: "peers", Title: "A database with data, until its first answer", Caption: "Part of the databases that had answered by then; the same data and server settings, and the same storage but for docker and podman, who have their own."},
 		axis{label: "milliseconds", log: true}, axis{label: "part", zero: true}, all)
@@ -80,13 +80,13 @@ func byStage(results []bench.Result) (Plot, error) {
 	for _, s := range of(results, "cold", func(s bench.Series) bool { return s.Name == "ctrsnap" }) {
 		for _, stage := range path {
 			if v := s.StageSamples[stage]; len(v) > 0 {
-				all = append(all, line{stage, cumulated(v), true})
+				all = append(all, line{name: stage, points: cumulated(v), steps: true})
 			}
 		}
-		all = append(all, line{"whole", cumulated(s.Samples), true})
+		all = append(all, line{name: "whole", points: cumulated(s.Samples), steps: true})
 	}
 	for _, s := range of(results, "cold", func(s bench.Series) bool { return s.Name == "bare" }) {
-		all = append(all, line{"bare server", cumulated(s.Samples), true})
+		all = append(all, line{name: "bare server", points: cumulated(s.Samples), steps: true})
 	}
 	return picture(Plot{Name: "stages", Title: "Stages of a cold clone", Caption: "Part of the clones whose stage was over by then; bare is the same server without a container on a plain copy."},
 		axis{label: "milliseconds", log: true}, axis{label: "part", zero: true}, all)
@@ -123,21 +123,21 @@ func bySize(results []bench.Result) (Plot, error) {
 func byCallers(results []bench.Result) (Plot, error) {
 	found := of(results, "scale", func(s bench.Series) bool { return s.At["callers"] > 0 && s.Name == "rate" })
 	return picture(Plot{Name: "throughput", Title: "Throughput against callers", Caption: "Clones made, asked and destroyed, without a pool; the time until the last is gone counts."},
-		axis{label: "callers", log: true}, axis{label: "clones per second", zero: true}, []line{{"cold", curve(found, "callers", 1, 1, p50), false}})
+		axis{label: "callers", log: true}, axis{label: "clones per second", zero: true}, []line{{name: "cold", points: curve(found, "callers", 1, 1, p50)}})
 }
 
 // byClones is the memory of idle clones against their number.
 func byClones(results []bench.Result) (Plot, error) {
 	found := of(results, "density", func(s bench.Series) bool { return s.Name == "memory_used" })
 	return picture(Plot{Name: "memory", Title: "Memory against clones", Caption: "By which the memory that the host has available fell, all counted."},
-		axis{label: "clones", zero: true}, axis{label: "MiB", zero: true}, []line{{"memory", curve(found, "clones", 1, 1<<20, p50), false}})
+		axis{label: "clones", zero: true}, axis{label: "MiB", zero: true}, []line{{name: "memory", points: curve(found, "clones", 1, 1<<20, p50)}})
 }
 
 // diskByClones is the disk of idle clones against their number.
 func diskByClones(results []bench.Result) (Plot, error) {
 	found := of(results, "density", func(s bench.Series) bool { return s.Name == "disk_used" })
 	return picture(Plot{Name: "disk", Title: "Disk against clones", Caption: "What the storage took more."},
-		axis{label: "clones", zero: true}, axis{label: "MiB", zero: true}, []line{{"disk", curve(found, "clones", 1, 1<<20, p50), false}})
+		axis{label: "clones", zero: true}, axis{label: "MiB", zero: true}, []line{{name: "disk", points: curve(found, "clones", 1, 1<<20, p50)}})
 }
 
 // byLive is what a clone takes beside others.
@@ -145,7 +145,7 @@ func byLive(results []bench.Result) (Plot, error) {
 	var all []line
 	for _, name := range []string{"create", "destroy", "claim"} {
 		found := of(results, "scale", func(s bench.Series) bool { return s.Name == name && s.At["live"] > 0 && s.At["again"] == 0 })
-		all = append(all, line{name + " p50", curve(found, "live", 1, 1, p50), false})
+		all = append(all, line{name: name + " p50", points: curve(found, "live", 1, 1, p50)})
 	}
 	return picture(Plot{Name: "live", Title: "Clones beside live clones", Caption: "Medians: cold clone and claim until the first answer, removal until nothing is left."},
 		axis{label: "live clones", log: true}, axis{label: "milliseconds", zero: true}, all)
@@ -154,9 +154,16 @@ func byLive(results []bench.Result) (Plot, error) {
 // predicted is what the simulation says beside what was measured.
 func predicted(results []bench.Result) (Plot, error) {
 	var all []line
-	for _, name := range []string{"measured", "predicted"} {
-		for _, s := range of(results, "pool", func(s bench.Series) bool { return s.Name == name && len(s.Samples) > 0 }) {
-			all = append(all, line{fmt.Sprintf("%s, pool %g, %.0f/s", name, s.At["pool"], s.At["rate"]), cumulated(s.Samples), true})
+	named := func(name string) []bench.Series {
+		return of(results, "pool", func(s bench.Series) bool { return s.Name == name && len(s.Samples) > 0 })
+	}
+	for _, s := range named("measured") {
+		load := fmt.Sprintf(", pool %g, %.0f/s", s.At["pool"], s.At["rate"])
+		all = append(all, line{name: "measured" + load, points: cumulated(s.Samples), steps: true})
+		for _, p := range named("predicted") {
+			if maps.Equal(p.At, s.At) {
+				all = append(all, line{name: "predicted" + load, points: cumulated(p.Samples), steps: true, beside: true})
+			}
 		}
 	}
 	return picture(Plot{Name: "pool", Title: "Claims of callers who come at random", Caption: "From when each was to come until he had a clone, beside what the simulation predicts of the same callers."},
@@ -168,7 +175,7 @@ func p99(s bench.Series) float64 { return s.P99 }
 
 // quantiles are the curves of the median and the 99th percentile.
 func quantiles(found []bench.Series, at string, x, y float64) []line {
-	return []line{{"p50", curve(found, at, x, y, p50), false}, {"p99", curve(found, at, x, y, p99), false}}
+	return []line{{name: "p50", points: curve(found, at, x, y, p50)}, {name: "p99", points: curve(found, at, x, y, p99)}}
 }
 
 // curve is one value of each series against where it was measured, in units of x and y.
