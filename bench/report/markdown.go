@@ -83,7 +83,11 @@ func writeSeries(b *strings.Builder, r bench.Result) {
 func place(s bench.Series) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(s.At)) {
-		parts = append(parts, fmt.Sprintf("%s=%.4g", k, s.At[k]))
+		if name, ok := strings.CutSuffix(k, "_bytes"); ok {
+			parts = append(parts, fmt.Sprintf("%s=%.0fMiB", name, s.At[k]/(1<<20)))
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%s=%.6g", k, s.At[k]))
 	}
 	return strings.Join(parts, " ")
 }

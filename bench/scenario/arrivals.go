@@ -76,7 +76,7 @@ func arrivals(ctx context.Context, t *take) (err error) {
 	for _, tr := range trials {
 		for i, turn := range tr.turns {
 			tr.life.Add(turn.life)
-			if limit := disturbed * max(costs[i], costs[i+1]); turn.life > limit {
+			if turn.life > disturbed*max(costs[i], costs[i+1]) && !t.Quick {
 				t.note("pool %d, turn %d is left out: others worked on the machine, its clones took %.0f ms of processor time each, and of a machine that is full before and after it at most %.0f",
 					tr.members, i+1, turn.life, max(costs[i], costs[i+1]))
 				continue
