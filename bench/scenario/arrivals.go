@@ -74,16 +74,7 @@ func arrivals(ctx context.Context, t *take) (err error) {
 		costs = append(costs, cost)
 	}
 	for _, tr := range trials {
-		for i, turn := range tr.turns {
-			tr.life.Add(turn.life)
-			if turn.life > disturbed*max(costs[i], costs[i+1]) && !t.Quick {
-				t.note("pool %d, turn %d is left out: others worked on the machine, its clones took %.0f ms of processor time each, and of a machine that is full before and after it at most %.0f",
-					tr.members, i+1, turn.life, max(costs[i], costs[i+1]))
-				continue
-			}
-			tr.measure(turn)
-			tr.predict(k.model(tr.members, k.contention((costs[i]+costs[i+1])/2)), turn.callers)
-		}
+		tr.count(t, costs, func(cost float64) sim.Model { return k.model(tr.members, k.contention(cost)) })
 		tr.judge(t)
 	}
 	k.keepAll(costs)
@@ -145,12 +136,22 @@ func (tr *trial) arrive(ctx context.Context, t *take, length time.Duration) erro
 	return nil
 }
 
-// measure counts a turn.
-func (tr *trial) measure(tn turn) {
-	for _, took := range tn.took {
-		if took > 0 {
-			tr.measured.AddDuration(took)
+// count counts the turns and simulates them, by what a life cost before and after each. It
+// leaves those out in which others worked; a smoke run is never alone.
+func (tr *trial) count(t *take, costs []float64, model func(cost float64) sim.Model) {
+	for i, tn := range tr.turns {
+		tr.life.Add(tn.life)
+		if full := max(costs[i], costs[i+1]); tn.life > disturbed*full && !t.Quick {
+			t.note("pool %d, turn %d is left out: others worked on the machine, its clones took %.0f ms of processor time each, and of a machine that is full before and after it at most %.0f",
+				tr.members, i+1, tn.life, full)
+			continue
 		}
+		for _, took := range tn.took {
+			if took > 0 {
+				tr.measured.AddDuration(took)
+			}
+		}
+		tr.predict(model((costs[i]+costs[i+1])/2), tn.callers)
 	}
 }
 

@@ -3,14 +3,17 @@ package scenario
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	openloop "github.com/ctrsnap/ctrsnap/bench/load"
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
+	"github.com/ctrsnap/ctrsnap/bench/sim"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -117,6 +120,40 @@ func TestBrokenPeerEndsNoRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := tk.res.Series; len(s) != 1 || s[0].Name != "broken" || s[0].Errors != 1 || len(tk.res.Errors) != 1 {
+		t.Errorf("got %+v", tk.res)
+	}
+}
+
+// What is measured as the model has it is predicted; a turn in which others worked does not
+// count, and without any other there is no ratio.
+func TestTrialLeavesOutWhatOthersDisturbed(t *testing.T) {
+	model := func(float64) sim.Model {
+		return sim.Model{Pool: 1, Refill: 1, Slots: 2, Cores: 2, Claim: sim.Step{Takes: sim.Constant(0.002), CPUs: 1},
+			Make: sim.Step{Takes: sim.Exponential(0.05), CPUs: 1}, Remove: sim.Step{Takes: sim.Constant(0.02), CPUs: 1}}
+	}
+	const n = 1000
+	r := rand.New(rand.NewPCG(7, 7))
+	callers := sim.Arrivals(openloop.Poisson(10, n, r), sim.Exponential(0.5), r)
+	quiet, busy := turn{callers: callers, life: 100}, turn{callers: callers, life: 200, took: []time.Duration{time.Hour}}
+	for _, s := range sim.Run(model(0), callers, r).Latency {
+		quiet.took = append(quiet.took, time.Duration(s*float64(time.Second)))
+	}
+	costs := []float64{100, 110, 120}
+	tk, tr := &take{Env: &Env{}}, newTrial("app", 1, 10, 1)
+	tr.turns = []turn{quiet, busy}
+	tr.count(tk, costs, model)
+	tr.judge(tk)
+	if s := tr.measured.Series(); s.N != n || s.Max > 60_000 || tr.life.Series().N != 2 {
+		t.Errorf("measured %+v", s)
+	}
+	if x := tk.res.Ratios; len(x) != 1 || x[0].Name != "plan_claim_p99" || x[0].P99 < 0.8 || x[0].P99 > 1.25 {
+		t.Errorf("got %+v", x)
+	}
+	tk, tr = &take{Env: &Env{}}, newTrial("app", 1, 10, 1)
+	tr.turns = []turn{busy}
+	tr.count(tk, costs, model)
+	tr.judge(tk)
+	if len(tk.res.Ratios) != 0 || len(tk.res.Skipped) != 1 {
 		t.Errorf("got %+v", tk.res)
 	}
 }
