@@ -41,10 +41,6 @@ func Summary(results []bench.Result) []string {
 		seconds += r.Seconds
 		maps.Copy(versions, r.Machine.Versions)
 	}
-	var names []string
-	for _, k := range slices.Sorted(maps.Keys(versions)) {
-		names = append(names, k+" "+versions[k])
-	}
 	reflink := "no reflinks"
 	if m.Reflink {
 		reflink = "reflinks"
@@ -52,9 +48,28 @@ func Summary(results []bench.Result) []string {
 	return []string{
 		fmt.Sprintf("%s, %d CPUs, %.0f GiB of memory", m.CPU, m.CPUs, float64(m.MemoryBytes)/(1<<30)),
 		fmt.Sprintf("%s, Linux %s, storage %s with %s", m.OS, m.Kernel, m.Filesystem, reflink),
-		strings.Join(names, ", "),
+		strings.Join(programs(versions), ", "),
 		fmt.Sprintf("begun %s, %.0f s", first.Format("2006-01-02 15:04 MST"), seconds),
 	}
+}
+
+// programs lists versions by program, and of an engine once for all goldens that have it: their
+// keys are "ENGINE for GOLDEN".
+func programs(versions map[string]string) []string {
+	goldens := map[string][]string{}
+	for _, k := range slices.Sorted(maps.Keys(versions)) {
+		program, golden, _ := strings.Cut(k, " for ")
+		program += " " + versions[k]
+		goldens[program] = append(goldens[program], golden)
+	}
+	var all []string
+	for _, program := range slices.Sorted(maps.Keys(goldens)) {
+		if of := strings.Join(goldens[program], " "); of != "" {
+			program += " (" + of + ")"
+		}
+		all = append(all, program)
+	}
+	return all
 }
 
 func writeRatios(b *strings.Builder, results []bench.Result) {

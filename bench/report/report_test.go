@@ -195,3 +195,11 @@ func TestValidate(t *testing.T) {
 		t.Error("no results are valid")
 	}
 }
+
+func TestProgramsAreNamedOnce(t *testing.T) {
+	got := report.Summary([]bench.Result{{Machine: bench.Machine{Versions: map[string]string{"ctrsnap": "1.0", "postgres for app": "15.18"}}},
+		{Machine: bench.Machine{Versions: map[string]string{"postgres for shop": "15.18", "postgres for shop18": "18.4"}}}})
+	if want := "ctrsnap 1.0, postgres 15.18 (app shop), postgres 18.4 (shop18)"; got[2] != want {
+		t.Errorf("got %q, want %q", got[2], want)
+	}
+}
