@@ -166,6 +166,7 @@ func TestWrongInput(t *testing.T) {
 		{"cold --clones x", 2, "invalid"},
 		{"cold --budget 0s", 2, "--budget must be more than 0"},
 		{"cold --postgres " + dir, 2, "bin/postgres"},
+		{"peers --from-host " + dir, 2, "--pg18: "},
 		{"cold --daemon x", 2, "TABLE.KEY=VALUE"},
 		{"compare " + good, 2, "two arguments"},
 		{"compare " + good + " " + dir + "/none", 3, "no such file"},

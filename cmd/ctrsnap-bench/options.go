@@ -47,7 +47,7 @@ func (o *options) flags(span, budget time.Duration) []cli.Flag {
 		&cli.StringFlag{Name: "postgres", Usage: "`PREFIX` of PostgreSQL; default the system's", Sources: cli.EnvVars("CTRSNAP_TEST_POSTGRES"), Destination: &o.env.Postgres},
 		&cli.StringFlag{Name: "pg18", Usage: "`PREFIX` of PostgreSQL 18, for its templates", Sources: cli.EnvVars("CTRSNAP_PG18"), Destination: &o.env.PG18},
 		&cli.StringFlag{Name: "engine", Usage: "`NAME` of an engine other than postgres, for goldens of it; of the scenarios there are then " + strings.Join(scenario.AnyEngine(), ", "), Destination: &o.env.Engine},
-		&cli.StringFlag{Name: "from-host", Usage: "with --engine: `PREFIX` of its programs; default the system's", Destination: &o.env.Prefix},
+		&cli.StringFlag{Name: "from-host", Usage: "`PREFIX` of PostgreSQL 18, as --pg18; with --engine: of its programs, default the system's", Destination: &o.env.Prefix},
 		&cli.StringFlag{Name: "init", Usage: "with --engine: `FILE` that fills the goldens; default nothing", TakesFile: true, Destination: &o.env.Init},
 		&cli.StringSliceFlag{Name: "daemon", Usage: "`TABLE.KEY=VALUE` for the configuration under test (repeatable)", Destination: &o.daemon},
 		&cli.StringSliceFlag{Name: "baseline", Value: []string{`containerd.runtime="runc"`}, Usage: "`TABLE.KEY=VALUE` that makes the stock runtime without a pool (repeatable)", Destination: &o.baseline},
@@ -62,6 +62,9 @@ func (o *options) flags(span, budget time.Duration) []cli.Flag {
 // check refuses what makes no sense, before anything runs.
 func (o *options) check(cmd *cli.Command) error {
 	o.smoke(cmd)
+	if o.env.PG18 == "" && (o.env.Engine == "" || o.env.Engine == "postgres") {
+		o.env.PG18, o.env.Prefix = o.env.Prefix, ""
+	}
 	if err := numbers(cmd, "clones", "claims", "span", "budget"); err != nil {
 		return err
 	}
@@ -172,7 +175,7 @@ func (o *options) checkEngine() error {
 	}
 	if o.env.Engine == "" {
 		if o.env.Prefix != "" || o.env.Init != "" {
-			return errors.New("--from-host and --init are for --engine: the goldens of postgres are made by the scenarios")
+			return errors.New("--init, and --from-host beside --pg18, are for --engine: the goldens of postgres are made by the scenarios")
 		}
 		return nil
 	}
