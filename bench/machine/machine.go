@@ -25,19 +25,14 @@ const (
 	patience = 5 * time.Second
 )
 
-// Rest waits until hardly anything works, but not long, and returns how busy the machine
-// was in the last half second.
-func Rest(ctx context.Context) float64 {
-	for end := time.Now().Add(patience); ; {
-		b := busy(ctx)
-		if b <= bench.NoisyFrom || time.Now().After(end) || ctx.Err() != nil {
-			return b
-		}
+// Rest waits until hardly anything works, but not long.
+func Rest(ctx context.Context) {
+	for end := time.Now().Add(patience); busy(ctx) > bench.NoisyFrom && time.Now().Before(end) && ctx.Err() == nil; {
 	}
 }
 
-// Before describes the machine with the storage at dir, and watches how busy it is
-// once it has come to rest.
+// Before describes the machine with the storage at dir, and watches for half a
+// second how busy it is.
 func Before(ctx context.Context, dir string, reflink bool, versions map[string]string) (bench.Machine, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -49,7 +44,7 @@ func Before(ctx context.Context, dir string, reflink bool, versions map[string]s
 		MemoryBytes: Memory("MemTotal"), Filesystem: filesystem(dir), StorageFree: Free(dir), Reflink: reflink, Versions: versions,
 		LoadBefore: load(),
 	}
-	m.BusyBefore = Rest(ctx)
+	m.BusyBefore = busy(ctx)
 	return m, nil
 }
 

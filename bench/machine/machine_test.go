@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/ctrsnap/ctrsnap/bench/machine"
@@ -20,4 +21,11 @@ func TestDescribe(t *testing.T) {
 			t.Errorf("busy %g", busy)
 		}
 	}
+}
+
+// Who is told to stop does not wait for a machine that works.
+func TestRestEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	machine.Rest(ctx)
 }

@@ -46,7 +46,7 @@ func arrivals(ctx context.Context, t *take) (err error) {
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
-	machine.Rest(ctx) // the golden may have been built just now
+	t.rest(ctx) // the golden may have been built just now
 	k := newCalibrator(t, golden)
 	defer func() { err = errors.Join(err, k.clear(context.WithoutCancel(ctx))) }()
 	length, full, rounds := t.Span/2, t.Span/3, turns

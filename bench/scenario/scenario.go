@@ -82,6 +82,7 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 		Schema: bench.Schema, Scenario: m.name, Quick: m.env.Quick, Started: time.Now().UTC(),
 		Series: []bench.Series{}, Ratios: []bench.Ratio{},
 	}}
+	t.rest(ctx)
 	var err error
 	if t.res.Machine, err = machine.Before(ctx, m.env.Rig.Storage(), m.env.reflink, m.env.versions); err != nil {
 		return t.res, err
@@ -103,6 +104,13 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	t.res.Noisy = t.res.Machine.Noisy()
 	t.res.Seconds = time.Since(t.res.Started).Seconds()
 	return t.res, err
+}
+
+// rest waits until what the run has left is over; a smoke run is in a hurry.
+func (e *Env) rest(ctx context.Context) {
+	if !e.Quick {
+		machine.Rest(ctx)
+	}
 }
 
 // longest is how long one scenario may take: one that hangs must not keep the others
