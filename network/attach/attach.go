@@ -84,6 +84,13 @@ func Open(opts Options) (*Attacher, error) {
 	if err := os.MkdirAll(filepath.Join(opts.Dir, "records"), 0o700); err != nil {
 		return nil, fmt.Errorf("open attachments: %w", err)
 	}
+	half, err := filepath.Glob(filepath.Join(opts.Dir, "records", "*~")) // an earlier process died while it wrote
+	for _, path := range half {
+		err = errors.Join(err, os.Remove(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open attachments: %w", err)
+	}
 	return &Attacher{opts: opts, ids: locker.New(), plugins: cni.NewPlugins(filepath.Join(opts.Dir, "cache"), opts.BinDirs)}, nil
 }
 

@@ -390,6 +390,16 @@ func TestUndoAndCrash(t *testing.T) {
 	if err := w.Reconcile(t.Context(), []string{"cb"}); err != nil {
 		t.Error(err)
 	}
+	half := w.record("cb", "eth1") + "~" // a process died while it wrote it
+	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(w.opts); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("half a record is left: %v", err)
+	}
 }
 
 func FuzzCheck(f *testing.F) {

@@ -94,7 +94,7 @@ func (r Request) name(have map[string]bool) (string, error) {
 // taken says who has an address: this host, or somebody on the master's link
 // who answers for it.
 func (r Request) taken(link netlink.Link, a netip.Addr) error {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := addrsOf(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -116,9 +116,14 @@ func (r Request) taken(link netlink.Link, a netip.Addr) error {
 	return nil
 }
 
+// addrsOf lists the addresses of a link, or with nil of all.
+func addrsOf(link netlink.Link, family int) ([]netlink.Addr, error) {
+	return netns.List(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
+}
+
 // choose finds a free address in the range of the master's own.
 func (r Request) choose(link netlink.Link, reserved func(netip.Addr) bool) (netip.Prefix, error) {
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := addrsOf(link, netlink.FAMILY_V4)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("list addresses of %s: %w", r.Master, err)
 	}

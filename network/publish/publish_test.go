@@ -370,12 +370,19 @@ func TestEachStep(t *testing.T) {
 					_ = killed.Unpublish(t.Context(), "c1")
 				}
 			}()
-			killed.disconnect() // as the end of a process does
+			killed.disconnect()                    // as the end of a process does
+			half := filepath.Join(opts.Dir, ".c2") // and one that it was writing
+			if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 
 			opts.Failpoint = nil
 			next := mustOpen(t, opts)
 			if ids, _ := next.Published(t.Context()); len(ids) > 0 {
 				mustDial(t, free, "one")
+			}
+			if _, err := os.Lstat(half); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("half a record is left: %v", err)
 			}
 			if err := next.Unpublish(t.Context(), "c1"); err != nil {
 				t.Fatal(err)

@@ -60,8 +60,15 @@ func (d recordDir) remove(id string) error {
 	return nil
 }
 
-// readAll returns the records, by id.
+// readAll returns the records, by id. What an earlier process was writing when it died, it removes.
 func (d recordDir) readAll() (map[string]record, error) {
+	half, err := filepath.Glob(filepath.Join(string(d), ".*"))
+	for _, path := range half {
+		err = errors.Join(err, os.Remove(path))
+	}
+	if err != nil {
+		return nil, err
+	}
 	files, err := filepath.Glob(d.path("*"))
 	if err != nil {
 		return nil, err
