@@ -137,7 +137,7 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 		d.storage, err = storage.At(dir)
 		return err
 	}
-	d.storage, err = storage.Open(ctx, storage.Options{
+	d.storage, err = d.openAgain(ctx, storage.Options{
 		Dir:        dir,
 		Image:      filepath.Join(d.cfg.Root, "storage.xfs"),
 		Size:       int64(d.cfg.Storage.Size),

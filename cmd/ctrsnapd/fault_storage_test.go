@@ -35,6 +35,39 @@ func faultReadOnly(t *testing.T, d *daemon) {
 	t.Logf("orphans while it is read-only: %v", d.orphans("--dry-run"))
 }
 
+// faultStopped has the filesystem of the storage stop, which is what it sees of a loop device that goes or whose disk
+// fails: XFS_IOC_GOINGDOWN of xfs_fs.h, without a last write of its log. The daemon says so and answers; a start
+// mounts it anew, with the goldens, and clones have ended.
+func faultStopped(t *testing.T, d *daemon) {
+	defer func() {
+		d.run("clone", "shop", "--name", "other", "--ttl", "3h", "--if-exists", "reset")
+	}()
+	const goingDown, noLogFlush = 0x8004587d, 2
+	dir, err := os.Open(filepath.Join(d.work, "root/storage"))
+	do(t, err)
+	err = unix.IoctlSetPointerInt(int(dir.Fd()), goingDown, noLogFlush)
+	dir.Close()
+	do(t, err)
+
+	wantError(t, d.try(nil, "clone", "shop", "--name", "failed"), 1, "input/output error", "restart ctrsnapd")
+	waitFor(t, "the daemon to see it", func() bool { return strings.Contains(d.try(nil, "clone", "shop").stderr, "the filesystem at") })
+	wantError(t, d.try(nil, "golden", "build", "late", fromHost(), "--init", "schema.sql"), 1, "input/output error", "restart ctrsnapd")
+	if got := d.run("ls", "--format", "{{.name}}") + d.run("golden", "ls", "--format", "{{.name}}"); got != "othershop" {
+		t.Errorf("listed are %s", got)
+	}
+	if got := d.try(nil, "doctor").stdout; !strings.Contains(got, "has stopped") {
+		t.Errorf("doctor says %s", got)
+	}
+	d.restart(syscall.SIGKILL) // a stop waits half a minute for removals
+	if got := d.run("ls", "-q"); got != "" {
+		t.Errorf("clones after the storage had stopped: %s", got)
+	}
+	d.run("golden", "verify", "shop")
+	if got := d.run("doctor"); strings.Contains(got, "has stopped") {
+		t.Errorf("doctor says %s", got)
+	}
+}
+
 // faultInodes uses up the inodes of the storage, of which there are as many as XFS is let have.
 func faultInodes(t *testing.T, d *daemon) {
 	waitFor(t, "what was removed to be gone", func() bool { return len(d.orphans("--dry-run")) == 0 })

@@ -39,6 +39,7 @@ func TestFaults(t *testing.T) {
 		{"state full", faultState},
 		{"inodes", faultInodes},
 		{"read-only", faultReadOnly},
+		{"stopped", faultStopped},
 		{"metadata damaged", faultMetadata},
 		{"golden damaged", faultDamaged},
 	} {
@@ -54,6 +55,10 @@ func TestFaults(t *testing.T) {
 			}
 			query(t, d.run("clone", "shop", "--name", "after"), "SELECT 1")
 			d.run("rm", "after")
+			waitFor(t, "it to be torn down", func() bool { // its directory goes last
+				left, _ := filepath.Glob(filepath.Join(d.state, "clones/*"))
+				return len(left) == 1
+			})
 		})
 	}
 	d.run("rm", "other")

@@ -33,6 +33,9 @@ func quota(q config.Quota) manager.Quota {
 // has not taken of the host's disk yet is free only while that has it.
 func (d *daemon) space() (manager.Space, error) {
 	i, err := d.storage.Info()
+	if err == nil {
+		err = d.storage.Alive()
+	}
 	if err != nil {
 		return manager.Space{}, err
 	}

@@ -2,10 +2,12 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
@@ -32,7 +34,7 @@ const (
 	rescanInterval = 30 * time.Second
 )
 
-// Room says why no clone and no golden is to be made now: nil, or ResourceExhausted.
+// Room says why no clone and no golden is to be made now: nil, ResourceExhausted, or EIO for a storage that has stopped.
 func (m *Manager) Room() error {
 	if err := m.full.Load(); err != nil {
 		return *err
@@ -73,6 +75,7 @@ type watcher struct {
 	reserve  int64
 	used     time.Time
 	critical bool
+	broken   bool // the storage answers with errors
 }
 
 // space looks at the filesystem.
@@ -82,8 +85,17 @@ func (w *watcher) space() {
 	}
 	s, err := w.opts.Space()
 	if err != nil {
-		w.log.Error("look at storage", "error", err)
+		if !w.broken {
+			w.log.Error("look at storage", "error", err)
+		}
+		if w.broken = errors.Is(err, unix.EIO); w.broken {
+			w.full.Store(&err)
+		}
 		return
+	}
+	if w.broken {
+		w.broken, w.low = false, false
+		w.full.Store(nil)
 	}
 	if w.free > 0 && s.Free < w.free {
 		w.written += w.free - s.Free

@@ -1,6 +1,9 @@
 package storage
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Check is one finding about the storage, for people.
 type Check struct {
@@ -26,6 +29,10 @@ func (s *Storage) Checks() []Check {
 	i, err := s.Info()
 	if err != nil {
 		return []Check{{Name: "storage", Status: StatusError, Detail: err.Error()}}
+	}
+	if err := s.Alive(); err != nil {
+		why := "no clone can be made, and those that run have lost their files"
+		return []Check{{Name: "storage", Status: StatusError, Detail: err.Error(), Why: why, Fix: strings.TrimPrefix(hintOf(err), "; ")}}
 	}
 	checks := []Check{checkReflink(i), checkSpace(i)}
 	if i.LoopDevice != "" {

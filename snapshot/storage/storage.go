@@ -77,6 +77,9 @@ func Open(ctx context.Context, opts Options) (*Storage, error) {
 }
 
 func open(ctx context.Context, opts Options) (*Storage, error) {
+	if err := releaseStopped(ctx, opts); err != nil {
+		return nil, err
+	}
 	dir, err := makeDir(opts.Dir)
 	if err != nil {
 		return nil, err

@@ -44,6 +44,7 @@ var classes = []struct {
 	{errdefs.IsDataLoss, api.CodeGoldenInvalid, http.StatusUnprocessableEntity, false},
 	{isHostFull, api.CodeCapacity, http.StatusInsufficientStorage, true},
 	{isReadOnly, api.CodeGeneral, http.StatusServiceUnavailable, false},
+	{isBroken, api.CodeGeneral, http.StatusServiceUnavailable, false},
 	{errdefs.IsResourceExhausted, api.CodeCapacity, http.StatusTooManyRequests, true},
 	{errdefs.IsNotFound, api.CodeNotFound, http.StatusNotFound, false},
 	{errdefs.IsAlreadyExists, api.CodeConflict, http.StatusConflict, false},
@@ -88,6 +89,8 @@ func newFailure(err error) *failure {
 		f.ErrorBody.Error.Hint = h.Hint()
 	} else if isReadOnly(err) {
 		f.ErrorBody.Error.Hint = "the kernel lets nobody write there, as after an error of the disk: see dmesg, mend it, and mount it writable"
+	} else if isBroken(err) {
+		f.ErrorBody.Error.Hint = "the disk has failed, or the filesystem has stopped after an error of it: see dmesg, mend it, and restart ctrsnapd; clones end, goldens stay"
 	}
 	return f
 }
@@ -167,6 +170,9 @@ func isStopping(err error) bool { return errors.Is(err, ErrStopping) }
 
 // isReadOnly says whether a filesystem of the daemon's does not let it write.
 func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }
+
+// isBroken says whether a disk of the daemon's has an error.
+func isBroken(err error) bool { return errors.Is(err, syscall.EIO) }
 
 // isHostFull says whether the host has run out of disk or of files that can be open.
 func isHostFull(err error) bool {
