@@ -48,33 +48,35 @@ const stopTimeout = 30 * time.Second
 
 // daemon is the wiring: every part, made once, in the order of the fields.
 type daemon struct {
-	cfg        config.Config
-	log        *slog.Logger
-	failpoints *failpoints // nil but in tests
-	lock       *os.File
-	storage    *storage.Storage
-	containerd *containerd.Server
-	store      *golden.Store
-	bases      *base.Maker
-	network    *named.Provider
-	bridge     *bridge.Network // nil where a CNI network is the default one
-	names      *names          // nil where nobody answers for names
-	attach     *attach.Attacher
-	publish    *publish.Publisher
-	certUsers  *server.CertUsers
-	shims      *sandboxes.Pool // nil where runc runs all
-	runner     *runner.Runner
-	engines    *catalog.Catalog
-	metrics    *telemetry.Metrics
-	traces     *telemetry.Traces // nil where they go nowhere
-	audit      *telemetry.Audit
-	recovered  manager.Report
-	events     *event.Hub
-	manager    *manager.Manager
-	builder    *build.Builder
-	started    api.GCStart // what was found at the start
-	restarted  bool        // the machine was, since the last start
-	background sync.WaitGroup
+	cfg          config.Config
+	log          *slog.Logger
+	failpoints   *failpoints // nil but in tests
+	lock         *os.File
+	storage      *storage.Storage
+	containerd   *containerd.Server
+	store        *golden.Store
+	bases        *base.Maker
+	network      *named.Provider
+	bridge       *bridge.Network // nil where a CNI network is the default one
+	names        *names          // nil where nobody answers for names
+	attach       *attach.Attacher
+	publish      *publish.Publisher
+	certUsers    *server.CertUsers
+	shims        *sandboxes.Pool // nil where runc runs all
+	runner       *runner.Runner
+	mapped       views  // of clones in user namespaces; nil without
+	withoutUsers string // why there are none
+	engines      *catalog.Catalog
+	metrics      *telemetry.Metrics
+	traces       *telemetry.Traces // nil where they go nowhere
+	audit        *telemetry.Audit
+	recovered    manager.Report
+	events       *event.Hub
+	manager      *manager.Manager
+	builder      *build.Builder
+	started      api.GCStart // what was found at the start
+	restarted    bool        // the machine was, since the last start
+	background   sync.WaitGroup
 }
 
 // open makes all parts and takes up what an earlier daemon left. The caller
@@ -231,7 +233,7 @@ func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
 	return d.bridge, err
 }
 
-func (d *daemon) openRuntime(context.Context) error {
+func (d *daemon) openRuntime(ctx context.Context) error {
 	opts := runner.Options{
 		ShimBinary: d.program("containerd-shim-runc-v2"),
 		RuncBinary: d.runc(),
@@ -251,6 +253,9 @@ func (d *daemon) openRuntime(context.Context) error {
 		return err
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
+	if err := d.openUsers(ctx); err != nil {
+		return err
+	}
 	d.events = event.New()
 	d.manager = manager.New(manager.Options{
 		Ports: d.publish, Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
@@ -332,6 +337,7 @@ func (d *daemon) close(ctx context.Context) error {
 	if d.network != nil {
 		err = errors.Join(err, d.network.Close())
 	}
+	err = errors.Join(err, d.mapped.Close())
 	if d.containerd != nil {
 		err = errors.Join(err, d.containerd.Stop(ctx))
 	}

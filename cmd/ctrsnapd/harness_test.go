@@ -84,8 +84,12 @@ func prepareDaemon(t testing.TB, base string, enter []string, configuration stri
 	}
 	id := filepath.Base(work)[len("ctrsnap-test-"):]
 	d := &daemon{t: t, work: work, state: "/run/cst-" + id, bridge: "cst" + id[:min(len(id), 10)], args: args, enter: enter}
-	text := fmt.Sprintf("root = %q\nstate = %q\n[containerd]\ncgroup = %q\n[network]\nbridge = %q\n",
-		filepath.Join(work, "root"), d.state, d.cgroup(), d.bridge)
+	containerd := fmt.Sprintf("[containerd]\ncgroup = %q\n", d.cgroup())
+	text := fmt.Sprintf("root = %q\nstate = %q\n%s[network]\nbridge = %q\n", filepath.Join(work, "root"), d.state, containerd, d.bridge)
+	if strings.Contains(configuration, "[containerd]\n") {
+		text = strings.Replace(text, containerd, "", 1)
+		configuration = strings.Replace(configuration, "[containerd]\n", containerd, 1)
+	}
 	if strings.Contains(configuration, "conflist") || strings.Contains(configuration, "use =") { // it replaces the bridge
 		text = strings.TrimSuffix(text, fmt.Sprintf("bridge = %q\n", d.bridge))
 	}

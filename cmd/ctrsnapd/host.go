@@ -28,7 +28,7 @@ func (d *daemon) Version() api.Version {
 // Doctor looks at what clones depend on.
 func (d *daemon) Doctor(ctx context.Context) api.Doctor {
 	report := api.Doctor{Schema: api.Schema}
-	report.Checks = append(d.checkStorage(ctx), d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(ctx), checkCgroups(), d.checkGoldens(ctx))
+	report.Checks = append(d.checkStorage(ctx), d.checkContainerd(), d.checkRunc(ctx), d.checkNetwork(ctx), checkCgroups(), d.checkUsers(), d.checkGoldens(ctx))
 	if d.names != nil {
 		report.Checks = append(report.Checks, d.names.check(ctx))
 	}

@@ -142,7 +142,7 @@ func hostPrograms(t *testing.T, names ...string) v1.Layer {
 // TestImages builds goldens on an image, pulled and from an archive.
 func TestImages(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "")
+	d := newDaemon(t, "[containerd]\nuserns = 'off'\n") // for the host reads a clone's files as the image's
 	img := postgresImage(t, d)
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()

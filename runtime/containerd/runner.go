@@ -24,6 +24,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
@@ -58,7 +59,9 @@ type Options struct {
 	Timeout time.Duration // of one operation on a container, default 30 s
 	// Shims run containers in shims that serve many. nil, or a container that
 	// asks for what they do not do, means the runtime above.
-	Shims       Shims
+	Shims Shims
+	// Users are set by UseUsers.
+	Users       *Users
 	Logger      *slog.Logger  // default discards
 	drainPeriod time.Duration // see streams.drain
 	// Failpoint, if set, is called between the steps of Create and Delete.
@@ -157,8 +160,10 @@ func (r *Runner) Reserve(id string) error {
 // Create makes the record of the container, then its task. It is not cut short
 // when ctx ends, but undone: nobody could tell how far a call came that was left.
 func (r *Runner) Create(ctx context.Context, c runtime.Container) (runtime.Task, error) {
-	record, err := r.record(ctx, c)
+	oci, sandbox := r.join(ctx, c)
+	record, err := r.record(c, oci, sandbox)
 	if err != nil {
+		r.release(withNamespace(ctx), sandbox)
 		return nil, fmt.Errorf("describe container %s: %w", c.ID, err)
 	}
 	if record.SandboxID != "" {
@@ -183,6 +188,9 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
 	rootfs, err := c.Rootfs(octx)
+	if err == nil && record.SandboxID != "" && r.opts.Users != nil {
+		rootfs, err = r.opts.Users.Rootfs(rootfs)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
@@ -212,8 +220,7 @@ func (r *Runner) taskOpts(rootfs []mount.Mount, record containers.Container) []c
 	return opts
 }
 
-func (r *Runner) record(ctx context.Context, c runtime.Container) (containers.Container, error) {
-	oci := r.spec(c)
+func (r *Runner) record(c runtime.Container, oci *specs.Spec, sandbox string) (containers.Container, error) {
 	spec, err := typeurl.MarshalAny(oci)
 	if err != nil {
 		return containers.Container{}, err
@@ -236,7 +243,9 @@ func (r *Runner) record(ctx context.Context, c runtime.Container) (containers.Co
 		Runtime:    info,
 		Extensions: extensions(c.Record),
 	}
-	r.join(ctx, c, oci, &record)
+	if sandbox != "" {
+		record.SandboxID, record.Runtime = sandbox, containers.RuntimeInfo{Name: ownRuntime}
+	}
 	return record, nil
 }
 

@@ -372,7 +372,8 @@ func testDeadShim(t *testing.T, h *host, r *Runner) {
 
 // A process that was killed between record and task leaves a record.
 func testRecordOnly(t *testing.T, h *host, r *Runner) {
-	rec, err := r.record(t.Context(), h.container("half", "true"))
+	c := h.container("half", "true")
+	rec, err := r.record(c, r.spec(c), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,23 +17,28 @@ import (
 const ownRuntime = "io.containerd.ctrsnap.v1"
 
 // join has a container run in one of our shims: a server, which is to be there
-// soon. What talks to this process by Stdio is a step of a build.
-func (r *Runner) join(ctx context.Context, c runtime.Container, spec *specs.Spec, record *containers.Container) {
+// soon. What talks to this process by Stdio is a step of a build. A container that goes to
+// runc has no sandbox and no user namespace.
+func (r *Runner) join(ctx context.Context, c runtime.Container) (spec *specs.Spec, sandbox string) {
+	spec = r.spec(c)
 	if r.opts.Shims == nil || c.Stdio != nil {
-		return
+		return spec, ""
+	}
+	if r.opts.Users != nil {
+		r.opts.Users.remap(spec)
 	}
 	if err := r.checker.Check(spec); err != nil {
 		r.opts.Logger.InfoContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
-		return
+		return r.spec(c), ""
 	}
 	sctx, cancel := r.begin(context.WithoutCancel(ctx))
 	defer cancel()
 	id, err := r.opts.Shims.Acquire(sctx)
 	if err != nil {
 		r.opts.Logger.WarnContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
-		return
+		return r.spec(c), ""
 	}
-	record.SandboxID, record.Runtime = id, containers.RuntimeInfo{Name: ownRuntime}
+	return spec, id
 }
 
 // createIn creates a container in one of our shims. What only the root filesystem shows, a
@@ -45,11 +50,10 @@ func (r *Runner) createIn(ctx context.Context, c runtime.Container, record conta
 		return t, err
 	}
 	r.opts.Logger.WarnContext(ctx, "container goes to runc", "container", c.ID, "reason", err)
-	info, ierr := r.stock()
-	if ierr != nil {
-		return nil, fmt.Errorf("describe container %s: %w", c.ID, errors.Join(err, ierr))
+	record, rerr := r.record(c, r.spec(c), "")
+	if rerr != nil {
+		return nil, fmt.Errorf("describe container %s: %w", c.ID, errors.Join(err, rerr))
 	}
-	record.SandboxID, record.Runtime = "", info
 	return r.create(ctx, c, record)
 }
 

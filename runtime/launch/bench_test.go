@@ -8,18 +8,29 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	compiler "github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
 )
 
 // BenchmarkLaunch measures the steps of a container's life, without a shim.
 func BenchmarkLaunch(b *testing.B) {
+	b.Run("ordinary", func(b *testing.B) { benchmarkLaunch(b, testSpec("/bin/true")) })
+	b.Run("user namespace", func(b *testing.B) {
+		s := testSpec("/bin/true")
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 0x6fff0000, Size: 1 << 16}}
+		s.Linux.GIDMappings = s.Linux.UIDMappings
+		benchmarkLaunch(b, s)
+	})
+}
+
+func benchmarkLaunch(b *testing.B, s *specs.Spec) {
 	w := newWorld(b)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := testSpec("/bin/true")
 	s.Linux.CgroupsPath = "/ctrsnap-test-bench"
 	data, err := json.Marshal(s)
 	if err != nil {

@@ -148,8 +148,28 @@ func rlimits(list []specs.POSIXRlimit) ([]rlimit, error) {
 // rlimits appends the limits of a process.
 func (p *program) rlimits(list []specs.POSIXRlimit) error {
 	limits, err := rlimits(list)
+	p.limit(limits)
+	return err
+}
+
+func (p *program) limit(limits []rlimit) {
 	for _, l := range limits {
 		p.add("set "+l.name, unix.SYS_PRLIMIT64, 0, uintptr(l.resource), address(p, &l.limit), 0)
 	}
-	return err
+}
+
+// raised returns what makes room for limits that are above ours: that takes the host's root, and
+// a process may lower its own.
+func raised(list []specs.POSIXRlimit) ([]rlimit, error) {
+	limits, err := rlimits(list)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range limits {
+		if err := unix.Getrlimit(l.resource, &limits[i].limit); err != nil {
+			return nil, fmt.Errorf("get %s: %w", l.name, err)
+		}
+		limits[i].limit.Max = max(limits[i].limit.Max, l.limit.Max)
+	}
+	return limits, nil
 }

@@ -18,15 +18,17 @@ import (
 // builder makes the program of a container's first process.
 type builder struct {
 	program
-	id     string
-	spec   *Spec
-	cgroup *cgroup.Group
-	filter *seccomp.Filter
-	root   *os.File   // the root filesystem, attached nowhere
-	pts    *os.File   // the devpts of a container with a terminal
-	files  []*os.File // open until the child is forked
-	flags  uint64     // of clone
-	bundle string
+	launcher *Launcher
+	id       string
+	spec     *Spec
+	ids      IDs
+	cgroup   *cgroup.Group
+	filter   *seccomp.Filter
+	root     *os.File   // the root filesystem, attached nowhere
+	pts      *os.File   // the devpts of a container with a terminal
+	net      *os.File   // the network namespace to join
+	files    []*os.File // open until the child is forked
+	flags    uint64     // of clone
 }
 
 // build appends all calls, in an order that is the point of it: first what needs the
@@ -36,14 +38,8 @@ func (b *builder) build(stdio Stdio) error {
 	if err := b.namespaces(); err != nil {
 		return err
 	}
-	score := b.spec.Process.OOMScoreAdj
-	// Nobody else is in the container yet who could look at that memory. A score
-	// goes to all processes that share theirs (proc_pid_oom_score_adj(5)).
-	b.share = score == nil
-	if score != nil {
-		b.writeFile("/proc/self/oom_score_adj", fmt.Sprint(*score))
-	}
-	b.enterRoot(b.root, b.bundle)
+	b.privileges()
+	b.enterRoot(b.root)
 	if err := b.mounts(); err != nil {
 		return err
 	}
@@ -62,6 +58,22 @@ func (b *builder) build(stdio Stdio) error {
 	return b.process(b.spec.Process, stdio, b.filter, home, true)
 }
 
+// privileges appends what takes the rights of the host; a child in a user namespace
+// waits for the launcher to do it.
+func (b *builder) privileges() {
+	score := b.spec.Process.OOMScoreAdj
+	// Nobody else is in the container yet who could look at that memory. A score
+	// goes to all processes that share theirs (proc_pid_oom_score_adj(5)).
+	b.share = score == nil
+	if !b.ids.none() {
+		b.becomeRoot()
+		return
+	}
+	if score != nil {
+		b.writeFile("/proc/self/oom_score_adj", fmt.Sprint(*score))
+	}
+}
+
 // namespaces appends what joins the cgroup and the network, and collects the
 // flags of clone for the rest.
 func (b *builder) namespaces() error {
@@ -75,6 +87,8 @@ func (b *builder) namespaces() error {
 			b.flags |= unix.CLONE_NEWUTS
 		case specs.MountNamespace:
 			b.flags |= unix.CLONE_NEWNS
+		case specs.UserNamespace:
+			b.flags |= unix.CLONE_NEWUSER
 		case specs.CgroupNamespace: // once it is in its cgroup, which is to be its root
 			b.flags |= unix.CLONE_NEWCGROUP
 		case specs.NetworkNamespace:
@@ -130,19 +144,26 @@ func (b *builder) network(path string) error {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	b.files = append(b.files, f)
-	b.add("join network namespace", unix.SYS_SETNS, fd(f), unix.CLONE_NEWNET)
+	b.net = f
+	if b.ids.none() { // else it is forked there, for it may not join what is the host's
+		b.add("join network namespace", unix.SYS_SETNS, fd(f), unix.CLONE_NEWNET)
+	}
 	return nil
 }
 
 // devices appends the nodes and links of /dev.
-func (b *builder) devices() {
+func (b *builder) devices() error {
 	b.add("set file mode mask", unix.SYS_UMASK, 0)
 	for _, d := range []struct {
 		name         string
 		major, minor uint32
 	}{{"null", 1, 3}, {"random", 1, 8}, {"full", 1, 7}, {"tty", 5, 0}, {"zero", 1, 5}, {"urandom", 1, 9}} {
-		b.add("make device "+d.name, unix.SYS_MKNODAT, atCwd, b.text("/dev/"+d.name), unix.S_IFCHR|0o666,
-			uintptr(unix.Mkdev(d.major, d.minor)))
+		if b.ids.none() {
+			b.add("make device "+d.name, unix.SYS_MKNODAT, atCwd, b.text("/dev/"+d.name), unix.S_IFCHR|0o666,
+				uintptr(unix.Mkdev(d.major, d.minor)))
+		} else if err := b.device("/dev/"+d.name, unix.Mkdev(d.major, d.minor)); err != nil {
+			return err
+		}
 	}
 	b.symlink("pts/ptmx", "/dev/ptmx")
 	b.symlink("/proc/self/fd", "/dev/fd")
@@ -153,6 +174,26 @@ func (b *builder) devices() {
 		b.symlink("/proc/kcore", "/dev/core")
 	}
 	b.add("set file mode mask", unix.SYS_UMASK, 0o022)
+	return nil
+}
+
+// device binds one of the host's: in a user namespace nobody may make any.
+func (b *builder) device(name string, number uint64) error {
+	f, err := openTree(name, mountOptions{flags: unix.MS_BIND})
+	if err != nil {
+		return err
+	}
+	b.files = append(b.files, f)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(fd(f)), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != number {
+		return refuse(name + " of the host is not that device")
+	}
+	b.add("make file "+name, unix.SYS_MKNODAT, atCwd, b.text(name), unix.S_IFREG, 0)
+	b.moveMount(f, name)
+	return nil
 }
 
 // terminal appends the terminals of a container with one: the filesystem was made

@@ -44,11 +44,11 @@ func (l *Launcher) Exec(init *Process, j Join) (_ *Process, console *os.File, er
 		closeAll([]*os.File{root, ns})
 		return nil, nil, fmt.Errorf("enter container: %w", err)
 	}
-	b := &builder{id: j.ID, cgroup: j.Cgroup, root: root, files: []*os.File{root, ns}}
+	b := &builder{launcher: l, id: j.ID, ids: init.ids, cgroup: j.Cgroup, root: root, files: []*os.File{root, ns}}
 	defer func() { closeAll(b.files) }()
 	stdio := j.Stdio
 	if j.Process.Terminal {
-		if console, err = b.joinTerminal(j.Process.User.UID, &stdio); err != nil {
+		if console, err = b.joinTerminal(j.Process.User, &stdio); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -65,14 +65,22 @@ func (l *Launcher) exec(init *Process, b *builder, j Join, stdio Stdio, ns *os.F
 	if err := b.enterCgroup(); err != nil {
 		return nil, err
 	}
-	b.add("join namespaces", unix.SYS_SETNS, fd(init.pidfd),
-		unix.CLONE_NEWNS|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET|unix.CLONE_NEWCGROUP)
+	raised, err := raised(j.Process.Rlimits)
+	if err != nil {
+		return nil, err
+	}
+	b.limit(raised)
+	kinds := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP)
+	if !b.ids.none() {
+		kinds |= unix.CLONE_NEWUSER
+	}
+	b.add("join namespaces", unix.SYS_SETNS, fd(init.pidfd), kinds)
 	b.keyring()
 	home := func() string { return b.home(j.Process.User.UID) }
 	if err := b.process(j.Process, stdio, j.Filter, home, false); err != nil {
 		return nil, err
 	}
-	p, err := l.fork(&b.program, 0, false, ns)
+	p, err := l.fork(&b.program, forkOptions{pid: ns})
 	if err != nil {
 		return nil, err
 	}

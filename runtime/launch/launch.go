@@ -12,16 +12,11 @@
 package launch
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
-	"time"
-	"unsafe"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
@@ -51,24 +46,38 @@ type Config struct {
 // Launcher forks all children from one thread that lives as long as it does: the
 // kernel kills them when this thread ends, however it ends. It is safe for concurrent use.
 type Launcher struct {
-	jobs chan func()
-	pid  *os.File // the launcher's own PID namespace
+	jobs     chan func()
+	pid, net *os.File // the launcher's own namespaces
 }
 
-// New starts a launcher. It has no end but that of the process.
+// New starts a launcher, which ends with the process or by Close.
 func New() (*Launcher, error) {
-	ns, err := os.Open("/proc/self/ns/pid")
+	pid, err := os.Open("/proc/self/ns/pid")
 	if err != nil {
 		return nil, err
 	}
-	l := &Launcher{jobs: make(chan func()), pid: ns}
+	net, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		pid.Close()
+		return nil, err
+	}
+	l := &Launcher{jobs: make(chan func()), pid: pid, net: net}
 	go func() {
-		runtime.LockOSThread() // never unlocked
+		runtime.LockOSThread()
 		for job := range l.jobs {
 			job()
 		}
+		// A thread that ends takes with it what it forked for others before.
+		runtime.UnlockOSThread()
 	}()
 	return l, nil
+}
+
+// Close ends the launcher. Its processes have ended before.
+func (l *Launcher) Close() {
+	close(l.jobs)
+	l.pid.Close()
+	l.net.Close()
 }
 
 // do runs fn on the launcher's thread.
@@ -91,7 +100,10 @@ func (l *Launcher) Create(c Config) (_ *Process, console *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder{id: c.ID, spec: c.Spec, cgroup: c.Cgroup, filter: c.Filter, root: root, bundle: c.Bundle, files: []*os.File{root}}
+	b := &builder{
+		launcher: l, id: c.ID, spec: c.Spec, ids: c.Spec.IDs(), cgroup: c.Cgroup, filter: c.Filter,
+		root: root, files: []*os.File{root},
+	}
 	defer func() { closeAll(b.files) }()
 	stdio := c.Stdio
 	if c.Spec.Process.Terminal {
@@ -112,28 +124,57 @@ func (l *Launcher) create(b *builder, stdio Stdio) (*Process, error) {
 	if err := b.build(stdio); err != nil {
 		return nil, err
 	}
-	p, err := l.fork(&b.program, b.flags&^unix.CLONE_NEWCGROUP, true, nil)
+	o := forkOptions{flags: b.flags &^ unix.CLONE_NEWCGROUP, gate: true}
+	if !b.ids.none() {
+		o.net, o.adopt = b.net, b.adopt
+	}
+	p, err := l.fork(&b.program, o)
 	if err != nil {
 		return nil, err
 	}
+	p.ids = b.ids
 	p.built = sync.OnceValue(func() error { return p.await(true) })
 	return p, nil
 }
 
-// fork runs a program in a child, in the PID namespace ns if there is one.
-func (l *Launcher) fork(prog *program, flags uint64, gate bool, ns *os.File) (p *Process, err error) {
+// forkOptions are what a child begins with.
+type forkOptions struct {
+	flags    uint64              // of clone
+	gate     bool                // it waits for us
+	pid, net *os.File            // namespaces to be in; nil is the launcher's
+	adopt    func(pid int) error // what is done for it before it goes on
+}
+
+// fork runs a program in a child.
+func (l *Launcher) fork(prog *program, o forkOptions) (p *Process, err error) {
 	l.do(func() {
-		if ns == nil {
-			p, err = start(prog, flags, gate)
-			return
-		}
-		if err = setns(ns, unix.CLONE_NEWPID); err != nil {
-			return
-		}
-		p, err = start(prog, flags, gate)
-		err = errors.Join(err, setns(l.pid, unix.CLONE_NEWPID))
+		err = l.in(o.net, unix.CLONE_NEWNET, func() error {
+			return l.in(o.pid, unix.CLONE_NEWPID, func() error {
+				p, err = start(prog, o)
+				return err
+			})
+		})
 	})
+	if err != nil && p != nil {
+		err = errors.Join(err, p.discard())
+		p = nil
+	}
 	return p, err
+}
+
+// in runs fn on the launcher's thread in a namespace, if there is one.
+func (l *Launcher) in(ns *os.File, kind int, fn func() error) error {
+	if ns == nil {
+		return fn()
+	}
+	if err := setns(ns, kind); err != nil {
+		return err
+	}
+	own := l.pid
+	if kind == unix.CLONE_NEWNET {
+		own = l.net
+	}
+	return errors.Join(fn(), setns(own, kind))
 }
 
 func setns(f *os.File, kind int) error {
@@ -142,7 +183,7 @@ func setns(f *os.File, kind int) error {
 
 // start forks. The pipes are made and our copies of the child's ends closed on
 // the launcher's thread, so that no other child has them.
-func start(prog *program, flags uint64, gate bool) (*Process, error) {
+func start(prog *program, o forkOptions) (*Process, error) {
 	var pipes [4]int // status read, write; gate read, write
 	defer func() {
 		for _, n := range pipes {
@@ -154,25 +195,31 @@ func start(prog *program, flags uint64, gate bool) (*Process, error) {
 	if err := pipe(pipes[:2]); err != nil {
 		return nil, err
 	}
-	if gate {
+	if o.gate {
 		if err := pipe(pipes[2:]); err != nil {
 			return nil, err
 		}
 	}
 	prog.connect(pipes[1], pipes[2])
 	pidfd := int32(-1)
-	args := &cloneArgs{flags: flags | unix.CLONE_PIDFD, pidfd: uint64(address(prog, &pidfd)), exitSignal: uint64(unix.SIGCHLD)}
+	args := &cloneArgs{flags: o.flags | unix.CLONE_PIDFD, pidfd: uint64(address(prog, &pidfd)), exitSignal: uint64(unix.SIGCHLD)}
 	pid, err := prog.fork(args, pipes[1])
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{PID: pid, program: prog, pidfd: pollable(int(pidfd), "pidfd"), status: pollable(pipes[0], "status")}
 	pipes[0] = 0
-	if gate {
+	if o.gate {
 		p.gate = os.NewFile(uintptr(pipes[3]), "gate")
 		pipes[3] = 0
 	}
-	return p, nil
+	if o.adopt == nil {
+		return p, nil
+	}
+	if err := o.adopt(pid); err != nil {
+		return p, err
+	}
+	return p, p.goOn()
 }
 
 func pipe(ends []int) error {
@@ -189,108 +236,4 @@ func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// Process is a child of the launcher. It is safe for concurrent use, except that
-// Start and Wait are called once.
-type Process struct {
-	PID     int
-	program *program // for its names of calls; nil once it runs
-	pidfd   *os.File
-	status  *os.File
-	gate    *os.File
-	built   func() error // waits for a container to be; nil for one that joins
-}
-
-// Exit is how a process ended.
-type Exit struct {
-	Code int // exit status, or 128 + signal
-	At   time.Time
-}
-
-// Built waits until the container is there that Create began, and returns why it
-// cannot be.
-func (p *Process) Built() error { return p.built() }
-
-// Start lets the program of a container run, and returns when the kernel has taken
-// it, or why not. The process ends after an error.
-func (p *Process) Start() error {
-	defer p.gate.Close()
-	if err := p.Built(); err != nil {
-		return err
-	}
-	if _, err := p.gate.Write([]byte{1}); err != nil {
-		return fmt.Errorf("start: %w", err)
-	}
-	return p.await(false)
-}
-
-// await waits for a child to be ready, or to have executed its program.
-func (p *Process) await(gate bool) error {
-	var r report
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r))
-	_, err := io.ReadFull(p.status, buf)
-	switch {
-	case gate && err == nil && r.call == ready:
-		return nil
-	case err == nil && r.call != ready:
-		return p.program.fail(r)
-	case !gate && errors.Is(err, io.EOF):
-		p.program = nil
-		return nil
-	default:
-		return fmt.Errorf("launch: the process was killed: %w", errors.Join(err, context.Canceled))
-	}
-}
-
-// discard kills and reaps a process that is of no use.
-func (p *Process) discard() error {
-	err := p.Signal(unix.SIGKILL)
-	_, werr := p.Wait()
-	p.Close()
-	return errors.Join(err, werr)
-}
-
-// Signal sends a signal. ESRCH says that the process has ended.
-func (p *Process) Signal(sig unix.Signal) error {
-	err := unix.PidfdSendSignal(int(fd(p.pidfd)), sig, nil, 0)
-	if errors.Is(err, unix.EBADF) { // it has been reaped
-		return unix.ESRCH
-	}
-	return err
-}
-
-// Close closes what is left of a process that has ended. It is idempotent.
-func (p *Process) Close() {
-	p.status.Close()
-	if p.gate != nil {
-		p.gate.Close()
-	}
-}
-
-// Wait waits for the end of the process, without a thread, and reaps it;
-// Signal fails from then on. Close closes the rest.
-func (p *Process) Wait() (e Exit, err error) {
-	c, err := p.pidfd.SyscallConn()
-	if err != nil {
-		return e, err
-	}
-	var status unix.WaitStatus
-	var werr error
-	err = c.Read(func(uintptr) bool {
-		var pid int
-		for {
-			pid, werr = unix.Wait4(p.PID, &status, unix.WNOHANG|unix.WALL, nil)
-			if !errors.Is(werr, unix.EINTR) {
-				return pid != 0 || werr != nil
-			}
-		}
-	})
-	e.At = time.Now()
-	e.Code = status.ExitStatus()
-	if status.Signaled() {
-		e.Code = 128 + int(status.Signal())
-	}
-	p.pidfd.Close()
-	return e, errors.Join(err, werr)
 }

@@ -191,11 +191,22 @@ func TestRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(*specs.Spec){
-		"hooks":                      func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
-		"linux.sysctl":               func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a": "b"} },
-		"linux.devices":              func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x"}} },
-		"linux.resources.devices":    func(s *specs.Spec) { s.Linux.Resources.Devices[0].Allow = true },
-		"linux.namespaces: user":     func(s *specs.Spec) { s.Linux.Namespaces[0].Type = specs.UserNamespace },
+		"hooks":                   func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
+		"linux.sysctl":            func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a": "b"} },
+		"linux.devices":           func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x"}} },
+		"linux.resources.devices": func(s *specs.Spec) { s.Linux.Resources.Devices[0].Allow = true },
+		"linux.uidMappings: no root": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		},
+		"path of user": func(s *specs.Spec) {
+			s.Linux.Namespaces[0] = specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/x"}
+		},
+		"linux.uidMappings": func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"not the user of process": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 7, Size: 1000}}
+			s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: 7, Size: 1001}}
+		},
 		"path of pid":                func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/x" },
 		"no mount":                   func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:3] },
 		"process.apparmorProfile":    func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },

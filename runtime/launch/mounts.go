@@ -57,12 +57,16 @@ func isBind(m specs.Mount, o mountOptions) bool { return m.Type == "bind" || o.h
 func under(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
 // enterRoot appends what makes the root filesystem the root, in a mount namespace
-// that is a copy of the host's. at is any directory of the host.
-func (p *program) enterRoot(root *os.File, at string) {
+// that is a copy of the host's. It goes by /dev, a directory that everybody may enter.
+func (p *program) enterRoot(root *os.File) {
 	p.add("unshare mounts", unix.SYS_MOUNT, 0, p.text("/"), 0, unix.MS_REC|unix.MS_SLAVE, 0)
-	p.moveMount(root, at)
+	p.moveMount(root, "/dev")
 	p.add("enter root filesystem", unix.SYS_FCHDIR, fd(root))
 	p.add("pivot root", unix.SYS_PIVOT_ROOT, p.text("."), p.text("."))
+}
+
+// leaveHost appends the end of the host's mounts, which lie at the working directory.
+func (p *program) leaveHost() {
 	p.add("unmount the host's root", unix.SYS_UMOUNT2, p.text("."), unix.MNT_DETACH)
 	p.add("enter root", unix.SYS_CHDIR, p.text("/"))
 }
@@ -76,12 +80,22 @@ func (p *program) moveMount(f *os.File, target string) {
 
 // mounts appends the mounts of a specification, and the device nodes.
 func (b *builder) mounts() error {
+	// In a user namespace the kernel mounts proc and sysfs only where the whole of
+	// them is seen already.
+	if b.ids.none() {
+		b.leaveHost()
+	}
 	for _, m := range b.spec.Mounts {
 		if err := b.mount(m); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
 	}
-	b.devices()
+	if err := b.devices(); err != nil {
+		return err
+	}
+	if !b.ids.none() {
+		b.leaveHost()
+	}
 	for _, m := range b.spec.Mounts { // only now, for others may lie on them
 		if o, _ := parseOptions(m.Options); m.Type == "tmpfs" && o.has(unix.MS_RDONLY) {
 			b.readonly(destination(m), 0)
@@ -118,6 +132,15 @@ func (b *builder) mount(m specs.Mount) error {
 	}
 	if m.Type == "devpts" && b.pts != nil {
 		b.moveMount(b.pts, dest)
+		return nil
+	}
+	if m.Type == "sysfs" && !b.ids.none() && b.flags&unix.CLONE_NEWNET == 0 {
+		f, err := b.launcher.openSysfs(b.net, o)
+		if err != nil {
+			return err
+		}
+		b.files = append(b.files, f)
+		b.moveMount(f, dest)
 		return nil
 	}
 	b.program.mount(m.Source, dest, m.Type, o.flags, o.text())

@@ -16,6 +16,7 @@ type program struct {
 	keep  []any
 	// Calls that get the numbers of the pipes to the launcher, by connect.
 	closing, reporting int
+	waiting            []int
 	// share has the child use the memory of this process instead of a copy.
 	share bool
 }

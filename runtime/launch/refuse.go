@@ -45,7 +45,7 @@ func Check(s *specs.Spec) error { return new(Checker).Check(s) }
 
 // check is Check without the seccomp profile.
 func check(s *specs.Spec) error {
-	for _, c := range []func(*specs.Spec) error{checkTop, checkLinux, checkNamespaces, checkMounts, checkResources} {
+	for _, c := range []func(*specs.Spec) error{checkTop, checkLinux, checkNamespaces, checkIDs, checkMounts, checkResources} {
 		if err := c(s); err != nil {
 			return err
 		}
@@ -84,7 +84,6 @@ func checkTop(s *specs.Spec) error {
 func checkLinux(s *specs.Spec) error {
 	l := s.Linux
 	return first(
-		field{"linux.uidMappings", len(l.UIDMappings)+len(l.GIDMappings) > 0},
 		field{"linux.sysctl", len(l.Sysctl) > 0},
 		field{"linux.devices", len(l.Devices) > 0},
 		field{"linux.netDevices", len(l.NetDevices) > 0},
@@ -104,7 +103,7 @@ func checkNamespaces(s *specs.Spec) error {
 	var have []specs.LinuxNamespaceType
 	for _, n := range s.Linux.Namespaces {
 		switch n.Type {
-		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.CgroupNamespace:
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.CgroupNamespace, specs.UserNamespace:
 			if n.Path != "" {
 				return refuse("linux.namespaces: path of " + string(n.Type))
 			}

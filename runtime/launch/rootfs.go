@@ -135,3 +135,30 @@ func configureOverlay(fs int, o mountOptions) error {
 	}
 	return os.NewSyscallError("mount overlay", unix.FsconfigCreate(fs))
 }
+
+// openFilesystem mounts a filesystem of the kernel's, attached nowhere.
+func openFilesystem(kind string, options []string, attributes int) (*os.File, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsopen "+kind, err)
+	}
+	defer unix.Close(fs) //nolint:errcheck // of what was only configured
+	for _, s := range options {
+		if key, value, ok := strings.Cut(s, "="); ok {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, s)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s option %s: %w", kind, s, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, os.NewSyscallError("mount "+kind, err)
+	}
+	n, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
+	if err != nil {
+		return nil, os.NewSyscallError("fsmount "+kind, err)
+	}
+	return os.NewFile(uintptr(n), kind), nil
+}

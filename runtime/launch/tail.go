@@ -52,7 +52,7 @@ func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filt
 		r := &report{call: ready}
 		p.reporting = len(p.calls)
 		p.add("report", unix.SYS_WRITE, 0, address(p, r), unsafe.Sizeof(*r))
-		p.add("wait for start", unix.SYS_READ, 0, p.bytes(make([]byte, 1)), 1).some = true
+		p.wait()
 	}
 	if proc.NoNewPrivileges {
 		p.seccomp(filter)
@@ -63,6 +63,12 @@ func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filt
 	}
 	p.exec(proc.Args, env)
 	return nil
+}
+
+// wait appends the wait for the launcher to let the child go on.
+func (p *program) wait() {
+	p.waiting = append(p.waiting, len(p.calls))
+	p.add("wait for start", unix.SYS_READ, 0, p.bytes(make([]byte, 1)), 1).some = true
 }
 
 // closeFiles appends what closes all but the standard streams and the pipes to
@@ -79,8 +85,15 @@ func (p *program) connect(status, gate int) {
 	low, high := status, status
 	if gate > 0 {
 		low, high = min(status, gate), max(status, gate)
+	}
+	for _, i := range p.waiting {
+		p.calls[i].args[0] = uintptr(gate)
+	}
+	if p.closing == 0 {
+		return // it ends without a program of its own
+	}
+	if gate > 0 {
 		p.calls[p.reporting].args[0] = uintptr(status)
-		p.calls[p.reporting+1].args[0] = uintptr(gate)
 	}
 	for i, r := range [3][2]int{{3, low - 1}, {low + 1, high - 1}, {high + 1, math.MaxUint32}} {
 		p.calls[p.closing+i].args = [6]uintptr{uintptr(r[0]), uintptr(r[1])}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,7 +22,7 @@ func (b *builder) openTerminal(s *Stdio) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	pts, err := openDevpts(o)
+	pts, err := b.openDevpts(o)
 	if err != nil {
 		return nil, err
 	}
@@ -31,39 +32,32 @@ func (b *builder) openTerminal(s *Stdio) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open terminal: %w", err)
 	}
-	return b.useTerminal(n, b.spec.Process.User.UID, s)
+	return b.useTerminal(n, b.spec.Process.User, s)
 }
 
-// openDevpts mounts a devpts filesystem, attached nowhere.
-func openDevpts(o mountOptions) (*os.File, error) {
-	fs, err := unix.Fsopen("devpts", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsopen devpts", err)
-	}
-	defer unix.Close(fs) //nolint:errcheck // of what was only configured
-	for _, s := range append([]string{"source=devpts"}, o.data...) {
-		if key, value, ok := strings.Cut(s, "="); ok {
-			err = unix.FsconfigSetString(fs, key, value)
-		} else if s != "newinstance" { // they always are
-			err = unix.FsconfigSetFlag(fs, key)
+// openDevpts mounts a devpts filesystem, attached nowhere. Its owners are given by the
+// host's numbers.
+func (b *builder) openDevpts(o mountOptions) (*os.File, error) {
+	data := []string{"source=devpts"}
+	for _, s := range o.data {
+		key, value, _ := strings.Cut(s, "=")
+		id, err := strconv.ParseUint(value, 10, 32)
+		switch {
+		case s == "newinstance": // they always are
+			continue
+		case err == nil && key == "uid":
+			s = fmt.Sprintf("uid=%d", onHost(b.ids.Users, uint32(id)))
+		case err == nil && key == "gid":
+			s = fmt.Sprintf("gid=%d", onHost(b.ids.Groups, uint32(id)))
 		}
-		if err != nil {
-			return nil, fmt.Errorf("devpts option %s: %w", s, err)
-		}
+		data = append(data, s)
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, os.NewSyscallError("mount devpts", err)
-	}
-	n, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(o.attributes().Attr_set))
-	if err != nil {
-		return nil, os.NewSyscallError("fsmount devpts", err)
-	}
-	return os.NewFile(uintptr(n), "devpts"), nil
+	return openFilesystem("devpts", data, int(o.attributes().Attr_set))
 }
 
 // joinTerminal makes one more terminal of a running container. What lies at the path may
 // be the container's work, so it must be what it is said to be.
-func (b *builder) joinTerminal(uid uint32, s *Stdio) (*os.File, error) {
+func (b *builder) joinTerminal(user specs.User, s *Stdio) (*os.File, error) {
 	f, err := b.open("/dev/pts/ptmx", unix.O_PATH)
 	if err != nil {
 		return nil, fmt.Errorf("open terminal: %w", err)
@@ -89,17 +83,18 @@ func (b *builder) joinTerminal(uid uint32, s *Stdio) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.useTerminal(n, uid, s)
+	return b.useTerminal(n, user, s)
 }
 
 // useTerminal makes the other end of a terminal, which is to be the user's, the
 // standard streams.
-func (b *builder) useTerminal(n int, uid uint32, s *Stdio) (*os.File, error) {
+func (b *builder) useTerminal(n int, user specs.User, s *Stdio) (*os.File, error) {
 	master := pollable(n, "terminal")
 	slave, number, err := openSlave(n)
 	if err == nil {
 		b.files = append(b.files, slave)
-		err = slave.Chown(int(uid), -1)
+		uid, _ := b.ids.Host(user)
+		err = slave.Chown(uid, -1)
 	}
 	if err != nil {
 		master.Close()

@@ -38,7 +38,7 @@ func (c *container) launch(ctx context.Context, l *launch.Launcher, spec *launch
 		}
 	}()
 	spec.Process.Terminal = r.Terminal
-	s, err := openStreams(r.Stdin, r.Stdout, r.Stderr, r.Terminal, spec.Process.User)
+	s, err := openStreams(r.Stdin, r.Stdout, r.Stderr, r.Terminal, spec.IDs(), spec.Process.User)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (c *container) startExec(l *launch.Launcher, p *process) error {
 	default:
 	}
 	p.failed = true
-	s, err := openStreams(p.stdin, p.stdout, p.stderr, p.terminal, p.spec.User)
+	s, err := openStreams(p.stdin, p.stdout, p.stderr, p.terminal, c.init.proc.IDs(), p.spec.User)
 	if err != nil {
 		return err
 	}

@@ -24,9 +24,11 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/runtime/launch"
 	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd/containerdtest"
+	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
 )
 
 const runcRuntime = "io.containerd.runc.v2"
@@ -50,6 +52,7 @@ type host struct {
 	client      *client.Client
 	pool        *sandboxes.Pool
 	ctx         context.Context
+	view        *overlay.View // see mapped
 }
 
 func newHost(t testing.TB) *host {
@@ -90,6 +93,12 @@ func prepare(t testing.TB) *host {
 		t.Setenv("CTRSNAP_TEST_BIN", bin)
 	}
 	h := &host{dir: dir, rootfs: filepath.Join(dir, "rootfs")}
+	must(t, os.Chmod(dir, 0o711)) // runc enters it as the root of a user namespace
+	t.Cleanup(func() {
+		if h.view != nil {
+			must(t, h.view.Close())
+		}
+	})
 	h.ctx = namespaces.WithNamespace(context.WithoutCancel(t.Context()), snapshot.Namespace)
 	makeRootfs(t, h.rootfs)
 	t.Cleanup(func() { // the containers' cgroups are gone by then
@@ -225,9 +234,15 @@ func (h *host) try(t testing.TB, runtime, id string, s *specs.Spec, io cio.Creat
 			t.Fatal(err)
 		}
 	}
-	task, err := c.NewTask(h.ctx, io, client.WithRootFS([]mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{
+	rootfs := []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{
 		"lowerdir=" + h.rootfs, "upperdir=" + upper + "/u", "workdir=" + upper + "/w", "index=off",
-	}}}))
+	}}}
+	if len(s.Linux.UIDMappings) > 0 {
+		if rootfs, err = h.mapped(t).Mounts(rootfs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	task, err := c.NewTask(h.ctx, io, client.WithRootFS(rootfs))
 	if err != nil {
 		if err := errors.Join(h.client.ContainerService().Delete(h.ctx, id), h.pool.Release(h.ctx, record.SandboxID)); err != nil {
 			t.Error(err)
@@ -305,6 +320,34 @@ func (h *host) hardened(s *specs.Spec) {
 	s.Process.Cwd = "/data"
 }
 
+// ofTests are the host's ids of root and others in user namespaces.
+const ofTests = 0x6fff0000
+
+// remapped asks for a user namespace.
+func remapped(s *specs.Spec) {
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: ofTests, Size: 1 << 16}}
+	s.Linux.GIDMappings = s.Linux.UIDMappings
+}
+
+// mapped is what lies below dir as the user namespaces have it.
+func (h *host) mapped(t testing.TB) *overlay.View {
+	t.Helper()
+	if h.view != nil {
+		return h.view
+	}
+	l, err := launch.New()
+	must(t, err)
+	defer l.Close()
+	ids := []specs.LinuxIDMapping{{HostID: ofTests, Size: 1 << 16}, {ContainerID: 1<<32 - 2, Size: 1}}
+	ns, err := l.Namespace(launch.IDs{Users: ids, Groups: ids})
+	must(t, err)
+	defer ns.Close()
+	h.view, err = overlay.NewView(h.dir, filepath.Join(h.dir, "mapped", "layers"), ns)
+	must(t, err)
+	return h.view
+}
+
 // TestIsolation holds the launcher to runc: the same container is the same from
 // inside, whichever made it.
 func TestIsolation(t *testing.T) {
@@ -314,6 +357,11 @@ func TestIsolation(t *testing.T) {
 		"hardened":                    h.hardened,
 		"privileges by seccomp first": func(s *specs.Spec) { s.Process.NoNewPrivileges = false },
 		"without seccomp":             func(s *specs.Spec) { s.Linux.Seccomp = nil },
+		"user namespace":              remapped,
+		"hardened user namespace": func(s *specs.Spec) {
+			remapped(s)
+			h.hardened(s)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want, got := parse(t, h.run(t, runcRuntime, change)), parse(t, h.run(t, Name, change))
@@ -351,13 +399,17 @@ func compare(t *testing.T, runc, ours map[string]string) {
 	}
 }
 
-// accepted are differences that are none of isolation: fifos are not copied, and
-// profiles name calls that the table of an old libseccomp lacks.
+// accepted are differences that are none of isolation: fifos are not copied, profiles
+// name calls that the table of an old libseccomp lacks, and message queues lie in a directory for all
+// that is, in a user namespace, nobody's.
 func accepted(key, runc, ours string) bool {
 	var nr int
 	if _, err := fmt.Sscanf(key, "call %d", &nr); err == nil {
 		const newerThanLibseccomp = 451 // the first that 2.5.4 does not know
 		return nr >= newerThanLibseccomp && runc == fmt.Sprint(int(unix.ENOSYS))
+	}
+	if key == "dev /dev/mqueue" {
+		return runc == "41777 0:65534 2 0 " && ours == "41777 65534:65534 2 0 "
 	}
 	return strings.HasPrefix(key, "fd ") && runc == "pipe" && ours == "fifo"
 }

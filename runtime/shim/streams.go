@@ -29,21 +29,22 @@ const readerPeriod = 5 * time.Second
 // open, for the containerd that reads them may be restarted. Log files are written by
 // the shim: a container is not to hold a file of the host. So is what comes from a terminal.
 type streams struct {
-	child   launch.Stdio
-	mine    []*os.File // to be closed when the process is started
-	held    []*os.File // to be closed in the end
-	stdin   *os.File   // held write end of the standard input
-	output  *os.File   // where a terminal's output goes
-	input   *os.File   // where a terminal's input comes from
-	console *os.File   // the shim's end of a terminal
-	pumps   sync.WaitGroup
+	child    launch.Stdio
+	mine     []*os.File // to be closed when the process is started
+	held     []*os.File // to be closed in the end
+	stdin    *os.File   // held write end of the standard input
+	output   *os.File   // where a terminal's output goes
+	input    *os.File   // where a terminal's input comes from
+	console  *os.File   // the shim's end of a terminal
+	uid, gid int        // of the process, on the host
+	pumps    sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
 }
 
 // openStreams opens the streams at the given URIs; "" is the container's /dev/null.
-func openStreams(stdin, stdout, stderr string, terminal bool, user specs.User) (s *streams, err error) {
+func openStreams(stdin, stdout, stderr string, terminal bool, ids launch.IDs, user specs.User) (s *streams, err error) {
 	s = &streams{}
 	defer func() {
 		if err != nil {
@@ -52,20 +53,21 @@ func openStreams(stdin, stdout, stderr string, terminal bool, user specs.User) (
 			err = fmt.Errorf("open standard streams: %w", err)
 		}
 	}()
+	s.uid, s.gid = ids.Host(user)
 	if terminal {
 		return s, s.openTerminal(stdin, stdout)
 	}
-	if s.child.Stdin, err = s.openInput(stdin, user); err != nil {
+	if s.child.Stdin, err = s.openInput(stdin); err != nil {
 		return s, err
 	}
-	if s.child.Stdout, err = s.openOutput(stdout, user); err != nil {
+	if s.child.Stdout, err = s.openOutput(stdout); err != nil {
 		return s, err
 	}
 	if stderr == stdout {
 		s.child.Stderr = s.child.Stdout
 		return s, nil
 	}
-	s.child.Stderr, err = s.openOutput(stderr, user)
+	s.child.Stderr, err = s.openOutput(stderr)
 	return s, err
 }
 
@@ -91,7 +93,7 @@ func (s *streams) hold(path string, flags int) (*os.File, error) {
 	return f, err
 }
 
-func (s *streams) openInput(uri string, user specs.User) (*os.File, error) {
+func (s *streams) openInput(uri string) (*os.File, error) {
 	if uri == "" {
 		return nil, nil
 	}
@@ -103,10 +105,10 @@ func (s *streams) openInput(uri string, user specs.User) (*os.File, error) {
 	if s.stdin, err = s.hold(path, os.O_RDWR); err != nil {
 		return nil, err
 	}
-	return s.openEnd(path, os.O_RDONLY, user)
+	return s.openEnd(path, os.O_RDONLY)
 }
 
-func (s *streams) openOutput(uri string, user specs.User) (*os.File, error) {
+func (s *streams) openOutput(uri string) (*os.File, error) {
 	if uri == "" {
 		return nil, nil
 	}
@@ -115,7 +117,7 @@ func (s *streams) openOutput(uri string, user specs.User) (*os.File, error) {
 		return nil, err
 	}
 	if !fifo {
-		return s.openLog(path, user)
+		return s.openLog(path)
 	}
 	w, err := openWriter(path)
 	if err != nil {
@@ -125,7 +127,7 @@ func (s *streams) openOutput(uri string, user specs.User) (*os.File, error) {
 	if _, err := s.hold(path, os.O_RDONLY); err != nil {
 		return nil, err
 	}
-	return w, w.Chown(int(user.UID), int(user.GID))
+	return w, w.Chown(s.uid, s.gid)
 }
 
 // openWriter opens a fifo for writing once somebody reads it, or has begun to open
@@ -149,18 +151,18 @@ func openWriter(path string) (*os.File, error) {
 
 // openEnd opens the end of a fifo that the process gets. It is the process's own,
 // so that it may be opened again as /dev/stdout.
-func (s *streams) openEnd(path string, flags int, user specs.User) (*os.File, error) {
+func (s *streams) openEnd(path string, flags int) (*os.File, error) {
 	n, err := unix.Open(path, flags|unix.O_CLOEXEC, 0) // not by os, which would make it non-blocking
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(n), path)
 	s.mine = append(s.mine, f)
-	return f, f.Chown(int(user.UID), int(user.GID))
+	return f, f.Chown(s.uid, s.gid)
 }
 
 // openLog returns the end of a pipe whose content the shim appends to a file.
-func (s *streams) openLog(path string, user specs.User) (*os.File, error) {
+func (s *streams) openLog(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -179,7 +181,7 @@ func (s *streams) openLog(path string, user specs.User) (*os.File, error) {
 	r := os.NewFile(uintptr(ends[0]), "pipe")
 	s.held = append(s.held, r)
 	s.pump(log, r, func() { log.Close() })
-	return w, w.Chown(int(user.UID), int(user.GID))
+	return w, w.Chown(s.uid, s.gid)
 }
 
 // openTerminal opens the fifos of a terminal, which attach copies.

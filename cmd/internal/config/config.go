@@ -78,6 +78,8 @@ type Containerd struct {
 	Address string   `toml:"address" comment:"socket of a containerd that runs already; \"\" runs one in process"`
 	Runc    string   `toml:"runc" comment:"runc binary; \"\" looks beside ctrsnapd, in ../libexec/ctrsnap, then on PATH"`
 	BinDirs []string `toml:"bin_dirs" comment:"where the shim and runc are looked for first"`
+	UserNS  string   `toml:"userns" comment:"auto has root and all other users of clones be nobody on this host where the kernel can; on refuses to start where it cannot; off"`
+	IDs     uint32   `toml:"ids" comment:"the first of the 65536 users and groups of this host that those of clones are; nobody else is to have them"`
 	Runtime string   `toml:"runtime" comment:"ctrsnap starts clones in shims that serve many, and leaves to runc what they do not do; runc leaves all to it"`
 	Cgroup  string   `toml:"cgroup" comment:"parent cgroup of all clones"`
 }
@@ -152,7 +154,7 @@ func Default() Config {
 		Root:       "/var/lib/ctrsnap",
 		State:      "/run/ctrsnap",
 		API:        API{Group: "ctrsnap", AdminGroup: "ctrsnap-admin", TLSAdmins: []string{}},
-		Containerd: Containerd{Runtime: "ctrsnap", Cgroup: "/ctrsnap", BinDirs: []string{}},
+		Containerd: Containerd{Runtime: "ctrsnap", UserNS: "auto", IDs: 0x70000000, Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Storage:    Storage{Verify: Duration(7 * 24 * time.Hour)},
 		Network:    Network{Ahead: 16, DNS: true, DNSForward: []string{}, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), Limits: Bounds{Pids: 4096}},
@@ -237,6 +239,10 @@ func (c *Config) validate() error {
 		return errors.New("configuration: clone.start_timeout: must be positive")
 	case c.Containerd.Runtime != "ctrsnap" && c.Containerd.Runtime != "runc":
 		return fmt.Errorf("configuration: containerd.runtime: %q is neither ctrsnap nor runc", c.Containerd.Runtime)
+	case c.Containerd.UserNS != "auto" && c.Containerd.UserNS != "on" && c.Containerd.UserNS != "off":
+		return fmt.Errorf("configuration: containerd.userns: %q is none of auto, on, off", c.Containerd.UserNS)
+	case c.Containerd.IDs <= 1<<16 || c.Containerd.IDs > 1<<32-2<<16:
+		return errors.New("configuration: containerd.ids: must be above 65536 and leave room for as many")
 	case c.Network.Ahead < 0:
 		return errors.New("configuration: network.ahead: must not be negative")
 	case c.Network.Conflist+c.Network.Use != "" && c.Network.Bridge+c.Network.Subnet != "":

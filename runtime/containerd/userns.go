@@ -1,0 +1,111 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/launch"
+)
+
+// Users are the user namespaces of containers in our shims.
+type Users struct {
+	IDs launch.IDs
+	// Rootfs returns mounts of a root filesystem with its owners in the namespace, Source the
+	// like of a path of the host that is bound, or the path itself.
+	Rootfs func([]mount.Mount) ([]mount.Mount, error)
+	Source func(path string) string
+}
+
+// remap has a container be in a user namespace. (Mounts with ids of their own would have
+// containerd run the shim for each container, to see whether it knows them.)
+func (u *Users) remap(s *specs.Spec) {
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings, s.Linux.GIDMappings = u.IDs.Users, u.IDs.Groups
+	for i, m := range s.Mounts {
+		if m.Type == "bind" {
+			s.Mounts[i].Source = u.Source(m.Source)
+		}
+	}
+}
+
+// UseUsers has containers that are made from now on be in user namespaces, if the kernel
+// and the filesystems can: it builds one to see. layers and state are directories for what it
+// is built from, whose paths Rootfs and Source know. It is not to be called while containers are made.
+func (r *Runner) UseUsers(ctx context.Context, u *Users, layers, state string) (err error) {
+	layers, state = filepath.Join(layers, trial), filepath.Join(state, trial)
+	clean := func() error { return errors.Join(os.RemoveAll(layers), os.RemoveAll(state)) }
+	if err := clean(); err != nil { // of a trial that was killed
+		return err
+	}
+	defer func() { err = errors.Join(err, clean()) }()
+	for _, dir := range []string{layers + "/lower", layers + "/upper", layers + "/work", state + "/rootfs", state + "/shared"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	rootfs, err := u.Rootfs([]mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{
+		"index=off", "lowerdir=" + layers + "/lower", "upperdir=" + layers + "/upper", "workdir=" + layers + "/work",
+	}}})
+	if err != nil {
+		return err
+	}
+	spec := r.spec(runtime.Container{
+		ID: trial, NetNS: "/proc/self/ns/net", Process: runtime.Process{Args: []string{"/none"}},
+		Mounts: []specs.Mount{{Destination: "/shared", Type: "bind", Source: state + "/shared", Options: []string{"bind", "rw"}}},
+	})
+	u.remap(spec)
+	if err := r.try(ctx, state, rootfs, spec); err != nil {
+		return err
+	}
+	r.opts.Users = u
+	return nil
+}
+
+// trial names a container that is only tried.
+const trial = "userns-trial"
+
+// try builds a container up to its program, and ends it.
+func (r *Runner) try(ctx context.Context, bundle string, rootfs []mount.Mount, spec *specs.Spec) (err error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	parsed, err := launch.ParseSpec(data)
+	if err != nil {
+		return err
+	}
+	host, err := r.host()
+	if err != nil {
+		return err
+	}
+	group, err := host.Create(ctx, spec.Linux.CgroupsPath, spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, group.Remove(context.WithoutCancel(ctx))) }()
+	l, err := launch.New()
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	p, _, err := l.Create(launch.Config{ID: trial, Bundle: bundle, Rootfs: rootfs, Spec: parsed, Cgroup: group})
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	err = p.Built()
+	if kerr := p.Signal(unix.SIGKILL); kerr != nil && !errors.Is(kerr, unix.ESRCH) {
+		err = errors.Join(err, fmt.Errorf("end it: %w", kerr))
+	}
+	_, werr := p.Wait()
+	return errors.Join(err, werr)
+}

@@ -1,0 +1,153 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// IDs are the users and groups of a user namespace and which of the host's they are.
+// See user_namespaces(7). The zero value is no namespace of its own.
+type IDs struct{ Users, Groups []specs.LinuxIDMapping }
+
+// overflow is the number that ids have where they are none. See proc_sys_kernel(5).
+const overflow = 65534
+
+// IDs are those of a container.
+func (s *Spec) IDs() IDs { return IDs{s.Linux.UIDMappings, s.Linux.GIDMappings} }
+
+// IDs are those of a process's container.
+func (p *Process) IDs() IDs { return p.ids }
+
+func (m IDs) none() bool { return len(m.Users) == 0 }
+
+// Host returns the host's user and group of one in the namespace.
+func (m IDs) Host(u specs.User) (uid, gid int) {
+	return onHost(m.Users, u.UID), onHost(m.Groups, u.GID)
+}
+
+func onHost(list []specs.LinuxIDMapping, id uint32) int {
+	if len(list) == 0 {
+		return int(id)
+	}
+	for _, m := range list {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return int(m.HostID + id - m.ContainerID)
+		}
+	}
+	return overflow
+}
+
+// checkIDs wants a root in a user namespace, for it is who builds the container, and the
+// user of its process.
+func checkIDs(s *specs.Spec) error {
+	m := IDs{s.Linux.UIDMappings, s.Linux.GIDMappings}
+	own := slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
+	if !own {
+		return first(field{"linux.uidMappings", len(m.Users)+len(m.Groups) > 0})
+	}
+	has := func(list []specs.LinuxIDMapping, id uint32) bool {
+		return slices.ContainsFunc(list, func(m specs.LinuxIDMapping) bool { return id >= m.ContainerID && id-m.ContainerID < m.Size })
+	}
+	var u specs.User
+	if s.Process != nil {
+		u = s.Process.User
+	}
+	return first(
+		field{"linux.uidMappings: no root", !has(m.Users, 0)}, field{"linux.gidMappings: no root", !has(m.Groups, 0)},
+		field{"linux.uidMappings: not the user of process", !has(m.Users, u.UID)},
+		field{"linux.gidMappings: not the group of process", !has(m.Groups, u.GID)},
+	)
+}
+
+// write gives the user namespace of a child its ids, which nobody but its parent may.
+func (m IDs) write(pid int) error {
+	for _, f := range []struct {
+		name string
+		list []specs.LinuxIDMapping
+	}{{"uid_map", m.Users}, {"gid_map", m.Groups}} {
+		var text strings.Builder
+		for _, l := range f.list {
+			fmt.Fprintln(&text, l.ContainerID, l.HostID, l.Size)
+		}
+		if err := writeProc(pid, f.name, text.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeProc writes to a file of a process, at once as the kernel wants it.
+func writeProc(pid int, name, text string) error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	f.Close()
+	return err
+}
+
+// Namespace makes a user namespace that nobody is in, for idmapped mounts: see
+// mount_setattr(2). It lives as long as the file.
+func (l *Launcher) Namespace(m IDs) (*os.File, error) {
+	var p program
+	p.begin()
+	p.wait()
+	p.add("end", unix.SYS_EXIT_GROUP, 0)
+	child, err := l.fork(&p, forkOptions{flags: unix.CLONE_NEWUSER, gate: true})
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	defer child.discard() //nolint:errcheck // of what has done its work
+	if err := m.write(child.PID); err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	return os.Open(fmt.Sprintf("/proc/%d/ns/user", child.PID))
+}
+
+// adopt does for a child in a user namespace what takes the rights of the host.
+func (b *builder) adopt(pid int) error {
+	proc := b.spec.Process
+	if s := proc.OOMScoreAdj; s != nil {
+		if err := writeProc(pid, "oom_score_adj", fmt.Sprint(*s)); err != nil {
+			return err
+		}
+	}
+	limits, err := raised(proc.Rlimits)
+	if err != nil {
+		return err
+	}
+	for _, l := range limits {
+		if err := unix.Prlimit(pid, l.resource, &l.limit, nil); err != nil {
+			return fmt.Errorf("set %s: %w", l.name, err)
+		}
+	}
+	return b.ids.write(pid)
+}
+
+// becomeRoot appends the wait for the ids, and the change to the namespace's root.
+func (b *builder) becomeRoot() {
+	b.wait()
+	b.add("become root: groups", unix.SYS_SETGROUPS, 0, 0)
+	b.add("become root: group", unix.SYS_SETRESGID, 0, 0, 0)
+	b.add("become root: user", unix.SYS_SETRESUID, 0, 0, 0)
+	b.prctl("die with the shim", unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0) // see identity
+}
+
+// openSysfs mounts what /sys shows of a network namespace, attached nowhere: it is the host's,
+// so nobody in a user namespace may.
+func (l *Launcher) openSysfs(netns *os.File, o mountOptions) (f *os.File, err error) {
+	attr := int(o.attributes().Attr_set)
+	l.do(func() {
+		err = l.in(netns, unix.CLONE_NEWNET, func() (err error) {
+			f, err = openFilesystem("sysfs", []string{"source=sysfs"}, attr)
+			return err
+		})
+	})
+	return f, err
+}
