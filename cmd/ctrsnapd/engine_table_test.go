@@ -226,11 +226,6 @@ func newBare(t *testing.T, d *daemon, c api.Clone, data string) *bare {
 		}
 		return string(text)
 	}
-	info, err := os.Stat(proc + "root" + data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.uid, b.gid = info.Sys().(*syscall.Stat_t).Uid, info.Sys().(*syscall.Stat_t).Gid
 	// Its command line as it was given: a server may have named itself another.
 	configs, _ := filepath.Glob(filepath.Join(d.state, "containerd", "*", "*", c.ID, "config.json")) // the pattern is well formed
 	var spec struct{ Process struct{ Args, Env []string } }
@@ -255,13 +250,21 @@ func newBare(t *testing.T, d *daemon, c api.Clone, data string) *bare {
 			continue
 		}
 		for _, m := range lowerRE.FindAllStringSubmatch(line, -1) {
-			lower = append(lower, strings.Split(m[1], ":")...)
+			for dir := range strings.SplitSeq(m[1], ":") { // as they are on disk
+				dir = strings.Replace(dir, filepath.Join(d.state, "mapped"), filepath.Join(d.work, "root/storage/containerd"), 1)
+				lower = append(lower, dir)
+			}
 		}
 	}
 	if len(lower) == 0 {
 		t.Fatalf("no layers of %s", c.ID)
 	}
 	b.layer = lower[0]
+	info, err := os.Stat(b.layer + data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.uid, b.gid = info.Sys().(*syscall.Stat_t).Uid, info.Sys().(*syscall.Stat_t).Gid
 	storage, _, _ := strings.Cut(b.layer, "/containerd/") // the snapshotter removes what it does not know
 	b.root = filepath.Join(storage, "bare-"+c.Golden)
 	t.Cleanup(func() { os.RemoveAll(b.root) })
