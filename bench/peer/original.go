@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,7 +45,7 @@ func study(proc string) (o Original, err error) {
 	if o.Env, err = list(proc + "/environ"); err != nil {
 		return o, err
 	}
-	if o.UID, o.GID, err = owner(proc + "/status"); err != nil {
+	if o.UID, o.GID, err = owner(proc); err != nil {
 		return o, err
 	}
 	if o.DataDir = o.dataDir(); o.DataDir == "" || len(o.Args) == 0 {
@@ -90,25 +91,46 @@ func list(path string) ([]string, error) {
 	return out, nil
 }
 
-// owner returns the effective user and group: see proc_pid_status(5).
-func owner(path string) (uid, gid uint32, err error) {
-	b, err := os.ReadFile(path)
+// owner returns the effective user and group, as they are in the process's user namespace: see
+// proc_pid_status(5).
+func owner(proc string) (uid, gid uint32, err error) {
+	b, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		return 0, 0, err
 	}
-	ids := map[string]uint32{}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) < 3 || f[0] != "Uid:" && f[0] != "Gid:" {
-			continue
+		switch {
+		case err != nil || len(f) < 3:
+		case f[0] == "Uid:":
+			uid, err = inside(proc+"/uid_map", f[2])
+		case f[0] == "Gid:":
+			gid, err = inside(proc+"/gid_map", f[2])
 		}
-		n, err := strconv.ParseUint(f[2], 10, 32)
-		if err != nil {
-			return 0, 0, fmt.Errorf("%s: %w", path, err)
-		}
-		ids[f[0]] = uint32(n)
 	}
-	return ids["Uid:"], ids["Gid:"], nil
+	return uid, gid, err
+}
+
+// inside returns what an id of the host is by a map of user_namespaces(7).
+func inside(path, id string) (uint32, error) {
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		var first, host, count uint64
+		if _, err := fmt.Sscan(line, &first, &host, &count); err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		if n >= host && n-host < count {
+			return uint32(n - host + first), nil
+		}
+	}
+	return 0, fmt.Errorf("%s: no %d", path, n)
 }
 
 // setting returns the value of "-c name=value".
@@ -144,6 +166,9 @@ func lower(mounts, dataDir string) (string, error) {
 	}
 	for _, info := range infos {
 		for _, layer := range layers(info.VFSOptions) {
+			if layer, err = onDisk(layer); err != nil {
+				return "", err
+			}
 			dir := filepath.Join(layer, dataDir)
 			if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
 				return dir, nil
@@ -151,6 +176,25 @@ func lower(mounts, dataDir string) (string, error) {
 		}
 	}
 	return "", errors.New("no layer of its root filesystem holds its data directory")
+}
+
+// onDisk returns where path is by the mount that its own is a part of: a clone in a user
+// namespace has its layers by one that changes their owners.
+func onDisk(path string) (string, error) {
+	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
+	if err != nil || len(infos) == 0 {
+		return path, err
+	}
+	at := slices.MaxFunc(infos, func(a, b *mountinfo.Info) int { return len(a.Mountpoint) - len(b.Mountpoint) })
+	whole, err := mountinfo.GetMounts(func(i *mountinfo.Info) (bool, bool) {
+		root := strings.TrimSuffix(i.Root, "/") + "/"
+		return i.Major != at.Major || i.Minor != at.Minor || !strings.HasPrefix(at.Root, root) || root == at.Root+"/", false
+	})
+	if err != nil || len(whole) == 0 {
+		return path, err
+	}
+	part := strings.TrimPrefix(at.Root, whole[0].Root)
+	return filepath.Join(whole[0].Mountpoint, part, strings.TrimPrefix(path, at.Mountpoint)), nil
 }
 
 // layers returns the lower directories among the options of an overlay mount,

@@ -133,6 +133,9 @@ func (d *daemon) openState(context.Context) error {
 }
 
 func (d *daemon) openStorage(ctx context.Context) (err error) {
+	if err := d.unmapUsers(); err != nil {
+		return err
+	}
 	dir := filepath.Join(d.cfg.Root, "storage")
 	if d.cfg.Containerd.Address != "" {
 		// The layers are where that containerd keeps them.

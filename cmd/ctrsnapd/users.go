@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
@@ -89,6 +90,17 @@ func (d *daemon) mapUsers(ctx context.Context) error {
 	}
 	d.mapped = views
 	return nil
+}
+
+// unmapUsers takes away what a daemon that was killed had mapped: its storage is in use by it.
+func (d *daemon) unmapUsers() error {
+	paths, err := filepath.Glob(d.state("mapped", "*"))
+	for _, path := range paths {
+		if uerr := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil && !errors.Is(uerr, unix.EINVAL) {
+			err = errors.Join(err, fmt.Errorf("unmount %s: %w", path, uerr))
+		}
+	}
+	return err
 }
 
 // allIDs maps what is on disk: ids of clones to those that they have on this host, this process's
