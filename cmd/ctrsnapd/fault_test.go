@@ -226,7 +226,7 @@ func flip(t *testing.T, file string) {
 	do(t, os.WriteFile(file, b, 0o600))
 }
 
-func do(t *testing.T, err error) {
+func do(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

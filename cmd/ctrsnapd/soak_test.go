@@ -8,11 +8,14 @@ import (
 	"flag"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -42,6 +45,7 @@ type soakReport struct {
 	Seed      uint64         `json:"seed"`
 	Seconds   int            `json:"seconds"`
 	Kills     int            `json:"kills"`
+	Fills     int            `json:"fills"`
 	Confirmed map[string]int `json:"confirmed"`
 	Lost      int            `json:"lost"`
 	Wrong     int            `json:"goldens_wrong"`
@@ -52,7 +56,7 @@ type soakReport struct {
 }
 
 // TestSoak has callers clone, claim, reset, remove, build and promote: a third of the time under
-// kills of the daemon, and two thirds by one daemon, which has no more in the end than after
+// kills of the daemon and with a storage that is full now and then, and two thirds by one daemon, which has no more in the end than after
 // the first of them. Nothing is lost, and nothing left.
 func TestSoak(t *testing.T) {
 	begun := time.Now()
@@ -64,6 +68,10 @@ func TestSoak(t *testing.T) {
 	for third := time.Now(); time.Since(third) < *soakSpan/3 && !t.Failed(); {
 		<-time.After(time.Duration(k.rand.IntN(4000)) * time.Millisecond)
 		k.killAtRandom(ctx)
+		if k.kills%3 == 1 {
+			k.fill(ctx)
+			r.Fills++
+		}
 	}
 	k.audit(ctx, before, r.Leaked)
 	<-time.After(*soakSpan / 3)
@@ -95,6 +103,43 @@ func (k *killer) killAtRandom(ctx context.Context) {
 		k.t.Error(err)
 	}
 	k.complain("at random")
+}
+
+// fill leaves so little of the storage for a while that nobody gets a clone or a golden, and enough
+// for those that there are.
+func (k *killer) fill(ctx context.Context) {
+	k.t.Helper()
+	k.gate.Lock() // what is being built could take the rest
+	storage := filepath.Join(k.d.work, "root", "storage")
+	f, err := os.Create(filepath.Join(storage, "ballast"))
+	do(k.t, err)
+	defer f.Close()
+	var st unix.Statfs_t
+	do(k.t, unix.Statfs(storage, &st))
+	reserve := int64(st.Blocks) * st.Bsize / 20
+	do(k.t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-reserve*3/4))
+	waitFor(k.t, "clones to be refused", func() bool {
+		r := k.d.try(nil, "clone", "shop", "--name", "refused")
+		if r.code == 0 {
+			k.d.run("rm", "refused")
+		}
+		return r.code == 5
+	})
+	k.gate.Unlock()
+	<-time.After(2 * time.Second) // of callers who are refused
+	k.gate.Lock()
+	defer k.gate.Unlock()
+	do(k.t, os.Remove(f.Name()))
+	f.Close()
+	waitFor(k.t, "clones to be made again", func() bool {
+		r := k.d.try(nil, "clone", "shop", "--name", "refused")
+		return r.code == 0
+	})
+	k.d.run("rm", "refused")
+	if err := k.verify(ctx); err != nil {
+		k.t.Error(err)
+	}
+	k.complain("on a full storage")
 }
 
 // rest gives all clones back, looks for what is left, and returns what the daemon has when that is no
