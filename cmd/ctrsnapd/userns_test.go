@@ -27,6 +27,10 @@ func TestUserNamespace(t *testing.T) {
 	if got := d.run("exec", "--user", "root", "mapped", "--", "sh", "-c", "touch /root/made && id -u && cat /proc/self/uid_map"); !strings.HasPrefix(got, "0\n") {
 		t.Errorf("root: %q", got)
 	}
+	// See keyrings(7): a user who is not the host's root may have 200 keys, and this one is all clones'.
+	if users := string(mustRead(t, "/proc/key-users")); strings.Contains(users, fmt.Sprintf(" %d:", first)) {
+		t.Errorf("keys are of the clones' root:\n%s", users)
+	}
 	made, err := filepath.Glob(filepath.Join(d.work, "root/storage/containerd/*/snapshots/*/fs/root/made"))
 	if err != nil || len(made) != 1 {
 		t.Fatalf("file of root: %v, %v", made, err)

@@ -53,7 +53,9 @@ func (b *builder) build(stdio Stdio) error {
 		b.add("set domain name", unix.SYS_SETDOMAINNAME, b.bytes([]byte(d)), uintptr(len(d)))
 	}
 	b.protect()
-	b.keyring()
+	if b.ids.none() {
+		b.keyring()
+	}
 	home := func() string { return b.home(b.spec.Process.User.UID) }
 	return b.process(b.spec.Process, stdio, b.filter, home, true)
 }

@@ -133,6 +133,7 @@ func (b *builder) adopt(pid int) error {
 // becomeRoot appends the wait for the ids, and the change to the namespace's root.
 func (b *builder) becomeRoot() {
 	b.wait()
+	b.keyring() // of the host's root still: any other user may have 200 keys, and all containers share one
 	b.add("become root: groups", unix.SYS_SETGROUPS, 0, 0)
 	b.add("become root: group", unix.SYS_SETRESGID, 0, 0, 0)
 	b.add("become root: user", unix.SYS_SETRESUID, 0, 0, 0)
