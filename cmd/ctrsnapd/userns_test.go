@@ -28,7 +28,7 @@ func TestUserNamespace(t *testing.T) {
 		t.Errorf("root: %q", got)
 	}
 	// See keyrings(7): a user who is not the host's root may have 200 keys, and this one is all clones'.
-	if users := string(mustRead(t, "/proc/key-users")); strings.Contains(users, fmt.Sprintf(" %d:", first)) {
+	if users := string(mustRead(t, "/proc/key-users")); strings.Contains(users, fmt.Sprintf("\n%d:", first)) {
 		t.Errorf("keys are of the clones' root:\n%s", users)
 	}
 	made, err := filepath.Glob(filepath.Join(d.work, "root/storage/containerd/*/snapshots/*/fs/root/made"))
