@@ -10,7 +10,6 @@ import (
 
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
@@ -96,9 +95,7 @@ func (d *daemon) mapUsers(ctx context.Context) error {
 func (d *daemon) unmapUsers() error {
 	paths, err := filepath.Glob(d.state("mapped", "*"))
 	for _, path := range paths {
-		if uerr := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil && !errors.Is(uerr, unix.EINVAL) {
-			err = errors.Join(err, fmt.Errorf("unmount %s: %w", path, uerr))
-		}
+		err = errors.Join(err, overlay.Unmap(path))
 	}
 	return err
 }

@@ -88,52 +88,25 @@ func openTree(path string, o mountOptions) (*os.File, error) {
 // openOverlay mounts an overlay. Layers are given one by one: the kernel takes at
 // most 256 bytes at once.
 func openOverlay(o mountOptions) (*os.File, error) {
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsopen overlay", err)
+	if o.flags&^unix.MS_RDONLY != 0 {
+		return nil, refuse("root filesystem: flags of an overlay")
 	}
-	defer unix.Close(fs) //nolint:errcheck // of what was only configured
-	if err := configureOverlay(fs, o); err != nil {
-		return nil, err
+	options := []string{"source=overlay"}
+	for _, s := range o.data {
+		layers, ok := strings.CutPrefix(s, "lowerdir=")
+		if !ok {
+			options = append(options, s)
+			continue
+		}
+		for layer := range strings.SplitSeq(layers, ":") {
+			options = append(options, "lowerdir+="+layer)
+		}
 	}
 	attrs := 0
 	if o.has(unix.MS_RDONLY) {
 		attrs |= unix.MOUNT_ATTR_RDONLY
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
-	if err != nil {
-		return nil, os.NewSyscallError("fsmount overlay", err)
-	}
-	return os.NewFile(uintptr(fd), "overlay"), nil
-}
-
-func configureOverlay(fs int, o mountOptions) error {
-	if o.flags&^unix.MS_RDONLY != 0 {
-		return refuse("root filesystem: flags of an overlay")
-	}
-	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
-		return os.NewSyscallError("fsconfig source", err)
-	}
-	for _, s := range o.data {
-		key, value, ok := strings.Cut(s, "=")
-		var err error
-		switch {
-		case !ok:
-			err = unix.FsconfigSetFlag(fs, key)
-		case key == "lowerdir":
-			for layer := range strings.SplitSeq(value, ":") {
-				if err = unix.FsconfigSetString(fs, "lowerdir+", layer); err != nil {
-					break
-				}
-			}
-		default:
-			err = unix.FsconfigSetString(fs, key, value)
-		}
-		if err != nil {
-			return fmt.Errorf("overlay option %s: %w", s, err)
-		}
-	}
-	return os.NewSyscallError("mount overlay", unix.FsconfigCreate(fs))
+	return openFilesystem("overlay", options, attrs)
 }
 
 // openFilesystem mounts a filesystem of the kernel's, attached nowhere.

@@ -34,12 +34,15 @@ func onHost(list []specs.LinuxIDMapping, id uint32) int {
 	if len(list) == 0 {
 		return int(id)
 	}
-	for _, m := range list {
-		if id >= m.ContainerID && id-m.ContainerID < m.Size {
-			return int(m.HostID + id - m.ContainerID)
-		}
+	if i := find(list, id); i >= 0 {
+		return int(list[i].HostID + id - list[i].ContainerID)
 	}
 	return overflow
+}
+
+// find returns the index of the mapping that has an id of the namespace, or -1.
+func find(list []specs.LinuxIDMapping, id uint32) int {
+	return slices.IndexFunc(list, func(m specs.LinuxIDMapping) bool { return id >= m.ContainerID && id-m.ContainerID < m.Size })
 }
 
 // checkIDs wants a root in a user namespace, for it is who builds the container, and the
@@ -50,17 +53,14 @@ func checkIDs(s *specs.Spec) error {
 	if !own {
 		return first(field{"linux.uidMappings", len(m.Users)+len(m.Groups) > 0})
 	}
-	has := func(list []specs.LinuxIDMapping, id uint32) bool {
-		return slices.ContainsFunc(list, func(m specs.LinuxIDMapping) bool { return id >= m.ContainerID && id-m.ContainerID < m.Size })
-	}
 	var u specs.User
 	if s.Process != nil {
 		u = s.Process.User
 	}
 	return first(
-		field{"linux.uidMappings: no root", !has(m.Users, 0)}, field{"linux.gidMappings: no root", !has(m.Groups, 0)},
-		field{"linux.uidMappings: not the user of process", !has(m.Users, u.UID)},
-		field{"linux.gidMappings: not the group of process", !has(m.Groups, u.GID)},
+		field{"linux.uidMappings: no root", find(m.Users, 0) < 0}, field{"linux.gidMappings: no root", find(m.Groups, 0) < 0},
+		field{"linux.uidMappings: not the user of process", find(m.Users, u.UID) < 0},
+		field{"linux.gidMappings: not the group of process", find(m.Groups, u.GID) < 0},
 	)
 }
 

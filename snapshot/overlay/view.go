@@ -52,12 +52,15 @@ func NewView(root, at string, ns *os.File) (*View, error) {
 }
 
 // Close unmounts the view. What was mounted through it stays. It is idempotent.
-func (v *View) Close() error {
-	err := unix.Unmount(v.at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+func (v *View) Close() error { return Unmap(v.at) }
+
+// Unmap is Close for a view of an earlier process, if there is one at the directory at.
+func Unmap(at string) error {
+	err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return &os.PathError{Op: "unmount", Path: v.at, Err: err}
+	return &os.PathError{Op: "unmount", Path: at, Err: err}
 }
 
 // Mounts returns mounts of the snapshotter as they are in the view.
