@@ -47,8 +47,8 @@ func query(ctx context.Context, t *take) (err error) {
 		return err
 	}
 	for _, l := range []load{
-		{ratio: "query_select_vs_bare", builtin: "select-only", transactions: 2500},
-		{ratio: "query_tpcb_vs_bare", builtin: "tpcb-like", transactions: 400},
+		{ratio: "query_select_vs_bare", builtin: "select-only", transactions: 1000},
+		{ratio: "query_tpcb_vs_bare", builtin: "tpcb-like", transactions: 160},
 	} {
 		if err := t.rates(ctx, program, l, endpoint(c), b.Endpoint); err != nil {
 			return err
@@ -67,28 +67,40 @@ func pgbench(o peer.Original) (string, error) {
 }
 
 // load is one that pgbench makes with a script of its own. transactions is how
-// many each client runs in one turn: a third of a second or so. How fast a
-// shared machine is changes from second to second by more than what is to be
-// seen, so turns are short and many.
+// many each client runs in one turn: an eighth of a second or so. How fast a
+// machine is changes from turn to turn by more than what is to be seen, by its
+// neighbours and by where the scheduler puts clients and servers, so turns are
+// short and many.
 type load struct {
 	ratio, builtin string
 	transactions   int
 }
 
-// rates runs one load in turns against both. The rate of each turn is a value.
+// turnsOfValue is over how many turns a value is the rate. That of one turn has
+// two modes, whether clients and servers have met on one CPU or not, and the
+// median of such values jumps from one mode to the other.
+const turnsOfValue = 5
+
+// rates runs one load in turns against both.
 func (t *take) rates(ctx context.Context, program string, l load, clone, bare peer.Endpoint) error {
 	over, under := recorder.New("ctrsnap_"+l.builtin, "pgbench", "1/s"), recorder.New("bare_"+l.builtin, "pgbench", "1/s")
 	arm := func(at peer.Endpoint, r *recorder.Recorder) bench.Arm {
-		return func(ctx context.Context, _ int) error {
+		var took float64 // seconds per transaction, summed up over the turns of a value
+		return func(ctx context.Context, round int) error {
 			rate, err := runPgbench(ctx, program, l, at)
-			if err == nil {
-				r.Add(rate)
+			if err != nil {
+				return err
 			}
-			return err
+			took += 1 / rate
+			if round%turnsOfValue == turnsOfValue-1 {
+				r.Add(turnsOfValue / took)
+				took = 0
+			}
+			return nil
 		}
 	}
-	// Ten rounds read what there is into both servers' memory.
-	err := interleave(ctx, t, t.rounds(10), t.rounds(100), []*recorder.Recorder{over, under}, arm(clone, over), arm(bare, under))
+	// The first ones read what there is into both servers' memory.
+	err := interleave(ctx, t, turnsOfValue*t.rounds(4), turnsOfValue*t.rounds(60), []*recorder.Recorder{over, under}, arm(clone, over), arm(bare, under))
 	t.compare(l.ratio, over, under)
 	return err
 }

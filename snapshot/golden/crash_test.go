@@ -34,7 +34,8 @@ const (
 // phase runs one phase of a top-level test in a process of its own.
 func phase(t *testing.T, test, name, dir string, env ...string) error {
 	t.Helper()
-	env = append(env, envPhase+"="+name, envDir+"="+dir)
+	// The phase ends by a signal and cannot remove its temporary files.
+	env = append(env, envPhase+"="+name, envDir+"="+dir, "TMPDIR="+t.TempDir())
 	out, err := containerdtest.Command(t, test, env...).CombinedOutput()
 	t.Logf("%s %q: %v\n%s", name, env, err, out)
 	return err
