@@ -62,8 +62,12 @@ type Series struct {
 	// Stages are medians in milliseconds of the parts of the quantity.
 	Stages map[string]float64 `json:"stages,omitempty"`
 	// At is where the series was measured, if that is one of several places: how many
-	// clones lived, how large the golden was …
+	// clones lived, how many callers came … It is chosen, the same in each run, and with Name
+	// and Golden says which series of two runs are one.
 	At map[string]float64 `json:"at,omitempty"`
+	// With are figures of this run that At led to: how many callers a second a part of what the
+	// machine can do was, how large a golden turned out.
+	With map[string]float64 `json:"with,omitempty"`
 	// Samples are values, all of them or as many as are kept, chosen by chance:
 	// to draw the distribution, and to compare it with that of another run.
 	Samples []float64 `json:"samples,omitempty"`

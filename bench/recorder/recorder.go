@@ -31,7 +31,7 @@ type Recorder struct {
 	order    []string // of stages, so that results do not depend on maps
 	stages   map[string]*stage
 	kept     reservoir
-	at       map[string]float64
+	at, with map[string]float64
 }
 
 // stage is a part of the values.
@@ -57,6 +57,17 @@ func (r *Recorder) At(name string, value float64) *Recorder {
 		r.at = map[string]float64{}
 	}
 	r.at[name] = value
+	return r
+}
+
+// With says what figure of this run belongs to the values, and returns r.
+func (r *Recorder) With(name string, value float64) *Recorder {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.with == nil {
+		r.with = map[string]float64{}
+	}
+	r.with[name] = value
 	return r
 }
 
@@ -121,7 +132,7 @@ func (r *Recorder) Reset() {
 func (r *Recorder) Series() bench.Series {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := bench.Series{Name: r.name, Golden: r.golden, Unit: r.unit, N: r.values.TotalCount(), Errors: r.errors, At: r.at, Samples: r.kept.values()}
+	s := bench.Series{Name: r.name, Golden: r.golden, Unit: r.unit, N: r.values.TotalCount(), Errors: r.errors, At: r.at, With: r.with, Samples: r.kept.values()}
 	if s.N == 0 {
 		return s
 	}

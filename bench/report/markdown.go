@@ -94,15 +94,18 @@ func writeSeries(b *strings.Builder, r bench.Result) {
 	b.WriteString("\n")
 }
 
-// place says where a series was measured.
+// place says where a series was measured, and then with which figures of the run.
 func place(s bench.Series) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(s.At)) {
+		parts = append(parts, fmt.Sprintf("%s=%.6g", k, s.At[k])) // 100000 in full
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.With)) {
 		if name, ok := strings.CutSuffix(k, "_bytes"); ok {
-			parts = append(parts, fmt.Sprintf("%s=%.0fMiB", name, s.At[k]/(1<<20)))
+			parts = append(parts, fmt.Sprintf("%s=%.0fMiB", name, s.With[k]/(1<<20)))
 			continue
 		}
-		parts = append(parts, fmt.Sprintf("%s=%.6g", k, s.At[k]))
+		parts = append(parts, fmt.Sprintf("%s=%.4g", k, s.With[k]))
 	}
 	return strings.Join(parts, " ")
 }

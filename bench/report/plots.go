@@ -114,7 +114,7 @@ func clonePath(results []bench.Result) (Plot, error) {
 
 // bySize is the latency of clones of goldens from small to big.
 func bySize(results []bench.Result) (Plot, error) {
-	found := of(results, "size", func(s bench.Series) bool { return s.At["golden_bytes"] > 0 })
+	found := of(results, "size", func(s bench.Series) bool { return s.With["golden_bytes"] > 0 })
 	return picture(Plot{Name: "size", Title: "Cold clones against the golden's size", Caption: "Until the first answer."},
 		axis{label: "golden, MiB", log: true}, axis{label: "milliseconds", zero: true}, quantiles(found, "golden_bytes", 1<<20, 1))
 }
@@ -158,7 +158,7 @@ func predicted(results []bench.Result) (Plot, error) {
 		return of(results, "pool", func(s bench.Series) bool { return s.Name == name && len(s.Samples) > 0 })
 	}
 	for _, s := range named("measured") {
-		load := fmt.Sprintf(", pool %g, %.0f/s", s.At["pool"], s.At["rate"])
+		load := fmt.Sprintf(", pool %g, %.0f/s", s.At["pool"], s.With["rate"])
 		all = append(all, line{name: "measured" + load, points: cumulated(s.Samples), steps: true})
 		for _, p := range named("predicted") {
 			if maps.Equal(p.At, s.At) {
@@ -182,7 +182,11 @@ func quantiles(found []bench.Series, at string, x, y float64) []line {
 func curve(found []bench.Series, at string, x, y float64, value func(bench.Series) float64) plotter.XYs {
 	points := map[float64]float64{}
 	for _, s := range found {
-		points[s.At[at]/x] = value(s) / y
+		where, chosen := s.At[at]
+		if !chosen {
+			where = s.With[at]
+		}
+		points[where/x] = value(s) / y
 	}
 	var xys plotter.XYs
 	for _, k := range slices.Sorted(maps.Keys(points)) {

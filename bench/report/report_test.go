@@ -51,11 +51,11 @@ func run(seed uint64, factor float64) []bench.Result {
 	return []bench.Result{
 		cold,
 		result("peers", series(seed+2, "ctrsnap", "app", "ms", 50*factor, 30), series(seed+3, "pg_restore", "app", "ms", 900, 9)),
-		result("size", series(seed, "big", "big", "ms", 50, 9).At("golden_bytes", 5<<30), series(seed, "small", "small", "ms", 50, 9).At("golden_bytes", 50<<20)),
+		result("size", series(seed, "big", "big", "ms", 50, 9).With("golden_bytes", 5<<30*factor), series(seed, "small", "small", "ms", 50, 9).With("golden_bytes", 50<<20)),
 		result("scale", series(seed, "rate", "app", "1/s", 20/factor, 1).At("callers", 1), series(seed, "rate", "app", "1/s", 30/factor, 1).At("callers", 4),
 			series(seed, "create", "app", "ms", 50, 9).At("live", 1), series(seed, "create", "app", "ms", 55, 9).At("live", 100)),
 		result("density", series(seed, "memory_used", "app", "bytes", 5e8, 1).At("clones", 50), series(seed, "disk_used", "app", "bytes", 5e7, 1).At("clones", 50)),
-		result("pool", series(seed, "measured", "app", "ms", 5, 9).At("pool", 4).At("rate", 10), series(seed, "predicted", "app", "ms", 5, 9).At("pool", 4).At("rate", 10)),
+		result("pool", series(seed, "measured", "app", "ms", 5, 9).At("pool", 4).At("load", 0.5).With("rate", 10/factor), series(seed, "predicted", "app", "ms", 5, 9).At("pool", 4).At("load", 0.5).With("rate", 10/factor)),
 	}
 }
 

@@ -14,10 +14,10 @@ import (
 // was skipped, noted and incorrect.
 func Table(w io.Writer, results []bench.Result) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "SCENARIO\tSERIES\tGOLDEN\tUNIT\tN\tERRORS\tMIN\tP50\tP90\tP99\tMAX")
+	fmt.Fprintln(t, "SCENARIO\tSERIES\tAT\tGOLDEN\tUNIT\tN\tERRORS\tMIN\tP50\tP90\tP99\tMAX")
 	for _, r := range results {
 		for _, s := range r.Series {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", r.Scenario, s.Name, s.Golden, s.Unit, s.N, s.Errors,
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", r.Scenario, s.Name, place(s), s.Golden, s.Unit, s.N, s.Errors,
 				number(s.Min), number(s.P50), number(s.P90), number(s.P99), number(s.Max))
 		}
 	}

@@ -60,7 +60,7 @@ func arrivals(ctx context.Context, t *take) (err error) {
 	costs := []float64{cost}
 	var trials []*trial
 	for i, l := range poolLoads {
-		trials = append(trials, newTrial(golden, l.members, l.part*k.capacity(cost), uint64(i)))
+		trials = append(trials, newTrial(golden, l.members, l.part, k.capacity(cost), uint64(i)))
 	}
 	for range rounds {
 		for _, tr := range trials {
@@ -92,7 +92,8 @@ type turn struct {
 type trial struct {
 	golden    string
 	members   int
-	rate      float64
+	load      float64 // as a part of what the machine can do
+	rate      float64 // callers a second
 	rand      *rand.Rand
 	turns     []turn
 	measured  *recorder.Recorder
@@ -101,12 +102,14 @@ type trial struct {
 	runs      [simulations][]float64
 }
 
-func newTrial(golden string, members int, rate float64, seed uint64) *trial {
+// newTrial is the load that is so much of a machine's capacity, in claims per second.
+func newTrial(golden string, members int, load, capacity float64, seed uint64) *trial {
+	rate := load * capacity
 	place := func(name string) *recorder.Recorder {
-		return recorder.New(name, golden, "ms").At("pool", float64(members)).At("rate", rate)
+		return recorder.New(name, golden, "ms").At("pool", float64(members)).At("load", load).With("rate", rate)
 	}
 	return &trial{
-		golden: golden, members: members, rate: rate, rand: rand.New(rand.NewPCG(seed, 3)),
+		golden: golden, members: members, load: load, rate: rate, rand: rand.New(rand.NewPCG(seed, 3)),
 		measured: place("measured"), predicted: place("predicted"), life: place("life_cpu"),
 	}
 }
@@ -181,7 +184,7 @@ func (tr *trial) judge(t *take) {
 	t.note("pool %d, %.1f callers per second: p99 of %d claims is %.0f ms, predicted %.0f; in nine of ten simulations of as many it is %.0f to %.0f",
 		tr.members, tr.rate, measured.N, measured.P99, predicted.P99, stat.Quantile(p99s, 0.05), stat.Quantile(p99s, 0.95))
 	ratio, ok := bench.Compare("plan_claim_p99", predicted, measured)
-	ratio.Over, ratio.Under = fmt.Sprintf("predicted pool=%d rate=%.1f", tr.members, tr.rate), "measured"
+	ratio.Over, ratio.Under = fmt.Sprintf("predicted pool=%d load=%g", tr.members, tr.load), "measured"
 	t.ratio(ratio, ok)
 }
 

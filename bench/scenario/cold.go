@@ -140,7 +140,7 @@ func size(ctx context.Context, t *take) error {
 			return err
 		}
 		t.note("golden %s: data directory of %d MiB in %d files", golden, bytes>>20, files)
-		r := recorder.New(golden, golden, "ms").At("golden_bytes", float64(bytes))
+		r := recorder.New(golden, golden, "ms").With("golden_bytes", float64(bytes))
 		all = append(all, r)
 		arms = append(arms, func(ctx context.Context, _ int) error { return t.coldClone(ctx, golden, r, checkRows) })
 	}

@@ -10,10 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/bench"
 	openloop "github.com/ctrsnap/ctrsnap/bench/load"
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
+	"github.com/ctrsnap/ctrsnap/bench/report"
 	"github.com/ctrsnap/ctrsnap/bench/sim"
+	"github.com/ctrsnap/ctrsnap/bench/stat"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -139,7 +142,7 @@ func TestTrialLeavesOutWhatOthersDisturbed(t *testing.T) {
 		quiet.took = append(quiet.took, time.Duration(s*float64(time.Second)))
 	}
 	costs := []float64{100, 110, 120}
-	tk, tr := &take{Env: &Env{}}, newTrial("app", 1, 10, 1)
+	tk, tr := &take{Env: &Env{}}, newTrial("app", 1, 0.5, 20, 1)
 	tr.turns = []turn{quiet, busy}
 	tr.count(tk, costs, model)
 	tr.judge(tk)
@@ -149,11 +152,41 @@ func TestTrialLeavesOutWhatOthersDisturbed(t *testing.T) {
 	if x := tk.res.Ratios; len(x) != 1 || x[0].Name != "plan_claim_p99" || x[0].P99 < 0.8 || x[0].P99 > 1.25 {
 		t.Errorf("got %+v", x)
 	}
-	tk, tr = &take{Env: &Env{}}, newTrial("app", 1, 10, 1)
+	tk, tr = &take{Env: &Env{}}, newTrial("app", 1, 0.5, 20, 1)
 	tr.turns = []turn{busy}
 	tr.count(tk, costs, model)
 	tr.judge(tk)
 	if len(tk.res.Ratios) != 0 || len(tk.res.Skipped) != 1 {
 		t.Errorf("got %+v", tk.res)
+	}
+}
+
+// Two runs that found the machine able to do different things have the same series: they can be
+// compared.
+func TestRunsOfThePoolCompare(t *testing.T) {
+	ran := func(capacity float64) []bench.Result {
+		tk := &take{Env: &Env{}, res: bench.Result{Scenario: "pool"}}
+		for i, l := range poolLoads {
+			tr := newTrial("app", l.members, l.part, capacity, uint64(i))
+			for range 50 {
+				tr.measured.Add(100 / capacity)
+				tr.predicted.Add(100 / capacity)
+			}
+			tr.judge(tk)
+		}
+		return []bench.Result{tk.res}
+	}
+	old, slower := ran(20), ran(13.7)
+	changes := report.Changes(old, slower)
+	if n := len(old[0].Series); n != 2*len(poolLoads) || len(changes) != n {
+		t.Fatalf("%d series, %d of them compared", n, len(changes))
+	}
+	for _, c := range changes {
+		if c.Verdict != stat.Worse || c.Series.With["rate"] != 13.7*c.Series.At["load"] {
+			t.Errorf("%s: %s: %+v", c.Series.Name, c.Verdict, c.Series)
+		}
+	}
+	if a, b := old[0].Ratios, slower[0].Ratios; len(a) != len(poolLoads) || a[0].Over != b[0].Over || a[0].Over == a[1].Over {
+		t.Errorf("ratios %+v and %+v", a, b)
 	}
 }
