@@ -118,7 +118,7 @@ func (d *daemon) stored(elem ...string) string {
 // openState makes the state directory and takes the lock that keeps a second
 // daemon out. The kernel lets go of it when the process ends.
 func (d *daemon) openState(context.Context) error {
-	if err := os.MkdirAll(d.cfg.State, 0o755); err != nil {
+	if err := containerd.MountState(d.cfg.State, 0o755); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
 	lock, err := os.OpenFile(d.state("lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -168,7 +168,7 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	opts := golden.Options{Exclusive: storage.Exclusive, Marked: d.marked, Failpoint: d.failpoints.of("golden")}
 	if address := d.cfg.Containerd.Address; address != "" {
 		d.containerd, err = containerd.Connect(ctx, address)
-	} else if err = containerd.MountState(d.state("containerd")); err == nil {
+	} else if err = containerd.MountState(d.state("containerd"), 0o711); err == nil {
 		d.containerd, err = containerd.Start(ctx, containerd.Options{
 			Root: saved.Root, State: d.state("containerd"), Address: d.state("containerd.sock"),
 			ShimDir: strings.Join(d.programs(), string(filepath.ListSeparator)), Recover: restored.Restarted, Logger: d.log,

@@ -3,7 +3,6 @@ package main_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,9 +87,9 @@ func freeDescriptors(t *testing.T, pid int, n uint64) (limit uint64) {
 	return limit
 }
 
-// faultState leaves no space, and then no inodes, where containerd keeps what is of this boot.
+// faultState leaves no space, and then no inodes, where all is kept that is of this boot.
 func faultState(t *testing.T, d *daemon) {
-	dir := filepath.Join(d.state, "containerd")
+	dir := d.state
 	for _, option := range []string{"size", "nr_inodes"} {
 		waitFor(t, "what was removed to be gone", func() bool { return len(d.orphans("--dry-run")) == 0 })
 		var st unix.Statfs_t

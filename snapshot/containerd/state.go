@@ -8,14 +8,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountState has dir, a State to be, lie in memory, as all of /run does on most
-// hosts. containerd syncs files there each time that it makes or deletes a task
-// (bootstrap.json, the mount manager's database): on a disk, a clone would wait
-// 3 to 4 ms for that. It mounts a tmpfs, unless dir lies on one or holds what
-// containers live by. It is to be called before Start.
-func MountState(dir string) error {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+// MountState has dir, a State or a directory of which it is one, lie in memory, as
+// all of /run does on most hosts. On a disk a clone would wait for it: 3 to 4 ms
+// for what containerd syncs there each time that it makes or deletes a task
+// (bootstrap.json, the mount manager's database), and as much CPU time again for
+// inodes that are made and removed all the time. It mounts a tmpfs, unless dir
+// lies on one or holds what containers live by. mode is dir's if it was not there,
+// and the tmpfs's. It is to be called before Start.
+func MountState(dir string, mode os.FileMode) error {
+	if err := os.MkdirAll(dir, mode); err != nil {
 		return err
+	}
+	// Of two that come at once the second finds what the first has mounted.
+	below, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer below.Close()
+	if err := unix.Flock(int(below.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
@@ -25,7 +36,7 @@ func MountState(dir string) error {
 	if err != nil || fs.Type == unix.TMPFS_MAGIC || len(entries) > 0 {
 		return err
 	}
-	if err := unix.Mount("ctrsnap", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0711,size=10%"); err != nil {
+	if err := unix.Mount("ctrsnap", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=%#o,size=10%%", mode)); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
 	return nil

@@ -33,7 +33,7 @@ func TestStateLiesInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // a second daemon finds it so
-		if err := containerd.MountState(dir); err != nil {
+		if err := containerd.MountState(dir, 0o711); err != nil {
 			t.Fatal(err)
 		}
 		if !onTmpfs(t, dir) {
@@ -43,7 +43,7 @@ func TestStateLiesInMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := containerd.MountState(used); err != nil || onTmpfs(t, used) {
+	if err := containerd.MountState(used, 0o711); err != nil || onTmpfs(t, used) {
 		t.Errorf("a state with bundles is hidden, %v", err)
 	}
 	for range 2 {

@@ -34,7 +34,9 @@ var cloneSettings = map[string]string{
 	"max_files_per_process": "64",
 	"max_connections":       "100",
 	"shared_buffers":        "64MB",
-	"huge_pages":            "off",
+	// The server zeroes them at boot: a 32nd of shared_buffers would be 500 pages.
+	"wal_buffers": "256kB",
+	"huge_pages":  "off",
 	// A clone that nobody uses uses no CPU: its background processes sleep as long as
 	// they may. A commit wakes the WAL writer; backends write themselves what they evict,
 	// which is a copy in memory; autovacuum goes round a tenth as often.
