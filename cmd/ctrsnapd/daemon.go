@@ -129,7 +129,7 @@ func (d *daemon) openState(context.Context) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("lock %s: another ctrsnapd uses it: %w", d.cfg.State, err)
 	}
-	return nil
+	return d.openRunDirs()
 }
 
 func (d *daemon) openStorage(ctx context.Context) (err error) {

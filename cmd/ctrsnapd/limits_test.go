@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,7 +17,7 @@ import (
 )
 
 // TestLimits holds clones to what they may take: the kernel memory and processes, the server
-// connections, the daemon disk.
+// connections, the daemon disk and the directory of their sockets.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t, "[limits.all]\nclones = 3\n[metrics]\nlisten = '127.0.0.1:0'\n")
@@ -39,6 +40,27 @@ func TestLimits(t *testing.T) {
 		t.Errorf("max_connections %s", got)
 	}
 	d.run("rm", "small")
+
+	for _, dir := range []string{"clones", "builds"} { // what is written there fills nothing of the host's
+		var run, fs syscall.Statfs_t
+		if err := errors.Join(syscall.Statfs(d.state, &run), syscall.Statfs(filepath.Join(d.state, dir), &fs)); err != nil || fs.Fsid == run.Fsid || fs.Blocks*uint64(fs.Bsize) != 128<<20 {
+			t.Errorf("%s: %+v, %v", dir, fs, err)
+		}
+	}
+	writer := cloneJSON(t, d, "shop")
+	// It may be stopped before it has an answer.
+	_, _ = tryQuery(writer.URL, "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 2000)) TO '/ctrsnap/run/x'")
+	waitFor(t, "the clone that fills its socket directory to be stopped", func() bool {
+		return d.run("inspect", writer.ID, "--format", "{{.state}}") == string(api.StateDead)
+	})
+	if why := d.run("inspect", writer.ID, "--format", "{{.reason}}"); !strings.Contains(why, "beside its socket, its limit is 1024 KiB") {
+		t.Errorf("inspect says %q", why)
+	}
+	waitFor(t, "its files to be removed", func() bool {
+		_, err := os.Stat(filepath.Join(d.state, "clones", writer.ID, "s", "x"))
+		return os.IsNotExist(err)
+	})
+	d.run("rm", writer.ID)
 
 	greedy := cloneJSON(t, d, "shop", "--disk", "48MiB")
 	other := cloneJSON(t, d, "shop", "--disk", "1GiB")

@@ -61,6 +61,7 @@ type clone struct {
 	// Of patrol's goroutine alone.
 	measured   int64     // watcher.written when the disk was measured
 	measuredAt time.Time // when that was
+	overrun    bool      // it was stopped for what its socket directory holds
 	activity   activity
 	used       time.Time // when somebody was seen to be connected
 	warnedIdle bool

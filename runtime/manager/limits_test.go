@@ -368,3 +368,70 @@ func TestTrimLog(t *testing.T) {
 		t.Errorf("%d zero bytes", got)
 	}
 }
+
+// TestRunDirLimit stops a clone that fills its socket directory, by bytes, by files and by
+// directories, and gives back what it took there; links lead nowhere.
+func TestRunDirLimit(t *testing.T) {
+	outside := t.TempDir()
+	for i := range maxRunFiles + 1 {
+		touch(t, filepath.Join(outside, strconv.Itoa(i)), 0)
+	}
+	for name, fill := range map[string]func(t *testing.T, dir string){
+		"bytes": func(t *testing.T, dir string) { touch(t, filepath.Join(dir, "x"), maxRunBytes+1) },
+		"files": func(t *testing.T, dir string) {
+			for i := range maxRunFiles + 1 {
+				touch(t, filepath.Join(dir, strconv.Itoa(i)), 0)
+			}
+		},
+		"directories": func(t *testing.T, dir string) {
+			for range maxRunFiles + 1 {
+				if dir = filepath.Join(dir, "d"); os.Mkdir(dir, 0o700) != nil {
+					t.Fatal(dir)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.space = func() (Space, error) { return Space{Size: 2 << 30, Free: 1 << 30}, nil }
+				m, _ := w.manager(t)
+				greedy, other := create(t, m, api.CloneRequest{}).Clones[0], create(t, m, api.CloneRequest{}).Clones[0]
+				after(time.Second)
+				if err := os.Symlink(outside, filepath.Join(m.socketDir(other.ID), "link")); err != nil {
+					t.Fatal(err)
+				}
+				fill(t, m.socketDir(greedy.ID))
+				after(rescanInterval)
+				after(time.Second)
+				got, err := m.Get(t.Context(), greedy.ID)
+				if err != nil || got.State != api.StateDead || !strings.Contains(got.Reason, "its limit is 1024 KiB in 64 files there") {
+					t.Errorf("%s %q, %v", got.State, got.Reason, err)
+				}
+				if h := w.happened(greedy.ID); fmt.Sprint(h) != "[clone.created clone.stopped]" {
+					t.Errorf("events: %v", h)
+				}
+				if left, _ := os.ReadDir(m.socketDir(greedy.ID)); len(left) > 0 {
+					t.Errorf("%d files are left", len(left))
+				}
+				if got, _ := m.Get(t.Context(), other.ID); got.State != api.StateRunning {
+					t.Errorf("the other: %s %q", got.State, got.Reason)
+				}
+				if err := m.Remove(t.Context(), greedy.ID, false); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+	if left, _ := os.ReadDir(outside); len(left) != maxRunFiles+1 {
+		t.Errorf("%d files are left outside", len(left))
+	}
+}
+
+// touch makes a file of a size that takes room on the disk.
+func touch(t *testing.T, path string, size int) {
+	t.Helper()
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -55,6 +55,7 @@ func (m *Manager) patrol() {
 		clones := m.labelled(m.ctx, nil)
 		w.space()
 		w.disks(clones)
+		w.runDirs(clones)
 		if time.Since(w.used) >= useInterval {
 			w.used = time.Now()
 			w.uses(clones)
@@ -76,6 +77,8 @@ type watcher struct {
 	used     time.Time
 	critical bool
 	broken   bool // the storage answers with errors
+	run      held // of the filesystem of RunDir, at the last look at all of it or less
+	runAt    time.Time
 }
 
 // space looks at the filesystem.
