@@ -28,15 +28,17 @@ type Scenario interface {
 
 // Result is what one scenario has found. Fields are added, never renamed.
 type Result struct {
-	Schema   int       `json:"schema"`
-	Scenario string    `json:"scenario"`
-	Quick    bool      `json:"quick"` // smoke run: too few values to rely on
-	Started  time.Time `json:"started"`
-	Seconds  float64   `json:"seconds"` // how long it took
-	Machine  Machine   `json:"machine"`
-	Noisy    bool      `json:"noisy"` // others used the machine: see Machine
-	Series   []Series  `json:"series"`
-	Ratios   []Ratio   `json:"ratios"`
+	Schema   int    `json:"schema"`
+	Scenario string `json:"scenario"`
+	// Golden is the user's own that was measured; "": those that the run built.
+	Golden  string    `json:"golden,omitempty"`
+	Quick   bool      `json:"quick"` // smoke run: too few values to rely on
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"` // how long it took
+	Machine Machine   `json:"machine"`
+	Noisy   bool      `json:"noisy"` // others used the machine: see Machine
+	Series  []Series  `json:"series"`
+	Ratios  []Ratio   `json:"ratios"`
 	// Skipped says why nothing, or a part, was measured: what is not there is
 	// never estimated.
 	Skipped []string `json:"skipped,omitempty"`

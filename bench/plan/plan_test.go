@@ -178,22 +178,60 @@ func TestFromResults(t *testing.T) {
 		{Scenario: "pool", Machine: profile().Machine, Series: []bench.Series{
 			series("hit", "ms", 3), series("make", "ms", 50), series("remove", "ms", 20),
 			series("hit_cpu", "ms", 2), series("make_cpu", "ms", 60), series("remove_cpu", "ms", 15),
-			{Name: "hit", N: 9, P50: 99, Samples: []float64{99}, At: map[string]float64{"rate": 5}},
+			{Name: "hit", N: 9, P50: 99, Samples: []float64{99}, At: map[string]float64{"load": 0.5}},
 		}},
 		{Scenario: "density", Series: []bench.Series{series("answering_per_gib", "1/GiB", 64), series("disk_bytes_per_clone", "bytes", 1<<20)}},
 	}
-	p, err := plan.FromResults(results)
+	p, err := plan.FromResults(results, "")
 	if err != nil || p.Hit[0] != 3 || p.MakeCPU != 60 || p.CloneBytes != 16<<20 || p.Golden != "app" || p.Refill != 2 || p.Slots != 8 {
 		t.Errorf("got %+v, %v", p, err)
 	}
 	results[1].Quick = true
-	if p, err := plan.FromResults(results); err != nil || !p.Quick {
+	if p, err := plan.FromResults(results, ""); err != nil || !p.Quick {
 		t.Errorf("a smoke run of density is not told of: %+v, %v", p, err)
 	} else if a, err := plan.Make(p, plan.Load{PerDay: 1000, Lifetime: time.Second}); err != nil || !strings.Contains(strings.Join(a.Notes, " "), "--quick") {
 		t.Errorf("notes %q, %v", a.Notes, err)
 	}
-	if _, err := plan.FromResults(results[:1]); !errors.Is(err, plan.ErrIncomplete) || !strings.Contains(err.Error(), "density/answering_per_gib") {
+	if _, err := plan.FromResults(results[:1], ""); !errors.Is(err, plan.ErrIncomplete) || !strings.Contains(err.Error(), "density/answering_per_gib") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Runs of one golden are not mixed with those of another.
+func TestFromResultsOfOneGolden(t *testing.T) {
+	run := func(golden string, makeMS float64) []bench.Result {
+		series := func(name string, v float64) bench.Series {
+			return bench.Series{Name: name, Golden: "shop", N: 1, P50: v, Samples: []float64{v}}
+		}
+		return []bench.Result{
+			{Scenario: "pool", Golden: golden, Machine: profile().Machine, Series: []bench.Series{
+				series("hit", 3), series("make", makeMS), series("remove", 20), series("hit_cpu", 2), series("make_cpu", 60), series("remove_cpu", 15),
+			}},
+			{Scenario: "density", Golden: golden, Series: []bench.Series{series("answering_per_gib", 64), series("disk_bytes_per_clone", 1<<20)}},
+		}
+	}
+	built, shop, big := run("", 50), run("shop", 70), run("big", 90)
+	for _, c := range []struct {
+		results []bench.Result
+		golden  string
+		makes   float64
+		says    string // of the error
+	}{
+		{slices.Concat(built, shop), "", 50, ""},
+		{slices.Concat(shop, built), "shop", 70, ""},
+		{slices.Concat(built, shop, big), "big", 90, ""},
+		{shop, "", 70, ""},
+		{slices.Concat(shop, big), "", 0, "goldens shop, big: say which"},
+		{built, "shop", 0, "ctrsnap bench pool density --golden shop --save"},
+		{slices.Concat(built, shop[:1]), "shop", 0, "density/answering_per_gib, density/disk_bytes_per_clone: run 'ctrsnap bench pool density --golden shop --save"},
+	} {
+		p, err := plan.FromResults(c.results, c.golden)
+		if c.says == "" && (err != nil || p.Make[0] != c.makes) {
+			t.Errorf("golden %q: got %v, %v, want %g", c.golden, p.Make, err, c.makes)
+		}
+		if c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("golden %q: got %v, want %s", c.golden, err, c.says)
+		}
 	}
 }
 

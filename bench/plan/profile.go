@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/ctrsnap/ctrsnap/bench"
@@ -57,9 +58,14 @@ type Profile struct {
 var ErrIncomplete = errors.New("recorded runs are incomplete")
 
 // FromResults takes a Profile from recorded runs: those of the scenarios pool and
-// density are needed. Of several, the last counts.
-func FromResults(results []bench.Result) (Profile, error) {
+// density are needed. Of several, the last counts. golden is the user's own that they were of;
+// "" is those that runs build, or the only one that there is.
+func FromResults(results []bench.Result, golden string) (Profile, error) {
 	p := Profile{Schema: Schema, Addresses: bridgePorts}
+	results, err := of(results, golden)
+	if err != nil {
+		return p, err
+	}
 	var missing []string
 	take := func(scenario, series string, use func(bench.Series)) {
 		if !find(results, scenario, series, use) {
@@ -80,7 +86,7 @@ func FromResults(results []bench.Result) (Profile, error) {
 	take("density", "answering_per_gib", func(s bench.Series) { p.CloneBytes = (1 << 30) / s.P50 })
 	take("density", "disk_bytes_per_clone", median(&p.CloneDisk))
 	if len(missing) > 0 {
-		return p, fmt.Errorf("%w: no %s: run 'ctrsnap bench pool density'", ErrIncomplete, strings.Join(missing, ", "))
+		return p, fmt.Errorf("%w: no %s: run '%s'", ErrIncomplete, strings.Join(missing, ", "), command(results[0].Golden))
 	}
 	for _, r := range results {
 		if r.Scenario == "pool" {
@@ -92,6 +98,39 @@ func FromResults(results []bench.Result) (Profile, error) {
 	}
 	p.Refill, p.Slots = Defaults(p.Machine.CPUs)
 	return p, p.check()
+}
+
+// of picks the runs of one golden, of which there is at least one.
+func of(results []bench.Result, golden string) (picked []bench.Result, err error) {
+	var own []string // "": none
+	for _, r := range results {
+		if !slices.Contains(own, r.Golden) {
+			own = append(own, r.Golden)
+		}
+	}
+	switch {
+	case golden == "" && !slices.Contains(own, "") && len(own) > 1:
+		return nil, fmt.Errorf("%w: runs of goldens %s: say which by --golden", ErrIncomplete, strings.Join(own, ", "))
+	case golden == "" && len(own) == 1:
+		golden = own[0]
+	}
+	for _, r := range results {
+		if r.Golden == golden {
+			picked = append(picked, r)
+		}
+	}
+	if len(picked) == 0 {
+		return nil, fmt.Errorf("%w: no run of golden %s: run '%s'", ErrIncomplete, golden, command(golden))
+	}
+	return picked, nil
+}
+
+// command is what records the runs that a plan needs.
+func command(golden string) string {
+	if golden == "" {
+		return "ctrsnap bench pool density --save DIR"
+	}
+	return "ctrsnap bench pool density --golden " + golden + " --save DIR"
 }
 
 // Defaults are how many clones a daemon without configuration makes at a time, for its

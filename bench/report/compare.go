@@ -18,16 +18,16 @@ type Changed struct {
 
 // Changes compares the series that two runs have in common.
 func Changes(old, new []bench.Result) []Changed {
-	before := map[string]bench.Series{}
+	before := map[[2]string]bench.Series{}
 	for _, r := range old {
 		for _, s := range r.Series {
-			before[benchName(r.Scenario, s)] = s
+			before[[2]string{r.Golden, benchName(r.Scenario, s)}] = s
 		}
 	}
 	var all []Changed
 	for _, r := range new {
 		for _, s := range r.Series {
-			if b, ok := before[benchName(r.Scenario, s)]; ok && b.Unit == s.Unit {
+			if b, ok := before[[2]string{r.Golden, benchName(r.Scenario, s)}]; ok && b.Unit == s.Unit {
 				all = append(all, Changed{r.Scenario, s, stat.Compare(b.Samples, s.Samples, s.More())})
 			}
 		}

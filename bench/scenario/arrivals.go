@@ -42,11 +42,14 @@ var poolLoads = []struct {
 // and before and after each round of them it is measured what the machine can do: how
 // much that is changes while others share its hardware.
 func arrivals(ctx context.Context, t *take) (err error) {
-	const golden = "app"
+	golden := t.subject("app")
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
 	t.rest(ctx) // the golden may have been built just now
+	if !t.Rig.Own() {
+		t.note("the prediction is of a daemon without pool.parallel in its configuration")
+	}
 	k := newCalibrator(t, golden)
 	defer func() { err = errors.Join(err, k.clear(context.WithoutCancel(ctx))) }()
 	length, full, rounds := t.Span/2, t.Span/3, turns
@@ -199,7 +202,7 @@ func (t *take) caller(ctx context.Context, golden string, intended time.Time, ke
 	c := resp.Clones[0]
 	timer := time.NewTimer(time.Duration(keeps * float64(time.Second)))
 	defer timer.Stop()
-	err = checkRows(ctx, endpoint(c))
+	err = checkRows(ctx, t.endpoint(c))
 	select {
 	case <-timer.C:
 	case <-ctx.Done():

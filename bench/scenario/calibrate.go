@@ -140,7 +140,7 @@ func (k *calibrator) ask(ctx context.Context) (time.Duration, error) {
 
 func (k *calibrator) query(ctx context.Context, c api.Clone) (time.Duration, error) {
 	begun := time.Now()
-	err := checkRows(ctx, endpoint(c))
+	err := checkRows(ctx, k.endpoint(c))
 	return time.Since(begun), err
 }
 

@@ -16,7 +16,7 @@ import (
 // claim compares the whole process `ctrsnap clone shop` on a warm pool with a
 // program that prints one line.
 func claim(ctx context.Context, t *take) error {
-	const golden, members = "shop", 4
+	golden, members := t.subject("shop"), 4
 	if _, err := exec.LookPath(t.Rig.Program("noop")); err != nil {
 		t.skip("claim_vs_noop: 'make bench' builds the program to compare with: %v", err)
 		return t.claimsOnly(ctx, golden, members)
@@ -77,7 +77,7 @@ func (t *take) claimOne(ctx context.Context, golden string, members int, r *reco
 	if err != nil {
 		return err
 	}
-	err = checkRows(ctx, endpoint(c))
+	err = checkRows(ctx, t.endpoint(c))
 	if err := errors.Join(err, t.remove(ctx, c.ID), t.warm(ctx, golden, members)); err != nil {
 		return err
 	}

@@ -21,11 +21,11 @@ var errTimeOver = errors.New("the time is over")
 // cold compares a clone that nobody prepared with the same server on a plain
 // copy.
 func cold(ctx context.Context, t *take) error {
-	const golden = "shop"
+	golden := t.subject("shop")
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
-	if t.Engine != "" {
+	if t.Engine != "" || t.Golden != "" {
 		return coldAlone(ctx, t, golden)
 	}
 	o, login, err := t.study(ctx, golden)
@@ -84,7 +84,7 @@ func (t *take) coldClone(ctx context.Context, golden string, r *recorder.Recorde
 	if err != nil {
 		return err
 	}
-	err = errors.Join(check(ctx, endpoint(c)), t.remove(ctx, c.ID))
+	err = errors.Join(check(ctx, t.endpoint(c)), t.remove(ctx, c.ID))
 	if err != nil {
 		return fmt.Errorf("clone %s: %w", c.ID, err)
 	}

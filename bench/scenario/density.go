@@ -27,7 +27,7 @@ const (
 
 // density fills the host with clones and looks what each costs.
 func density(ctx context.Context, t *take) (err error) {
-	const golden = "shop"
+	golden := t.subject("shop")
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
@@ -49,8 +49,12 @@ func density(ctx context.Context, t *take) (err error) {
 	answering := t.answerAll(ctx, clones, live)
 	live.Add(float64(answering))
 	perGiB := recorder.New("answering_per_gib", golden, "1/GiB")
-	perGiB.Add(float64(answering) / (float64(used) / (1 << 30)))
-	t.note("answering_per_gib: MemAvailable fell by %d MiB, shims, daemon and whatever others did included", used>>20)
+	if used > 0 {
+		perGiB.Add(float64(answering) / (float64(used) / (1 << 30)))
+		t.note("answering_per_gib: MemAvailable fell by %d MiB, shims, daemon and whatever others did included", used>>20)
+	} else {
+		t.skip("answering_per_gib: MemAvailable did not fall with %d clones: others gave more back than they took", answering)
+	}
 	t.keep(live, perGiB)
 	return ctx.Err()
 }
@@ -118,7 +122,7 @@ func (t *take) answerAll(ctx context.Context, clones []api.Clone, live *recorder
 	g.SetLimit(parallel)
 	for _, c := range clones {
 		g.Go(func() error {
-			if err := checkRows(gctx, endpoint(c)); err != nil {
+			if err := checkRows(gctx, t.endpoint(c)); err != nil {
 				return t.fail(gctx, live, fmt.Errorf("clone %s: %w", c.ID, err))
 			}
 			ok <- struct{}{}

@@ -16,7 +16,7 @@ import (
 // destroy compares how long it takes until nothing is left of a clone with how
 // long it took to make it.
 func destroy(ctx context.Context, t *take) error {
-	const golden = "app"
+	golden := t.subject("app")
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (t *take) destroyOne(ctx context.Context, golden string, d destruction) err
 	if err != nil {
 		return err
 	}
-	if err := checkRows(ctx, endpoint(c)); err != nil {
+	if err := checkRows(ctx, t.endpoint(c)); err != nil {
 		return errors.Join(err, t.remove(ctx, c.ID))
 	}
 	begun := time.Now()

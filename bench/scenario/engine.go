@@ -15,12 +15,16 @@ var anyEngine = []string{"cold", "destroy", "claim", "pool", "throughput", "dens
 // AnyEngine lists the scenarios that goldens of any engine can have.
 func AnyEngine() []string { return slices.Clone(anyEngine) }
 
-// coldAlone measures clones of another engine than PostgreSQL, beside nothing.
+// coldAlone measures clones beside nothing: of another engine than PostgreSQL, or of a golden of the user's own.
 func coldAlone(ctx context.Context, t *take, golden string) error {
 	r := recorder.New("ctrsnap", golden, "ms")
 	err := interleave(ctx, t, warmUp, t.rounds(100), []*recorder.Recorder{r},
 		func(ctx context.Context, _ int) error { return t.coldClone(ctx, golden, r, checkRows) })
-	t.skip("cold_vs_bare: a bare server is PostgreSQL's alone; 'make test-engines' has those of others")
+	if t.Golden != "" {
+		t.skip("cold_vs_bare: a bare server is started on goldens of the benchmark's own alone, not with --golden")
+	} else {
+		t.skip("cold_vs_bare: a bare server is PostgreSQL's alone; 'make test-engines' has those of others")
+	}
 	t.keep(r)
 	return err
 }

@@ -30,6 +30,7 @@ type Env struct {
 	Daemon, Baseline rig.Config
 	PG18             string    // prefix of PostgreSQL 18, or ""
 	Engine           string    // of all goldens; "" is PostgreSQL
+	Golden           string    // of the user's own that is measured in a daemon that runs; "" is those that the run builds
 	Prefix, Init     string    // of Engine: where its programs are, and what fills its goldens; "" is this host, and nothing
 	Postgres         string    // prefix of the server of all other goldens, or "" for the system's
 	Clones           int       // of the density scenario
@@ -44,7 +45,9 @@ type Env struct {
 	versions map[string]string
 	mu       sync.Mutex
 	built    map[string]api.Golden
-	order    []string // of building
+	order    []string        // of building
+	pool     api.PoolRequest // what that of Golden was
+	others   map[string]bool // directories of clones that were there before the run
 	copies   int
 }
 
@@ -70,13 +73,19 @@ func (e *Env) Start(ctx context.Context) error {
 	e.built = map[string]api.Golden{}
 	e.Span = max(e.Span, time.Second)
 	e.reflink = canReflink(e.Rig.Storage())
-	return os.MkdirAll(e.scratch(), 0o711)
+	if err := os.MkdirAll(e.scratch(), 0o711); err != nil || e.Rig.Own() {
+		return err
+	}
+	if err := e.meet(); err != nil || e.Golden == "" {
+		return err
+	}
+	return e.adopt(ctx)
 }
 
 // ref is the name that a golden has in the daemon: one of the run's own beside
 // those of a daemon that others use.
 func (e *Env) ref(golden string) string {
-	if e.Rig.Own() {
+	if e.Rig.Own() || golden == e.Golden {
 		return golden
 	}
 	return "ctrsnap-bench-" + golden
@@ -89,7 +98,7 @@ func (e *Env) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	err := os.RemoveAll(e.scratch())
+	err := errors.Join(os.RemoveAll(e.scratch()), e.giveBack(ctx))
 	for _, name := range slices.Backward(e.order) { // children before parents
 		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0), e.Rig.Client().RemoveGolden(ctx, e.ref(name)))
 	}
@@ -154,9 +163,10 @@ func (e *Env) remove(ctx context.Context, id string) error {
 func (e *Env) drained(ctx context.Context, keep int) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	return e.await(ctx, "clones to be gone", func() bool {
-		entries, err := os.ReadDir(filepath.Join(e.Rig.State(), "clones"))
-		return err == nil && len(entries) <= keep
+	return e.await(ctx, "clones to be gone, and nobody else's made meanwhile", func() bool {
+		entries, err := e.clonesThere()
+		left := slices.DeleteFunc(entries, func(d os.DirEntry) bool { return e.others[d.Name()] })
+		return err == nil && len(left) <= keep
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (m measured) Name() string { return m.name }
 // Run measures, and describes the machine before and after.
 func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	t := &take{Env: m.env, res: bench.Result{
-		Schema: bench.Schema, Scenario: m.name, Quick: m.env.Quick, Started: time.Now().UTC(),
+		Schema: bench.Schema, Scenario: m.name, Golden: m.env.Golden, Quick: m.env.Quick, Started: time.Now().UTC(),
 		Series: []bench.Series{}, Ratios: []bench.Ratio{},
 	}}
 	t.rest(ctx)
@@ -90,6 +91,8 @@ func (m measured) Run(ctx context.Context) (bench.Result, error) {
 	fallbacks := m.env.Rig.Logged(fallback)
 	if m.name != verification && time.Now().After(m.env.Deadline) {
 		t.skip("not run: the time was over")
+	} else if m.env.Golden != "" && !slices.Contains(anyEngine, m.name) {
+		t.skip("not run: it needs data that it knows, and not a golden of --golden")
 	} else {
 		err = m.run(ctx, t)
 	}

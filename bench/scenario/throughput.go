@@ -25,7 +25,7 @@ const (
 // throughput compares how many clones per second four callers make, ask and
 // destroy, with the daemon under test and with the baseline.
 func throughput(ctx context.Context, t *take) (err error) {
-	const golden = "shop"
+	golden := t.subject("shop")
 	over, under := newRates("ctrsnap", golden), newRates("runc", golden)
 	if t.Baseline == nil {
 		t.skip("throughput_vs_runc: no configuration of the baseline was given (--baseline): nothing to compare with")

@@ -148,6 +148,10 @@ func TestWrongInput(t *testing.T) {
 	}
 	good, broken, other := recording(t, 50), write("broken", "{"), write("other", `{"schema":9,"scenario":"cold"}`)
 	lonely := strings.ReplaceAll(textOf(t, good), `"name": "`, `"name": "x`)
+	machine := filepath.Join(dir, "machine.json")
+	if _, err := run(t, "plan", "--from", good, "--save", machine); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args string
 		code int
@@ -157,7 +161,8 @@ func TestWrongInput(t *testing.T) {
 		{"cold nosuch", 2, "the scenarios are"},
 		{"cold --nosuch", 2, "unknown flag --nosuch"},
 		{"cold --quik", 2, "did you mean --quick?"},
-		{"cold --golden x", 2, "unknown flag --golden"},
+		{"cold --golden x:3", 2, "a name without a version"},
+		{"cold --golden x --engine redis", 2, "--golden is one that is there"},
 		{"all cold", 2, "all are all"},
 		{"cold -o xml", 2, "want table, json"},
 		{"cold --span -3s", 2, "--span cannot be negative"},
@@ -174,6 +179,8 @@ func TestWrongInput(t *testing.T) {
 		{"compare " + good + " " + other, 1, "schema is 9, this program reads 1"},
 		{"compare " + good + " " + write("lonely", lonely), 1, "no series in common"},
 		{"plan x", 2, "unexpected argument"},
+		{"plan --tests-per-day 4 --lifetime 1s --golden shop --from " + good, 1, "ctrsnap bench pool density --golden shop --save"},
+		{"plan --tests-per-day 4 --lifetime 1s --golden shop --machine " + machine, 2, "golden app, not shop"},
 		{"plan --tests-per-day -4 --lifetime 1s --from " + good, 2, "--tests-per-day cannot be negative"},
 		{"plan --tests-per-day 4 --lifetime 1s --refill -4 --from " + good, 2, "--refill cannot be negative"},
 		{"plan --tests-per-day 4 --from " + good, 2, "no lifetime"},

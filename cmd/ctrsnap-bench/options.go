@@ -19,6 +19,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/scenario"
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // options are those of a run.
@@ -73,6 +74,22 @@ func (o *options) check(cmd *cli.Command) error {
 			return usage("want a directory with bin/postgres", "--%s: %v", flag, err)
 		}
 	}
+	return nil
+}
+
+// checkGolden refuses what says how to build goldens beside one that is there.
+func (o *options) checkGolden() error {
+	name := o.env.Golden
+	if name == "" {
+		return nil
+	}
+	if err := snapshot.ValidateName(name); err != nil {
+		return usage("a name without a version: pools are of the current one", "--golden: %v", err)
+	}
+	if o.env.Engine != "" || o.env.Init != "" {
+		return usage("", "--golden is one that is there: --engine and --init are for those that the run builds")
+	}
+	o.running = true
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 type planOptions struct {
 	load               plan.Load
 	from               []string
+	golden             string
 	machine, save      string
 	trace, format      string
 	written, jobMemory string
@@ -36,9 +37,15 @@ machine that was measured elsewhere.
    ctrsnap bench pool density --save bench/out
    ctrsnap plan --tests-per-day 20000 --lifetime 30s --written 20MiB
    ctrsnap plan --arrivals trace.txt --parallel 64 --save machine.json
-   ctrsnap plan --machine machine.json --tests-per-day 500000 --lifetime 12s`,
+   ctrsnap plan --machine machine.json --tests-per-day 500000 --lifetime 12s
+
+Of a golden of your own, in the daemon that runs:
+
+   ctrsnap bench pool density --golden shop --save runs
+   ctrsnap plan --golden shop --from runs --tests-per-day 20000 --lifetime 30s`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "from", Value: []string{"bench/out"}, Usage: "`FILE` or directory of recorded runs (repeatable)", Destination: &o.from},
+			&cli.StringFlag{Name: "golden", Usage: "`NAME` of a golden of your own, of which runs were recorded with --golden; default those that runs build", Destination: &o.golden},
 			&cli.StringFlag{Name: "machine", Usage: "`FILE` with the profile of a machine, in place of --from", Destination: &o.machine},
 			&cli.StringFlag{Name: "save", Usage: "write the machine's profile into `FILE`", Destination: &o.save},
 			&cli.FloatFlag{Name: "tests-per-day", Usage: "`N` clones that are asked for in a day", Destination: &o.load.PerDay},
@@ -132,6 +139,9 @@ func (o *planOptions) profile() (p plan.Profile, err error) {
 		if err := json.Unmarshal(b, &p); err != nil {
 			return p, fmt.Errorf("read profile %s: %w", o.machine, err)
 		}
+		if o.golden != "" && o.golden != p.Golden {
+			return p, usage("--save writes one of each", "--golden: %s is the profile of a machine with golden %s, not %s", o.machine, p.Golden, o.golden)
+		}
 		return p, nil
 	}
 	var results []bench.Result
@@ -145,7 +155,7 @@ func (o *planOptions) profile() (p plan.Profile, err error) {
 		}
 		results = append(results, r...)
 	}
-	return plan.FromResults(results)
+	return plan.FromResults(results, o.golden)
 }
 
 func saveProfile(path string, p plan.Profile) error {

@@ -74,11 +74,12 @@ incorrect, never because of a time.
 			&cli.BoolFlag{Name: "gobench", Usage: "the same as -o gobench: for benchstat", Destination: &out.gobench},
 			&cli.StringFlag{Name: "save", Usage: "write results and reports into `DIR`", Destination: &out.save},
 			&cli.BoolFlag{Name: "running", Usage: "measure the daemon that runs, with its goldens left alone, in place of one of the run's own", Destination: &o.running},
+			&cli.StringFlag{Name: "golden", Usage: "`NAME` of a golden of your own in the daemon that runs, to measure in place of those that the run builds; implies --running", Destination: &o.env.Golden},
 			&cli.StringFlag{Name: "host", Aliases: []string{"H"}, Value: api.DefaultHost, Usage: "with --running: `ADDRESS` of the daemon", Sources: cli.EnvVars("CTRSNAP_HOST"), Destination: &o.host},
 			&cli.StringFlag{Name: "config", Usage: "with --running: `FILE` of its configuration; default /etc/ctrsnap/ctrsnapd.toml", Destination: &o.config},
 		),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if err := errors.Join(o.check(cmd), out.check()); err != nil {
+			if err := errors.Join(o.check(cmd), o.checkGolden(), out.check()); err != nil {
 				return err
 			}
 			if name != "all" {
