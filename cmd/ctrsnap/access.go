@@ -22,11 +22,12 @@ build further versions, promote, roll back, remove and set the pool. The owner g
 mode and a group that he is in, administrators all.
 
    ctrsnap golden access shop
-   ctrsnap golden access shop --mode 0640 --group ci`,
+   ctrsnap golden access shop --mode 0640 --group ci
+   ctrsnap golden access shop --owner cert:ann`,
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "mode", Usage: "`MODE` in octal digits: 0600 is the owner's alone, 0644 for all to clone", Destination: &req.Mode},
 			&cli.StringFlag{Name: "group", Usage: "`GROUP` of this host", Destination: &req.Group},
-			&cli.StringFlag{Name: "owner", Usage: "`USER` of this host", Destination: &req.Owner},
+			&cli.StringFlag{Name: "owner", Usage: "`USER` of this host, or cert:NAME, a caller of others by that common name", Destination: &req.Owner},
 		}, out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := exactly(cmd, "NAME")

@@ -271,7 +271,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
 		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
-		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events, UserName: d.certUsers.Name,
+		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events, Users: d.certUsers,
 		Failpoint: d.failpoints.of("build"),
 	})
 	return nil

@@ -225,7 +225,18 @@ func TestRemote(t *testing.T) {
 		return err == nil && status == http.StatusNotFound
 	})
 
+	d.run("golden", "access", "hidden", "--owner", "cert:carol") // who has not come yet
+	carol := ca.caller(d, ca.sign("carol", time.Hour))
+	carol.want(http.StatusOK, http.MethodPost, "/v1/goldens/hidden/access", api.AccessRequest{Mode: "0640"}, nil)
+	carol.want(http.StatusForbidden, http.MethodPost, "/v1/goldens/hidden/access", api.AccessRequest{Owner: "cert:ann"}, nil)
+	ann.want(http.StatusNotFound, http.MethodGet, "/v1/goldens/hidden", nil, nil)
+	wantError(t, d.try(nil, "golden", "access", "hidden", "--owner", "cert:a b"), 2, "common name")
+
 	d.restart(syscall.SIGKILL)
+	if got := d.run("golden", "access", "hidden"); got != "0640 cert:carol root" {
+		t.Errorf("hidden is %q", got)
+	}
+	carol.want(http.StatusNoContent, http.MethodDelete, "/v1/goldens/hidden", nil, nil)
 	for _, seen := range []struct {
 		by    remoteCaller
 		names string

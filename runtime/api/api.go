@@ -331,7 +331,7 @@ type Golden struct {
 // AccessRequest changes who may do what with the goldens of a name; what is empty
 // stays. The owner may give the mode and a group that he is in, administrators all.
 type AccessRequest struct {
-	Owner string `json:"owner,omitempty" doc:"user name or number"`
+	Owner string `json:"owner,omitempty" doc:"user name or number, or cert:NAME for a caller of other hosts"`
 	Group string `json:"group,omitempty" doc:"group name or number"`
 	Mode  string `json:"mode,omitempty" doc:"octal, as in 0640"`
 }

@@ -82,7 +82,7 @@ func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequ
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("set access of golden %s: %w", name, err)
 	}
-	a, err := changed(ctx, g.Access, req)
+	a, err := b.changed(ctx, g.Access, req)
 	if err == nil {
 		err = b.Store.SetAccess(ctx, name, a)
 	}
@@ -96,7 +96,7 @@ func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequ
 }
 
 // changed returns a with what a request wants, if its sender may.
-func changed(ctx context.Context, a snapshot.Access, req api.AccessRequest) (snapshot.Access, error) {
+func (b *Builder) changed(ctx context.Context, a snapshot.Access, req api.AccessRequest) (snapshot.Access, error) {
 	who, known := server.CallerOf(ctx)
 	admin := !known || who.May(0)
 	if !admin && who.UID != a.Owner {
@@ -120,12 +120,17 @@ func changed(ctx context.Context, a snapshot.Access, req api.AccessRequest) (sna
 		if !admin {
 			return a, fmt.Errorf("the owner is given by administrators: %w", errdefs.ErrPermissionDenied)
 		}
-		a.Owner, err = userID(req.Owner)
+		a.Owner, err = b.userID(req.Owner)
 	}
 	return a, err
 }
 
-func userID(name string) (int, error) {
+func (b *Builder) userID(name string) (int, error) {
+	if b.Users != nil {
+		if id, ok, err := b.Users.ID(name); ok {
+			return id, err
+		}
+	}
 	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
 		return int(id), nil
 	}
@@ -149,8 +154,8 @@ func groupID(name string) (int, error) {
 
 // userName and groupName return names for people, or the numbers.
 func (b *Builder) userName(id int) string {
-	if b.UserName != nil {
-		if name, ok := b.UserName(id); ok {
+	if b.Users != nil {
+		if name, ok := b.Users.Name(id); ok {
 			return name
 		}
 	}

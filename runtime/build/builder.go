@@ -76,11 +76,17 @@ type Options struct {
 	MaxUpload   int64        // bytes that the sources of one build may have; 0 is no bound
 	Room        func() error // why no golden is to be made now; default there is room
 	Events      *event.Hub   // takes what happens to goldens; nil drops it
-	// UserName names users who are not of this host; nil knows none.
-	UserName func(uid int) (string, bool)
+	Users       Users        // who are not of this host; nil knows none
 	// Failpoint, if set, is called before each step of a build.
 	Failpoint func(step string) error
 	Mode      uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]
+}
+
+// Users are users who are not of this host: [server.CertUsers]. Either method says false for
+// what is none of theirs.
+type Users interface {
+	Name(uid int) (string, bool)
+	ID(name string) (int, bool, error)
 }
 
 // Builder builds goldens and keeps them. It is safe for concurrent use.

@@ -58,6 +58,20 @@ func (u *CertUsers) Name(uid int) (string, bool) {
 	return "", false
 }
 
+// ID returns the number of a user whom [CertUsers.Name] calls so, also of one who has never come;
+// false if the name is none of such users.
+func (u *CertUsers) ID(name string) (uid int, ok bool, err error) {
+	common, ok := strings.CutPrefix(name, certPrefix)
+	if !ok {
+		return 0, false, nil
+	}
+	if !commonNames.MatchString(common) {
+		return 0, true, fmt.Errorf("common name %.64q: want letters, digits and . _ @ -: %w", common, errdefs.ErrInvalidArgument)
+	}
+	uid, err = u.number(common)
+	return uid, true, err
+}
+
 // number returns a user's number. One who comes for the first time is on disk before.
 func (u *CertUsers) number(name string) (int, error) {
 	u.mu.Lock()

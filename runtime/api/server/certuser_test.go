@@ -25,6 +25,17 @@ func TestCertUsers(t *testing.T) {
 				t.Errorf("%d is %q", want, got)
 			}
 		}
+		if got, ok, err := u.ID("cert:bob"); got != certUID+1 || !ok || err != nil {
+			t.Errorf("bob is %d, %v, %v", got, ok, err)
+		}
+		if got, ok, err := u.ID("bob"); ok || err != nil {
+			t.Errorf("bob of this host is %d, %v", got, err)
+		}
+		for _, name := range []string{"cert:", "cert:a b", "cert:../etc", "cert:a\nroot"} {
+			if got, _, err := u.ID(name); !errdefs.IsInvalidArgument(err) {
+				t.Errorf("%q is %d, %v", name, got, err)
+			}
+		}
 		for _, uid := range []int{-1, 0, 1000, certUID - 1, certUID + 3} {
 			if name, ok := u.Name(uid); ok {
 				t.Errorf("%d is %q", uid, name)
