@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ctrsnap/ctrsnap/bench/load"
 	"github.com/ctrsnap/ctrsnap/bench/sim"
 )
 
@@ -48,6 +47,8 @@ func (l Load) check() error {
 		return nil
 	case l.PerDay <= 0:
 		return fmt.Errorf("%w: no tests per day, or a trace of arrivals", ErrLoad)
+	case l.PerDay < 1:
+		return fmt.Errorf("%w: less than one test a day", ErrLoad)
 	case l.Lifetime <= 0:
 		return fmt.Errorf("%w: no lifetime: want how long a test keeps its clone on average", ErrLoad)
 	}
@@ -68,13 +69,18 @@ func (l Load) rate() (rate, life float64) {
 	return busiest(l.Trace), life / float64(len(l.Trace))
 }
 
+// live is how many clones there are at a time on average: of a trace no more than come.
+func (l Load) live(rate, life float64) float64 {
+	if len(l.Trace) > 0 {
+		return min(rate*life, float64(len(l.Trace)))
+	}
+	return rate * life
+}
+
 // busiest is the rate of the busiest hour of a trace, or of all of a shorter one.
 func busiest(trace []sim.Arrival) float64 {
 	const hour = 3600.0
-	span := trace[len(trace)-1].At - trace[0].At
-	if span <= 0 {
-		return float64(len(trace))
-	}
+	span := max(trace[len(trace)-1].At-trace[0].At, 1)
 	if span <= hour {
 		return float64(len(trace)) / span
 	}
@@ -92,7 +98,7 @@ func busiest(trace []sim.Arrival) float64 {
 // random, or each that many'th of the trace.
 func (l Load) arrivals(rate, life float64, runners, n int, r *rand.Rand) []sim.Arrival {
 	if len(l.Trace) == 0 {
-		return sim.Arrivals(load.Poisson(rate/float64(runners), n, r), sim.Exponential(life), r)
+		return atRandom(rate/float64(runners), life, n, r)
 	}
 	var part []sim.Arrival
 	for i := 0; i < len(l.Trace); i += runners {
@@ -101,21 +107,40 @@ func (l Load) arrivals(rate, life float64, runners, n int, r *rand.Rand) []sim.A
 	return part
 }
 
+// atRandom are callers who know nothing of each other. Few of them may take centuries, which is
+// more than a [time.Duration] holds.
+func atRandom(rate, life float64, n int, r *rand.Rand) []sim.Arrival {
+	callers, now := make([]sim.Arrival, n), 0.0
+	for i := range callers {
+		now += r.ExpFloat64() / rate
+		callers[i].At = now
+	}
+	for i := range callers {
+		callers[i].Keeps = life * r.ExpFloat64()
+	}
+	return callers
+}
+
 // ReadTrace reads arrivals, one a line: when, and how many seconds the clone is
 // kept, which may be left out for life. When is in seconds, or a time as in
-// RFC 3339. Empty lines, and those that begin with #, are not looked at.
+// RFC 3339, the same in all lines; they need not be in order. Empty lines, and those that begin with #, are not looked at.
 func ReadTrace(r io.Reader, life time.Duration) ([]sim.Arrival, error) {
 	var trace []sim.Arrival
+	clock := false // whether lines have times
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		fields := strings.Fields(strings.ReplaceAll(lines.Text(), ",", " "))
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
-		a, err := arrival(fields, life)
+		a, isTime, err := arrival(fields, life)
+		if err == nil && len(trace) > 0 && isTime != clock {
+			err = errors.New("seconds in one line, and a time in another")
+		}
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
+		clock = isTime
 		if trace = append(trace, a); len(trace) > maxTrace {
 			return nil, fmt.Errorf("more than %d arrivals", maxTrace)
 		}
@@ -142,26 +167,24 @@ func ReadTrace(r io.Reader, life time.Duration) ([]sim.Arrival, error) {
 	return trace, nil
 }
 
-func arrival(fields []string, life time.Duration) (a sim.Arrival, err error) {
+// arrival is that of one line, and whether the line has a time.
+func arrival(fields []string, life time.Duration) (a sim.Arrival, isTime bool, err error) {
 	if len(fields) > 2 {
-		return a, fmt.Errorf("%d fields, want when and how long", len(fields))
+		return a, false, fmt.Errorf("%d fields, want when and how long", len(fields))
 	}
 	a.Keeps = life.Seconds()
-	if at, terr := time.Parse(time.RFC3339Nano, fields[0]); terr == nil {
-		a.At = float64(at.UnixNano()) / 1e9
-	} else if a.At, err = strconv.ParseFloat(fields[0], 64); err != nil {
-		return a, fmt.Errorf("when is neither seconds nor a time: %w", err)
+	if at, err := time.Parse(time.RFC3339Nano, fields[0]); err == nil {
+		a.At, isTime = float64(at.Unix())+float64(at.Nanosecond())/1e9, true
+	} else if a.At, err = strconv.ParseFloat(fields[0], 64); err != nil || !(math.Abs(a.At) < 1e12) { // NaN is not
+		return a, false, fmt.Errorf("when: want seconds, or a time as in RFC 3339, got %q", fields[0])
 	}
 	if len(fields) == 2 {
-		if a.Keeps, err = strconv.ParseFloat(fields[1], 64); err != nil {
-			return a, fmt.Errorf("how long: %w", err)
+		if a.Keeps, err = strconv.ParseFloat(fields[1], 64); err != nil || !(a.Keeps > 0 && a.Keeps < 1e9) {
+			return a, false, fmt.Errorf("how long: want seconds, more than 0, got %q", fields[1])
 		}
 	}
-	if !(math.Abs(a.At) < 1e12) || !(a.Keeps >= 0 && a.Keeps < 1e9) { // NaN is none of them either
-		return a, errors.New("out of range")
+	if a.Keeps <= 0 {
+		return a, false, errors.New("no lifetime: want a second column, or a mean lifetime")
 	}
-	if a.Keeps == 0 {
-		return a, errors.New("no lifetime: want a second column, or a mean")
-	}
-	return a, nil
+	return a, isTime, nil
 }

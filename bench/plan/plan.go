@@ -63,8 +63,11 @@ var ErrTooMuch = errors.New("no number of runners carries this load")
 
 // Make plans. The same profile and load give the same plan.
 func Make(p Profile, l Load) (Answer, error) {
-	if err := errors.Join(p.check(), l.check()); err != nil {
+	if err := errors.Join(p.Check(), l.check()); err != nil {
 		return Answer{}, err
+	}
+	if cpus := p.Machine.CPUs; l.JobCPUs > float64(cpus) {
+		return Answer{}, fmt.Errorf("%w: a test keeps %g processors busy, a runner has %d", ErrTooMuch, l.JobCPUs, cpus)
 	}
 	a := Answer{Schema: Schema}
 	a.rate, a.life = l.rate()
@@ -79,7 +82,7 @@ func Make(p Profile, l Load) (Answer, error) {
 	if p.Noisy {
 		a.Notes = append(a.Notes, "the recorded run was noisy: others used the machine")
 	}
-	a.Rate, a.Live = a.rate, a.rate*a.life
+	a.Rate, a.Live = a.rate, l.live(a.rate, a.life)
 	a.Clones = int(min(p.memory(l).Limit, p.disk(l).Limit, float64(p.Addresses)))
 	if a.Clones < 1 {
 		return a, fmt.Errorf("%w: a runner has no room for one clone", ErrTooMuch)
@@ -104,7 +107,7 @@ func (a *Answer) search(p Profile, l Load) error {
 		a.predict(p, l)
 		return nil
 	}
-	return fmt.Errorf("%w: more than %d", ErrTooMuch, maxRunners)
+	return fmt.Errorf("%w: it would be more than %d", ErrTooMuch, maxRunners)
 }
 
 // poolFor finds the smallest pool with which claims on one of n runners are instant.

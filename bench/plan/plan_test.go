@@ -134,6 +134,40 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+// What a line of a trace cannot mean is said.
+func TestWrongTraces(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                            "no arrivals",
+		"time,seconds\n1,2":           `line 1: when: want seconds, or a time as in RFC 3339, got "time"`,
+		"1 2\n1 -5":                   `line 2: how long: want seconds, more than 0, got "-5"`,
+		"1 0":                         "more than 0",
+		"1 NaN":                       "more than 0",
+		"NaN 1":                       "want seconds",
+		"1 2 3":                       "3 fields",
+		"2026-01-01T10:00:00Z,7\n5 1": "line 2: seconds in one line, and a time in another",
+	} {
+		if trace, err := plan.ReadTrace(strings.NewReader(text), time.Second); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, %v", text, trace, err)
+		}
+	}
+}
+
+// Of all who come at once as many clones live as come, however long they keep them; and few who
+// come in a century are no more than that.
+func TestShortAndSparseLoads(t *testing.T) {
+	at := func(keeps float64) []sim.Arrival { return slices.Repeat([]sim.Arrival{{Keeps: keeps}}, 20) }
+	for _, keeps := range []float64{10, 600, 1e6} {
+		a, err := plan.Make(profile(), plan.Load{Trace: at(keeps)})
+		if err != nil || a.Live != 20 || a.Runners < 1 {
+			t.Errorf("20 at once for %g s: %g live, %g per second, %v", keeps, a.Live, a.Rate, err)
+		}
+	}
+	a, err := plan.Make(profile(), plan.Load{PerDay: 1, Lifetime: 365 * 24 * time.Hour, JobMemory: 1 << 30})
+	if err != nil || a.Runners < 365/15 || a.Claims["p99"] > 6 {
+		t.Errorf("got %+v, %v", a, err)
+	}
+}
+
 // A trace with one burst needs a larger pool than the same number spread out.
 func TestBurstsNeedLargerPools(t *testing.T) {
 	var burst, even []sim.Arrival

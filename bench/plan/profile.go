@@ -97,7 +97,7 @@ func FromResults(results []bench.Result, golden string) (Profile, error) {
 		}
 	}
 	p.Refill, p.Slots = Defaults(p.Machine.CPUs)
-	return p, p.check()
+	return p, p.Check()
 }
 
 // of picks the runs of one golden, of which there is at least one.
@@ -149,8 +149,8 @@ func find(results []bench.Result, scenario, name string, use func(bench.Series))
 	return found
 }
 
-// check refuses what cannot be computed with, from whatever file it came.
-func (p Profile) check() error {
+// Check refuses what cannot be computed with, from whatever file it came.
+func (p Profile) Check() error {
 	switch {
 	case p.Schema != Schema:
 		return fmt.Errorf("%w: schema %d, want %d", ErrIncomplete, p.Schema, Schema)

@@ -148,7 +148,7 @@ func TestWrongInput(t *testing.T) {
 	}
 	good, broken, other := recording(t, 50), write("broken", "{"), write("other", `{"schema":9,"scenario":"cold"}`)
 	lonely := strings.ReplaceAll(textOf(t, good), `"name": "`, `"name": "x`)
-	machine := filepath.Join(dir, "machine.json")
+	machine, trace := filepath.Join(dir, "machine.json"), write("trace", "5 1\n3 1\n")
 	if _, err := run(t, "plan", "--from", good, "--save", machine); err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +179,15 @@ func TestWrongInput(t *testing.T) {
 		{"compare " + good + " " + other, 1, "schema is 9, this program reads 1"},
 		{"compare " + good + " " + write("lonely", lonely), 1, "no series in common"},
 		{"plan x", 2, "unexpected argument"},
+		{"plan --tests-per-day 4 --lifetime 1s --peak 0.5 --from " + good, 2, "--peak must be at least 1"},
+		{"plan --tests-per-day 4 --lifetime 1s --peak 0 --from " + good, 2, "--peak must be at least 1"},
+		{"plan --tests-per-day 4 --lifetime 1s --refill 0 --from " + good, 2, "--refill must be more than 0"},
+		{"plan --tests-per-day 0.001 --lifetime 1s --from " + good, 2, "less than one test a day"},
+		{"plan --tests-per-day 4 --lifetime 1s --test-cpus 50 --from " + good, 5, "keeps 50 processors busy, a runner has 2"},
+		{"plan --tests-per-day 4 --arrivals " + trace + " --from " + good, 2, "--arrivals is in place of --tests-per-day"},
+		{"plan --tests-per-day 4 --lifetime 1s --machine " + machine + " --from " + good, 2, "--machine is in place of --from"},
+		{"plan --arrivals " + write("empty", "# none\n") + " --from " + good, 1, "no arrivals"},
+		{"plan --arrivals " + trace + ".none --from " + good, 3, "no such file"},
 		{"plan --tests-per-day 4 --lifetime 1s --golden shop --from " + good, 1, "ctrsnap bench pool density --golden shop --save"},
 		{"plan --tests-per-day 4 --lifetime 1s --golden shop --machine " + machine, 2, "golden app, not shop"},
 		{"plan --tests-per-day -4 --lifetime 1s --from " + good, 2, "--tests-per-day cannot be negative"},

@@ -63,12 +63,28 @@ Of a golden of your own, in the daemon that runs:
 			if cmd.Args().Present() {
 				return usage("see ctrsnap plan --help", "unexpected argument %q", cmd.Args().First())
 			}
-			if err := numbers(cmd, "tests-per-day", "lifetime", "peak"); err != nil {
+			if err := numbers(cmd, "tests-per-day", "lifetime", "refill"); err != nil {
+				return err
+			}
+			if err := contradiction(cmd); err != nil {
 				return err
 			}
 			return o.run()
 		},
 	}
+}
+
+// contradiction refuses flags of which one would not count, and a peak that is none.
+func contradiction(cmd *cli.Command) error {
+	for _, pair := range [][2]string{{"machine", "from"}, {"arrivals", "tests-per-day"}, {"arrivals", "peak"}} {
+		if cmd.IsSet(pair[0]) && cmd.IsSet(pair[1]) {
+			return usage("leave one of them out", "--%s is in place of --%s", pair[0], pair[1])
+		}
+	}
+	if cmd.Float("peak") < 1 {
+		return usage("it is the busiest hour over the mean one", "--peak must be at least 1")
+	}
+	return nil
 }
 
 func (o *planOptions) run() error {
@@ -137,7 +153,10 @@ func (o *planOptions) profile() (p plan.Profile, err error) {
 			return p, fmt.Errorf("read profile: %w", err)
 		}
 		if err := json.Unmarshal(b, &p); err != nil {
-			return p, fmt.Errorf("read profile %s: %w", o.machine, err)
+			return p, fmt.Errorf("read profile %s, which plan --save writes: %w", o.machine, err)
+		}
+		if err := p.Check(); err != nil {
+			return p, fmt.Errorf("read profile %s, which plan --save writes: %w", o.machine, err)
 		}
 		if o.golden != "" && o.golden != p.Golden {
 			return p, usage("--save writes one of each", "--golden: %s is the profile of a machine with golden %s, not %s", o.machine, p.Golden, o.golden)
