@@ -46,8 +46,9 @@ func Comparison(w io.Writer, old, new []bench.Result) (worse int, err error) {
 		if c.Verdict != stat.Worse && c.Verdict != stat.Better {
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%+.1f %%\t%.2g\t%s\n", c.Scenario, c.Series.Name, place(c.Series), c.Series.Golden, c.Series.Unit,
-			number(c.Old), number(c.New), 100*c.Delta, c.P, c.Verdict)
+		was, is := shown(bench.Series{Unit: c.Series.Unit, P50: c.Old}), shown(bench.Series{Unit: c.Series.Unit, P50: c.New})
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%+.1f %%\t%.2g\t%s\n", c.Scenario, c.Series.Name, place(c.Series), c.Series.Golden, is.Unit,
+			number(was.P50), number(is.P50), 100*c.Delta, c.P, c.Verdict)
 	}
 	if err := t.Flush(); err != nil {
 		return 0, err

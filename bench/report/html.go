@@ -13,7 +13,7 @@ import (
 var pageText string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"number": number, "place": place, "marks": marks, "limit": limit, "verdict": verdict,
+	"number": number, "quotient": quotient, "shown": shown, "place": place, "marks": marks, "limit": limit, "verdict": verdict,
 	"ratios": func(all []bench.Result) bool {
 		return slices.ContainsFunc(all, func(r bench.Result) bool { return len(r.Ratios) > 0 })
 	},

@@ -76,7 +76,7 @@ func writeRatios(b *strings.Builder, results []bench.Result) {
 	b.WriteString("| ratio | p50 | p99 | must | aim | result | over | under |\n|---|--:|--:|--:|--:|---|---|---|\n")
 	for _, r := range results {
 		for _, x := range r.Ratios {
-			fmt.Fprintf(b, "| `%s` | %.2f | %.2f | %s | %s | %s | %s | %s |\n", x.Name, x.P50, x.P99,
+			fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s | %s | %s | %s |\n", x.Name, quotient(x.P50), quotient(x.P99),
 				limit(x, x.Must), limit(x, x.Aim), verdict(x, r), x.Over, x.Under)
 		}
 	}
@@ -88,6 +88,7 @@ func writeSeries(b *strings.Builder, r bench.Result) {
 	}
 	b.WriteString("| series | at | golden | unit | n | errors | p50 | p90 | p99 | max |\n|---|---|---|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, s := range r.Series {
+		s = shown(s)
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %d | %d | %s | %s | %s | %s |\n", s.Name, place(s), s.Golden, s.Unit, s.N, s.Errors,
 			number(s.P50), number(s.P90), number(s.P99), number(s.Max))
 	}

@@ -24,10 +24,10 @@ type Plot struct {
 	SVG     []byte
 }
 
-// Size of all pictures.
+// Size of all pictures: text of a few points can be read in two columns, and on a telephone.
 const (
-	width  = 20 * vg.Centimeter
-	height = 11 * vg.Centimeter
+	width  = 15 * vg.Centimeter
+	height = 9 * vg.Centimeter
 )
 
 // colors can be told apart by those who do not see red and green: Okabe and Ito,
@@ -215,14 +215,16 @@ func waterfall(label string, bars []bar) ([]byte, error) {
 			return nil, fmt.Errorf("draw %s: %w", b.name, err)
 		}
 		shape.Color, shape.Width = colors[i%len(colors)], 0
-		text, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: b.from + b.long, Y: y - 0.12}}, Labels: []string{fmt.Sprintf(" %.2f", b.long)}})
+		text, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: b.from + b.long, Y: y - 0.12}}, Labels: []string{number(b.long)}})
 		if err != nil {
 			return nil, fmt.Errorf("label %s: %w", b.name, err)
 		}
+		text.Offset.X = vg.Points(4)
 		p.Add(shape, text)
 	}
 	p.NominalY(names...)
 	p.Y.Min, p.Y.Max = -0.6, float64(len(bars))-0.4
-	p.X.Max *= 1.08
+	p.X.Tick.Marker = plot.TickerFunc(plainTicks)
+	p.X.Max *= 1.12
 	return svg(p.Draw)
 }

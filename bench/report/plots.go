@@ -158,7 +158,7 @@ func predicted(results []bench.Result) (Plot, error) {
 		return of(results, "pool", func(s bench.Series) bool { return s.Name == name && len(s.Samples) > 0 })
 	}
 	for _, s := range named("measured") {
-		load := fmt.Sprintf(", pool %g, %.0f/s", s.At["pool"], s.With["rate"])
+		load := fmt.Sprintf(", pool %g, %.2g/s", s.At["pool"], s.With["rate"])
 		all = append(all, line{name: "measured" + load, points: cumulated(s.Samples), steps: true})
 		for _, p := range named("predicted") {
 			if maps.Equal(p.At, s.At) {

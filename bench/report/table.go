@@ -17,6 +17,7 @@ func Table(w io.Writer, results []bench.Result) error {
 	fmt.Fprintln(t, "SCENARIO\tSERIES\tAT\tGOLDEN\tUNIT\tN\tERRORS\tMIN\tP50\tP90\tP99\tMAX")
 	for _, r := range results {
 		for _, s := range r.Series {
+			s = shown(s)
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", r.Scenario, s.Name, place(s), s.Golden, s.Unit, s.N, s.Errors,
 				number(s.Min), number(s.P50), number(s.P90), number(s.P99), number(s.Max))
 		}
@@ -25,7 +26,7 @@ func Table(w io.Writer, results []bench.Result) error {
 	fmt.Fprintln(t, "RATIO\tP50\tP99\tMUST\tAIM\tRESULT\tOVER\tUNDER")
 	for _, r := range results {
 		for _, x := range r.Ratios {
-			fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\n", x.Name, x.P50, x.P99,
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Name, quotient(x.P50), quotient(x.P99),
 				limit(x, x.Must), limit(x, x.Aim), verdict(x, r), x.Over, x.Under)
 		}
 	}
@@ -46,6 +47,26 @@ func number(v float64) string {
 	default:
 		return fmt.Sprintf("%.2f", v)
 	}
+}
+
+// quotient writes that of a ratio: 0 is one that too few values have.
+func quotient(v float64) string {
+	if v == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// shown is a series as people read it: bytes are MiB.
+func shown(s bench.Series) bench.Series {
+	if s.Unit != "bytes" {
+		return s
+	}
+	s.Unit = "MiB"
+	for _, v := range []*float64{&s.Min, &s.P1, &s.P50, &s.P90, &s.P99, &s.Max} {
+		*v /= 1 << 20
+	}
+	return s
 }
 
 func limit(x bench.Ratio, v float64) string {
