@@ -108,6 +108,21 @@ func cloneAttached(t *testing.T, d *daemon, reach func(from, addr string) error)
 		t.Errorf("exit code %d:\n%s", r.code, r.stderr)
 	}
 	answers("not replaced")
+	old := d.run("inspect", "pr-43", "--format", "{{.id}}")
+	for _, point := range []string{"clone.given", "attach.attached@2"} {
+		point, nth, _ := strings.Cut(point, "@")
+		d.launchAt(t, point, strings.TrimSuffix("kill@"+nth, "@"))
+		if r := d.try(nil, clone...); r.code == 0 {
+			t.Errorf("%s: replaced by a daemon that was killed", point)
+		}
+		d.restart(syscall.SIGKILL)
+		if id := d.run("inspect", "pr-43", "--format", "{{.id}}"); id != old {
+			t.Errorf("%s: pr-43 is %s, was %s", point, id, old)
+		}
+		answers("killed at " + point + " " + nth)
+	}
+	d.run(clone...)
+	answers("replaced after all")
 	d.run("rm", "pr-43")
 
 	d.stop(syscall.SIGTERM)

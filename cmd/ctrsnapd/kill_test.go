@@ -36,7 +36,7 @@ var bootPoints = []string{
 	"checkpoint.install snapshots.db", "checkpoint.install metadata.db", "start.storage", "checkpoint.boot", "start.containerd", "start.network", "start.recover",
 }
 
-// loadPoints are visited by callers, and by starts.
+// loadPoints are visited by callers, and by starts. clone.given is TestAttach's: their interfaces have addresses of their own.
 var loadPoints = []string{
 	"golden.begin", "golden.leased", "golden.opened", "golden.sync", "golden.snapshot", "golden.content", "golden.record", "golden.current", "golden.lease",
 	"golden.checkpoint", "golden.promote", "golden.hold", "golden.heir", "golden.forget", "golden.remove", "golden.label", "golden.release", "golden.prepared",

@@ -2,8 +2,10 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -81,7 +83,8 @@ func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clon
 }
 
 // takeOver takes interfaces from a clone that is about to be replaced if they
-// have an address that its successor wants.
+// have an address that its successor wants. That they were its own is recorded before:
+// it has them back if the successor is not made, also by the next process.
 func (m *Manager) takeOver(ctx context.Context, old *clone, r attach.Request, given *undo) error {
 	if old == nil {
 		return nil
@@ -96,18 +99,73 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r attach.Request, gi
 		if !sameMAC && !sameIP {
 			continue
 		}
-		given.add(func(ctx context.Context) error {
-			if old.isDead() {
-				return nil
-			}
-			_, err := m.attachTo(ctx, old, a.Request())
+		given.add(func(ctx context.Context) error { return m.takeBack(ctx, old, a.Request()) })
+		if err := m.update(ctx, old, func(r *record) {
+			r.Attached, r.Given = without(r.Attached, a.IfName), append(slices.Clone(r.Given), a.Request())
+		}); err != nil {
 			return err
-		})
-		if err := m.detachFrom(ctx, old, a.IfName); err != nil && !errdefs.IsNotFound(err) {
+		}
+		if err := m.opts.Interfaces.Detach(ctx, old.id, old.namespace(), a.IfName); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		if err := m.step("given"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// takeBack gives a clone an interface again that was its successor's to be.
+func (m *Manager) takeBack(ctx context.Context, c *clone, r attach.Request) error {
+	if c.isDead() || !slices.Contains(m.given(c), r) {
+		return nil
+	}
+	if _, err := m.attachTo(ctx, c, r); err != nil {
+		return fmt.Errorf("give %s back to clone %s: %w", r.IfName, c.id, err)
+	}
+	return nil
+}
+
+func (m *Manager) given(c *clone) []attach.Request {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return c.rec.Given
+}
+
+// takeAllBack gives a clone back what it had given to a successor that was not made when an
+// earlier process ended. What it cannot have any more is forgotten: there is no second try.
+func (m *Manager) takeAllBack(ctx context.Context, c *clone) error {
+	given := m.given(c)
+	if len(given) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout) // a start does not wait for ever
+	defer cancel()
+	var errs []error
+	for _, r := range given {
+		errs = append(errs, m.takeBack(ctx, c, r))
+	}
+	return errors.Join(append(errs, m.update(context.WithoutCancel(ctx), c, func(r *record) { r.Given = nil }))...)
+}
+
+// freeInterfaces takes interfaces away from a clone that an earlier process has not finished,
+// while its namespace is there: the addresses are free at once. The teardown does the rest.
+func (m *Manager) freeInterfaces(ctx context.Context, id string) {
+	if m.opts.Interfaces == nil {
+		return
+	}
+	have, err := m.opts.Interfaces.List(id)
+	if err != nil || len(have) == 0 {
+		return
+	}
+	task, err := m.opts.Runner.Load(ctx, id)
+	if err != nil {
+		return
+	}
+	c := &clone{id: id, task: task}
+	for _, a := range have {
+		_ = m.opts.Interfaces.Detach(ctx, id, c.namespace(), a.IfName)
+	}
 }
 
 // detachAll takes interfaces away from a clone that ends, while it has a

@@ -3,7 +3,9 @@ package manager
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
+	"testing/synctest"
 
 	"github.com/containerd/errdefs"
 
@@ -47,6 +49,51 @@ func TestCloneAttached(t *testing.T) {
 	}
 	if next.ID == c.ID || len(next.Attached) != 2 || len(f.have) != 2 || f.have[0].ID != next.ID {
 		t.Errorf("replaced by %v, have %v", next.Attached, f.have)
+	}
+}
+
+// TestPredecessorKeepsInterfaces where the process is killed while a successor has them, at
+// each time that something is recorded: the next one gives them back.
+func TestPredecessorKeepsInterfaces(t *testing.T) {
+	for nth := 1; nth <= 5; nth++ {
+		t.Run(strconv.Itoa(nth), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, f := newWorld(t), &fakeInterfaces{}
+				m := attachable(t, w, f)
+				old := create(t, m, api.CloneRequest{Name: "pr", Attach: attached}).Clones[0]
+				dies := failAt("runner.SetRecord", nth)
+				dead := false
+				w.before = func(op string, n int) error {
+					if dead = dead || dies(op, n) != nil; dead {
+						f.die(true)
+						return errors.New("dead")
+					}
+					return nil
+				}
+				if _, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop", Name: "pr", IfExists: api.IfExistsReset, Attach: attached}); err == nil {
+					t.Fatal("no error")
+				}
+				ended, end := context.WithCancel(t.Context())
+				end()
+				_ = m.Close(ended)
+				w.before = nil
+				f.die(false)
+				m = attachable(t, w, f)
+				if err := m.Drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				now, err := m.Get(t.Context(), "pr")
+				if err != nil || now.ID != old.ID || len(now.Attached) != 2 {
+					t.Errorf("not replaced: %+v, %v", now.Attached, err)
+				}
+				if have, _ := f.List(old.ID); len(have) != 2 || len(f.have) != 2 {
+					t.Errorf("have %v", f.have)
+				}
+				if given := m.clones[old.ID].rec.Given; len(given) > 0 {
+					t.Errorf("given away still: %v", given)
+				}
+			})
+		})
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -39,6 +40,9 @@ type record struct {
 	// Process is the digest of what a member runs: a daemon that would start
 	// it otherwise does not hand it out.
 	Process string `json:"process,omitempty"`
+	// Given are interfaces that it has given up for its successor: they are its own again if
+	// that is never handed out.
+	Given []attach.Request `json:"given,omitempty"`
 	// Holder is what holds the lease, where that is no connection.
 	Holder string `json:"holder,omitempty"`
 }

@@ -94,7 +94,10 @@ func (m *Manager) attachTo(ctx context.Context, c *clone, req attach.Request) (a
 		return api.Attachment{}, err
 	}
 	seen := describeAttachment(att)
-	err = m.update(ctx, c, func(r *record) { r.Attached = append(slices.Clone(r.Attached), seen) })
+	err = m.update(ctx, c, func(r *record) {
+		r.Attached = append(slices.Clone(r.Attached), seen)
+		r.Given = slices.DeleteFunc(slices.Clone(r.Given), func(g attach.Request) bool { return g == req })
+	})
 	select {
 	case <-c.gone: // its teardown may have looked before the interface was there
 		err = errors.Join(err, fmt.Errorf("clone %s was removed meanwhile: %w", c.id, errdefs.ErrNotFound))
@@ -192,7 +195,7 @@ func (m *Manager) reconcileInterfaces(ctx context.Context, containers map[string
 	}
 	errs := []error{m.opts.Interfaces.Reconcile(ctx, keep)}
 	for _, c := range m.labelled(ctx, nil) {
-		errs = append(errs, m.reconcileClone(ctx, c))
+		errs = append(errs, m.reconcileClone(ctx, c), m.takeAllBack(ctx, c))
 	}
 	return errors.Join(errs...)
 }

@@ -20,12 +20,13 @@ type fakeInterfaces struct {
 	mu   sync.Mutex
 	have []attach.Attachment
 	gone string // an interface that no namespace has
+	dead bool   // fail all that changes something
 }
 
 func (f *fakeInterfaces) Attach(_ context.Context, id, path string, r attach.Request) (attach.Attachment, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if path == "" {
+	if path == "" || f.dead {
 		return attach.Attachment{}, errors.New("no namespace")
 	}
 	for _, a := range f.have {
@@ -41,6 +42,9 @@ func (f *fakeInterfaces) Attach(_ context.Context, id, path string, r attach.Req
 func (f *fakeInterfaces) Detach(_ context.Context, id, _, ifName string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.dead {
+		return errors.New("dead")
+	}
 	n := len(f.have)
 	f.have = slices.DeleteFunc(f.have, func(a attach.Attachment) bool { return a.ID == id && a.IfName == ifName })
 	if len(f.have) == n {
@@ -52,6 +56,9 @@ func (f *fakeInterfaces) Detach(_ context.Context, id, _, ifName string) error {
 func (f *fakeInterfaces) Forget(_ context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.dead {
+		return errors.New("dead")
+	}
 	f.have = slices.DeleteFunc(f.have, func(a attach.Attachment) bool { return a.ID == id })
 	return nil
 }
@@ -69,6 +76,12 @@ func (f *fakeInterfaces) Reconcile(_ context.Context, keep []string) error {
 	defer f.mu.Unlock()
 	f.have = slices.DeleteFunc(f.have, func(a attach.Attachment) bool { return !slices.Contains(keep, a.ID) })
 	return nil
+}
+
+func (f *fakeInterfaces) die(dead bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dead = dead
 }
 
 // attachable returns a Manager over the world and interfaces.

@@ -49,6 +49,9 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 		known[info.ID] = true
 		g.Go(func() error {
 			c, err := m.adopt(ctx, info)
+			if c == nil && err == nil {
+				m.freeInterfaces(ctx, info.ID)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
