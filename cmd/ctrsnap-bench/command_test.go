@@ -162,6 +162,8 @@ func TestWrongInput(t *testing.T) {
 		{"cold --nosuch", 2, "unknown flag --nosuch"},
 		{"cold --quik", 2, "did you mean --quick?"},
 		{"cold --golden x:3", 2, "a name without a version"},
+		{"cold --golden=", 2, "--golden: invalid name"},
+		{"plan --golden= --tests-per-day 4 --lifetime 1s --from " + good, 2, "--golden: invalid name"},
 		{"cold --golden x --engine redis", 2, "--golden is one that is there"},
 		{"all cold", 2, "all are all"},
 		{"cold -o xml", 2, "want table, json"},

@@ -78,18 +78,25 @@ func (o *options) check(cmd *cli.Command) error {
 }
 
 // checkGolden refuses what says how to build goldens beside one that is there.
-func (o *options) checkGolden() error {
-	name := o.env.Golden
-	if name == "" {
+func (o *options) checkGolden(cmd *cli.Command) error {
+	if !cmd.IsSet("golden") {
 		return nil
 	}
-	if err := snapshot.ValidateName(name); err != nil {
-		return usage("a name without a version: pools are of the current one", "--golden: %v", err)
+	if err := goldenName(o.env.Golden); err != nil {
+		return err
 	}
 	if o.env.Engine != "" || o.env.Init != "" {
 		return usage("", "--golden is one that is there: --engine and --init are for those that the run builds")
 	}
 	o.running = true
+	return nil
+}
+
+// goldenName refuses what names no golden, as a variable of a script that is empty.
+func goldenName(name string) error {
+	if err := snapshot.ValidateName(name); err != nil {
+		return usage("a name without a version: pools are of the current one", "--golden: %v", err)
+	}
 	return nil
 }
 

@@ -69,6 +69,11 @@ Of a golden of your own, in the daemon that runs:
 			if err := contradiction(cmd); err != nil {
 				return err
 			}
+			if cmd.IsSet("golden") {
+				if err := goldenName(o.golden); err != nil {
+					return err
+				}
+			}
 			return o.run()
 		},
 	}

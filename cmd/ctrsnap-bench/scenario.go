@@ -79,7 +79,7 @@ incorrect, never because of a time.
 			&cli.StringFlag{Name: "config", Usage: "with --running: `FILE` of its configuration; default /etc/ctrsnap/ctrsnapd.toml", Destination: &o.config},
 		),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if err := errors.Join(o.check(cmd), o.checkGolden(), out.check()); err != nil {
+			if err := errors.Join(o.check(cmd), o.checkGolden(cmd), out.check()); err != nil {
 				return err
 			}
 			if name != "all" {
