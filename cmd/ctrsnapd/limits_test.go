@@ -47,20 +47,25 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %+v, %v", dir, fs, err)
 		}
 	}
-	writer := cloneJSON(t, d, "shop")
-	// It may be stopped before it has an answer.
-	_, _ = tryQuery(writer.URL, "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 2000)) TO '/ctrsnap/run/x'")
-	waitFor(t, "the clone that fills its socket directory to be stopped", func() bool {
-		return d.run("inspect", writer.ID, "--format", "{{.state}}") == string(api.StateDead)
-	})
-	if why := d.run("inspect", writer.ID, "--format", "{{.reason}}"); !strings.Contains(why, "beside its socket, its limit is 1024 KiB") {
-		t.Errorf("inspect says %q", why)
+	for what, statement := range map[string]string{
+		"a file":         "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 2000)) TO '/ctrsnap/run/x'",
+		"a removed file": "COPY (SELECT) TO PROGRAM 'exec 3>/ctrsnap/run/x; rm /ctrsnap/run/x; head -c 80M /dev/zero >&3; sleep 600'",
+	} {
+		writer := cloneJSON(t, d, "shop")
+		_, _ = tryQuery(writer.URL, statement) // it may be stopped before it has an answer
+		waitFor(t, "the clone with "+what+" beside its socket to be stopped", func() bool {
+			return d.run("inspect", writer.ID, "--format", "{{.state}}") == string(api.StateDead)
+		})
+		if why := d.run("inspect", writer.ID, "--format", "{{.reason}}"); !strings.Contains(why, "beside its socket, its limit is 1024 KiB") {
+			t.Errorf("%s: inspect says %q", what, why)
+		}
+		waitFor(t, what+" to be gone", func() bool {
+			_, err := os.Stat(filepath.Join(d.state, "clones", writer.ID, "s", "x"))
+			var fs syscall.Statfs_t
+			return os.IsNotExist(err) && syscall.Statfs(filepath.Join(d.state, "clones"), &fs) == nil && (fs.Blocks-fs.Bfree)*uint64(fs.Bsize) < 1<<20
+		})
+		d.run("rm", writer.ID)
 	}
-	waitFor(t, "its files to be removed", func() bool {
-		_, err := os.Stat(filepath.Join(d.state, "clones", writer.ID, "s", "x"))
-		return os.IsNotExist(err)
-	})
-	d.run("rm", writer.ID)
 
 	greedy := cloneJSON(t, d, "shop", "--disk", "48MiB")
 	other := cloneJSON(t, d, "shop", "--disk", "1GiB")

@@ -22,7 +22,8 @@ type held struct{ bytes, files int64 }
 
 // runDirs stops clones that hold too much in their socket directories, and empties those of
 // the stopped. All are looked at when what is held on the filesystem has grown by half of
-// what one may have, and once in rescanInterval.
+// what one may have, and once in rescanInterval; files that are removed and kept open
+// only when half of the filesystem is taken, for then the others are about to go without.
 func (w *watcher) runDirs(clones []*clone) {
 	var fs unix.Statfs_t
 	if unix.Statfs(w.opts.RunDir, &fs) != nil {
@@ -34,22 +35,48 @@ func (w *watcher) runDirs(clones []*clone) {
 		return
 	}
 	w.run, w.runAt = now, time.Now()
+	var hidden map[string]held
+	if now.bytes > int64(fs.Blocks)*fs.Bsize/2 || now.files > int64(fs.Files)/2 {
+		hidden = w.hidden() // it takes long
+	}
 	for _, c := range clones {
 		n, err := measureRunDir(w.socketDir(c.id))
-		if err != nil || n.bytes <= maxRunBytes && n.files <= maxRunFiles {
-			continue // if it cannot be measured it is going just now
-		}
-		w.runAt = time.Time{} // look again soon, to empty it
-		if c.isDead() {
+		switch {
+		case err == nil && n.tooMuch() && c.isDead():
+			w.runAt = time.Time{}
 			if err := os.RemoveAll(w.socketDir(c.id)); err != nil {
 				w.log.Warn("socket directory not emptied", "clone", c.id, "error", err)
 			}
-		} else if !c.overrun {
-			c.overrun = true
-			w.halt(w.ctx, c, fmt.Sprintf("it holds at least %d KiB in %d files beside its socket, its limit is %d KiB in %d files there",
-				n.bytes>>10, n.files, maxRunBytes>>10, maxRunFiles))
+		case err == nil && n.tooMuch():
+			w.runAt = time.Time{} // look again soon, to empty it
+			w.overrun(c, n)
+		case hidden != nil && !c.isDead():
+			if n := hidden[c.pidNS()]; n.tooMuch() {
+				w.overrun(c, n)
+			}
 		}
 	}
+}
+
+func (h held) tooMuch() bool { return h.bytes > maxRunBytes || h.files > maxRunFiles }
+
+// overrun stops a clone, once.
+func (w *watcher) overrun(c *clone, n held) {
+	if c.overrun {
+		return
+	}
+	c.overrun = true
+	w.halt(w.ctx, c, fmt.Sprintf("it holds at least %d KiB in %d files beside its socket, its limit is %d KiB in %d files there",
+		n.bytes>>10, n.files, maxRunBytes>>10, maxRunFiles))
+}
+
+// hidden adds up files that clones have removed from their socket directories and hold open.
+func (w *watcher) hidden() map[string]held {
+	var st unix.Stat_t
+	if unix.Stat(w.opts.RunDir, &st) != nil {
+		return nil
+	}
+	return hiddenIn(st.Dev)
 }
 
 // measureRunDir adds up what is below a directory, until it is too much. Who has the directory
