@@ -126,7 +126,9 @@ func (d *daemon) openState(context.Context) error {
 		return fmt.Errorf("lock state directory: %w", err)
 	}
 	d.lock = lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A lock of the process, not flock(2)'s of the open file: a child that was forked just
+	// before a daemon was killed, and has not come to its exec yet, would hold that.
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		return fmt.Errorf("lock %s: another ctrsnapd uses it: %w", d.cfg.State, err)
 	}
 	return d.openRunDirs()
