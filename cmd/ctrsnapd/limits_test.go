@@ -80,6 +80,12 @@ func TestLimits(t *testing.T) {
 	if why := d.run("inspect", greedy.ID, "--format", "{{.reason}}"); !strings.Contains(why, "of disk, its limit is 48 MiB") {
 		t.Errorf("inspect says %q", why)
 	}
+	hider := cloneJSON(t, d, "shop", "--disk", "48MiB")
+	_, _ = tryQuery(hider.URL, "COPY (SELECT) TO PROGRAM 'exec 3>hidden; rm hidden; head -c 80M /dev/zero >&3; sleep 600'")
+	waitFor(t, "the clone that holds too much in a removed file to be stopped", func() bool {
+		return strings.Contains(d.run("inspect", hider.ID, "--format", "{{.state}} {{.reason}}"), "of disk, its limit is 48 MiB")
+	})
+	d.run("rm", hider.ID)
 	if got := query(t, other.URL, "SELECT count(*) FROM users"); got != "1000" {
 		t.Errorf("the other has %s rows", got)
 	}

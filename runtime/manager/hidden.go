@@ -1,17 +1,20 @@
 package manager
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// hiddenIn adds up the files of the filesystem dev that processes have open, or mapped, though
-// they are in no directory, by the PID namespace of the processes, as in /proc/PID/ns/pid. It
-// looks at all processes of the host. What is on its way through a socket is not seen.
-func hiddenIn(dev uint64) map[string]held {
+// hiddenIn adds up the files that processes have open, or mapped, though they are in no
+// directory, by the PID namespace of the processes, as in /proc/PID/ns/pid. dev says of which
+// filesystem they are to be, in namespaces that matter. What is on its way through a socket
+// is not seen.
+func hiddenIn(dev func(ns string) (uint64, bool)) map[string]held {
 	type file struct {
 		ns  string
 		ino uint64
@@ -24,9 +27,13 @@ func hiddenIn(dev uint64) map[string]held {
 		if err != nil || ns == own {
 			continue
 		}
+		of, ok := dev(ns)
+		if !ok {
+			continue
+		}
 		for _, path := range open(proc) {
 			var st unix.Stat_t
-			if unix.Stat(path, &st) != nil || st.Dev != dev || st.Nlink > 0 || seen[file{ns, st.Ino}] {
+			if unix.Stat(path, &st) != nil || st.Dev != of || st.Nlink > 0 || seen[file{ns, st.Ino}] {
 				continue
 			}
 			seen[file{ns, st.Ino}] = true
@@ -46,6 +53,27 @@ func open(proc string) (paths []string) {
 		}
 	}
 	return paths
+}
+
+// hiddenDisk is what clones hold open of their disks though they have removed it: their layers
+// do not show it. It is looked for again when something was written, or is hidden, and for a
+// twentieth of the time at most.
+func (w *watcher) hiddenDisk(clones []*clone) map[string]held {
+	if w.written-w.hiddenWritten < minGrowth && len(w.hiddenOn) == 0 || time.Since(w.hiddenAt) < max(time.Second, 20*w.hiddenTook) {
+		return w.hiddenOn
+	}
+	begun := time.Now()
+	roots := map[string]uint64{}
+	for _, c := range clones {
+		var st unix.Stat_t
+		if ns := c.pidNS(); ns != "" && !c.isDead() && unix.Stat("/proc/"+strconv.Itoa(c.task.PID())+"/root", &st) == nil {
+			roots[ns] = st.Dev
+		}
+	}
+	w.hiddenOn = hiddenIn(func(ns string) (uint64, bool) { dev, ok := roots[ns]; return dev, ok })
+	maps.DeleteFunc(w.hiddenOn, func(_ string, h held) bool { return h.bytes < minGrowth })
+	w.hiddenWritten, w.hiddenAt, w.hiddenTook = w.written, time.Now(), time.Since(begun)
+	return w.hiddenOn
 }
 
 // pidNS names the PID namespace of a clone that runs.

@@ -76,7 +76,7 @@ func (w *watcher) hidden() map[string]held {
 	if unix.Stat(w.opts.RunDir, &st) != nil {
 		return nil
 	}
-	return hiddenIn(st.Dev)
+	return hiddenIn(func(string) (uint64, bool) { return st.Dev, true })
 }
 
 // measureRunDir adds up what is below a directory, until it is too much. Who has the directory

@@ -79,6 +79,11 @@ type watcher struct {
 	broken   bool // the storage answers with errors
 	run      held // of the filesystem of RunDir, at the last look at all of it or less
 	runAt    time.Time
+	hiddenOn map[string]held // of clones' disks, by their PID namespaces
+	// When it was looked for, what had been written then, and how long it took.
+	hiddenAt      time.Time
+	hiddenWritten int64
+	hiddenTook    time.Duration
 }
 
 // space looks at the filesystem.
@@ -139,6 +144,9 @@ func (w *watcher) disks(clones []*clone) {
 		n, err := w.opts.Store.Usage(w.ctx, c.id)
 		if err != nil {
 			continue // it is going just now
+		}
+		if hidden := w.hiddenDisk(clones); len(hidden) > 0 {
+			n += hidden[c.pidNS()].bytes
 		}
 		c.disk.Store(n)
 		c.measured, c.measuredAt = w.written, time.Now()
