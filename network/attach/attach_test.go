@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -59,8 +60,14 @@ func newWorld(t *testing.T) *world {
 		}
 		ip(t, "link", "delete", "lan0")
 		ip(t, "link", "delete", "peer0")
-		if after := w.links(); len(after) != len(before) {
-			t.Errorf("links %v after %v", after, before)
+		// The kernel removes those that were in a namespace behind its end.
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.Now().Add(25 * time.Second); len(w.links()) != len(before); <-tick.C {
+			if time.Now().After(deadline) {
+				t.Errorf("links %v after %v", w.links(), before)
+				break
+			}
 		}
 	})
 	return w
