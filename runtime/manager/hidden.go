@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -55,23 +54,28 @@ func open(proc string) (paths []string) {
 	return paths
 }
 
-// hiddenDisk is what clones hold open of their disks though they have removed it: their layers
-// do not show it. It is looked for again when something was written, or is hidden, and for a
-// twentieth of the time at most.
-func (w *watcher) hiddenDisk(clones []*clone) map[string]held {
+// hiddenDisk is what clones, by their ids, hold open of their disks though they have removed
+// it: their layers do not show it. It is looked for again when something was written, or is
+// hidden, and for a twentieth of the time at most.
+func (w *watcher) hiddenDisk(clones []*clone) map[string]int64 {
 	if w.written-w.hiddenWritten < minGrowth && len(w.hiddenOn) == 0 || time.Since(w.hiddenAt) < max(time.Second, 20*w.hiddenTook) {
 		return w.hiddenOn
 	}
 	begun := time.Now()
-	roots := map[string]uint64{}
+	roots, ids := map[string]uint64{}, map[string]string{}
 	for _, c := range clones {
 		var st unix.Stat_t
 		if ns := c.pidNS(); ns != "" && !c.isDead() && unix.Stat("/proc/"+strconv.Itoa(c.task.PID())+"/root", &st) == nil {
-			roots[ns] = st.Dev
+			roots[ns], ids[ns] = st.Dev, c.id
 		}
 	}
-	w.hiddenOn = hiddenIn(func(ns string) (uint64, bool) { dev, ok := roots[ns]; return dev, ok })
-	maps.DeleteFunc(w.hiddenOn, func(_ string, h held) bool { return h.bytes < minGrowth })
+	// The kernel gives the number of a namespace that is gone to the next one: only ids may be kept.
+	w.hiddenOn = map[string]int64{}
+	for ns, h := range hiddenIn(func(ns string) (uint64, bool) { dev, ok := roots[ns]; return dev, ok }) {
+		if h.bytes >= minGrowth {
+			w.hiddenOn[ids[ns]] = h.bytes
+		}
+	}
 	w.hiddenWritten, w.hiddenAt, w.hiddenTook = w.written, time.Now(), time.Since(begun)
 	return w.hiddenOn
 }

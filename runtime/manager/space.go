@@ -79,7 +79,7 @@ type watcher struct {
 	broken   bool // the storage answers with errors
 	run      held // of the filesystem of RunDir, at the last look at all of it or less
 	runAt    time.Time
-	hiddenOn map[string]held // of clones' disks, by their PID namespaces
+	hiddenOn map[string]int64 // bytes of clones' disks, by clone
 	// When it was looked for, what had been written then, and how long it took.
 	hiddenAt      time.Time
 	hiddenWritten int64
@@ -145,9 +145,7 @@ func (w *watcher) disks(clones []*clone) {
 		if err != nil {
 			continue // it is going just now
 		}
-		if hidden := w.hiddenDisk(clones); len(hidden) > 0 {
-			n += hidden[c.pidNS()].bytes
-		}
+		n += w.hiddenDisk(clones)[c.id]
 		c.disk.Store(n)
 		c.measured, c.measuredAt = w.written, time.Now()
 		if limit := w.limitsOf(c).DiskBytes; limit > 0 && n > limit {
