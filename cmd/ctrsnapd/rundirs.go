@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
 )
@@ -36,8 +35,8 @@ func (d *daemon) openRunDirs() error {
 		if mounted || len(entries) > 0 {
 			continue
 		}
-		if err := unix.Mount("ctrsnap", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, runDirOptions); err != nil {
-			return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
+		if err := containerd.MountMemory(dir, runDirOptions); err != nil {
+			return err
 		}
 	}
 	return nil

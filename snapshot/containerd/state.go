@@ -36,13 +36,19 @@ func MountState(dir string, mode os.FileMode) error {
 	if err != nil || fs.Type == unix.TMPFS_MAGIC || len(entries) > 0 {
 		return err
 	}
-	if err := unix.Mount("ctrsnap", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=%#o,size=10%%", mode)); err != nil {
+	return MountMemory(dir, fmt.Sprintf("mode=%#o,size=10%%", mode))
+}
+
+// MountMemory mounts a tmpfs at dir, with options as in tmpfs(5), for what is void
+// after a reboot. No programs are to be run from there.
+func MountMemory(dir, options string) error {
+	if err := unix.Mount("ctrsnap", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
 	return nil
 }
 
-// UnmountState undoes MountState. Tasks do not outlive it. It is no error if
+// UnmountState undoes MountState and MountMemory. Tasks do not outlive it. It is no error if
 // nothing is mounted there.
 func UnmountState(dir string) error {
 	// Bundles whose shims are about to end may be in use still.
