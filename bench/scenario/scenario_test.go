@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -142,7 +143,7 @@ func TestTrialLeavesOutWhatOthersDisturbed(t *testing.T) {
 		quiet.took = append(quiet.took, time.Duration(s*float64(time.Second)))
 	}
 	costs := []float64{100, 110, 120}
-	tk, tr := &take{Env: &Env{}}, newTrial("app", 1, 0.5, 20, 1)
+	tk, tr := &take{Env: &Env{}}, newTrial("app", 1, 0.5, 1)
 	tr.turns = []turn{quiet, busy}
 	tr.count(tk, costs, model)
 	tr.judge(tk)
@@ -152,7 +153,7 @@ func TestTrialLeavesOutWhatOthersDisturbed(t *testing.T) {
 	if x := tk.res.Ratios; len(x) != 1 || x[0].Name != "plan_claim_p99" || x[0].P99 < 0.8 || x[0].P99 > 1.25 {
 		t.Errorf("got %+v", x)
 	}
-	tk, tr = &take{Env: &Env{}}, newTrial("app", 1, 0.5, 20, 1)
+	tk, tr = &take{Env: &Env{}}, newTrial("app", 1, 0.5, 1)
 	tr.turns = []turn{busy}
 	tr.count(tk, costs, model)
 	tr.judge(tk)
@@ -167,7 +168,8 @@ func TestRunsOfThePoolCompare(t *testing.T) {
 	ran := func(capacity float64) []bench.Result {
 		tk := &take{Env: &Env{}, res: bench.Result{Scenario: "pool"}}
 		for i, l := range poolLoads {
-			tr := newTrial("app", l.members, l.part, capacity, uint64(i))
+			tr := newTrial("app", l.members, l.part, uint64(i))
+			tr.turns = []turn{{rate: 0.9 * l.part * capacity}, {rate: 1.1 * l.part * capacity}}
 			for range 50 {
 				tr.measured.Add(100 / capacity)
 				tr.predicted.Add(100 / capacity)
@@ -182,7 +184,7 @@ func TestRunsOfThePoolCompare(t *testing.T) {
 		t.Fatalf("%d series, %d of them compared", n, len(changes))
 	}
 	for _, c := range changes {
-		if c.Verdict != stat.Worse || c.Series.With["rate"] != 13.7*c.Series.At["load"] {
+		if c.Verdict != stat.Worse || math.Abs(c.Series.With["rate"]-13.7*c.Series.At["load"]) > 1e-9 {
 			t.Errorf("%s: %s: %+v", c.Series.Name, c.Verdict, c.Series)
 		}
 	}

@@ -217,3 +217,15 @@ func mean(values []float64) float64 {
 	}
 	return sum / float64(len(values))
 }
+
+// The pool rests after a claim of a member, not after a caller who found none.
+func TestRestsAfterHits(t *testing.T) {
+	m := sim.Model{Pool: 2, Refill: 1, Slots: 1, Rest: 0.5, Make: sim.Step{Takes: sim.Constant(0.1)}}
+	var callers []sim.Arrival
+	for _, at := range []float64{0, 0, 0.05, 0.62, 0.62} { // two members, none, and two again from 0.6 on
+		callers = append(callers, sim.Arrival{At: at, Keeps: 1})
+	}
+	if res := sim.Run(m, callers, source()); res.Hits != 4 || res.Given != 1 {
+		t.Errorf("%d hits, %d given: %v", res.Hits, res.Given, res.Latency)
+	}
+}

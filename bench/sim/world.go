@@ -248,15 +248,13 @@ func (w *world) dispatch() {
 func (w *world) come(caller int) {
 	w.live++
 	w.res.Live = max(w.res.Live, w.live)
-	if w.Pool > 0 {
-		w.lastClaim = w.now
-	}
 	if w.ready == 0 {
 		w.queue = append(w.queue, caller)
 		return
 	}
 	w.ready--
 	w.res.Hits++
+	w.lastClaim = w.now
 	w.begin(claiming, caller, w.Claim)
 }
 
