@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -32,7 +33,7 @@ func NewContainer(ctx context.Context, engine string, pid int, o Original, login
 		return nil, fmt.Errorf("%s: %w: %w %s", engine, ErrNotHere, err, reason(string(out)))
 	}
 	c := &Container{engine: engine, image: "ctrsnap-bench:" + filepath.Base(place.Sockets), o: o, login: login, place: place}
-	tar := exec.CommandContext(ctx, "tar", "-C", fmt.Sprintf("/proc/%d/root", pid), "--exclude=./proc", "--exclude=./sys", "--exclude=./dev",
+	tar := seenFrom(ctx, pid, "tar", "-C", fmt.Sprintf("/proc/%d/root", pid), "--exclude=./proc", "--exclude=./sys", "--exclude=./dev",
 		"--exclude=*postmaster.pid", "--exclude=*.s.PGSQL.*", "-c", ".")
 	load := exec.CommandContext(ctx, engine, "import", "-", c.image)
 	var out bytes.Buffer
@@ -51,15 +52,25 @@ func NewContainer(ctx context.Context, engine string, pid int, o Original, login
 	return c, nil
 }
 
-// reason is the line of an output that says what is wrong, or the first.
+// seenFrom is a command to which files belong to those to whom they do in a process's user
+// namespace: the image is to say so, as that of somebody who has made it there.
+func seenFrom(ctx context.Context, pid int, args ...string) *exec.Cmd {
+	ours, _ := os.Readlink("/proc/self/ns/user")
+	if its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid)); err == nil && its != ours {
+		args = append([]string{"nsenter", "--user", "--target", strconv.Itoa(pid), "--"}, args...)
+	}
+	return exec.CommandContext(ctx, args[0], args[1:]...)
+}
+
+// reason is the line of an output that says what is wrong, or the last of its lines.
 func reason(out string) string {
-	for line := range strings.Lines(out) {
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	for _, line := range lines {
 		if strings.HasPrefix(strings.ToUpper(line), "ERROR") {
 			return strings.TrimSpace(line)
 		}
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
-	return line
+	return lines[len(lines)-1]
 }
 
 // ignoreExit forgives one exit code.

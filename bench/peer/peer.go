@@ -6,8 +6,8 @@ import (
 )
 
 // ErrNotHere says that a peer cannot be measured on this host: what it needs is not
-// installed, or is too old.
-var ErrNotHere = errors.New("not installed")
+// installed, is too old, or does not run.
+var ErrNotHere = errors.New("not installed, or does not run")
 
 // Peer hands out databases that have a golden's data, in one way. It is used by
 // one goroutine.

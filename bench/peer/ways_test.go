@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -142,10 +144,34 @@ func TestWhatIsNotHereIsSaid(t *testing.T) {
 	}
 }
 
+// An image is made of files that belong to those to whom they belong in the clone.
+func TestSeenFromTheUserNamespace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make a user namespace with others' IDs")
+	}
+	file := filepath.Join(place(t).Data, "f")
+	if err := errors.Join(os.WriteFile(file, nil, 0o644), os.Chown(file, 100_005, 100_006)); err != nil {
+		t.Fatal(err)
+	}
+	clone := exec.Command("sleep", "60")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100_000, Size: 10}}
+	clone.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Pdeathsig: syscall.SIGKILL}
+	if err := clone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(clone.Process.Kill(), clone.Wait()) }()
+	for pid, want := range map[int]string{clone.Process.Pid: "5:6\n", os.Getpid(): "100005:100006\n"} {
+		out, err := seenFrom(t.Context(), pid, "stat", "--format=%u:%g", file).CombinedOutput()
+		if err != nil || string(out) != want {
+			t.Errorf("by %d: got %s, %v", pid, out, err)
+		}
+	}
+}
+
 func TestReasonOfAnEngine(t *testing.T) {
 	for out, want := range map[string]string{
 		"Client:\n Context: default\n\nServer:\nERROR: Cannot connect to the Docker daemon\nerrors pretty printing info\n": "ERROR: Cannot connect to the Docker daemon",
-		"no such thing\nelse": "no such thing", "": "",
+		"Server:\nCannot connect to the Docker daemon":                                                                     "Cannot connect to the Docker daemon", "": "",
 	} {
 		if got := reason(out); got != want {
 			t.Errorf("%q: got %q", out, got)

@@ -25,7 +25,7 @@ const (
 	turns = 3
 	// disturbed is how many times what a life costs while all processors work one may
 	// take of them in a turn: more than that was for somebody else.
-	disturbed = 1.4
+	disturbed = 1.25
 )
 
 // poolLoads are the loads of the pool: members, and arrivals as a part of what the
