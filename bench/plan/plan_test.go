@@ -168,7 +168,7 @@ func TestShortAndSparseLoads(t *testing.T) {
 	}
 }
 
-// A trace with one burst needs a larger pool than the same number spread out.
+// A trace of bursts needs more members, of all runners, than the same number spread out.
 func TestBurstsNeedLargerPools(t *testing.T) {
 	var burst, even []sim.Arrival
 	for i := range 600 {
@@ -180,7 +180,7 @@ func TestBurstsNeedLargerPools(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return a.Pool
+		return a.Pool * a.Runners
 	}
 	if b, e := pool(burst), pool(even); e > 2 || b < 20 {
 		t.Errorf("%d for bursts of 30, %d else", b, e)

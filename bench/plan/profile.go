@@ -188,10 +188,12 @@ func (p Profile) Model(pool int) sim.Model {
 	}
 }
 
-// chain is a step whose processes wait for each other: the caller, the daemon, the server. What
-// uses more than one processor meanwhile is done beside it, and nobody waits for that.
+// chain is a step whose processes wait for each other: the caller, the daemon, the server. One at
+// a time works, and what is done beside them nobody waits for. (A hit is over within the kernel's
+// tick, by which it counts the processors' time: so many of them are measured that their sum means
+// something, but not what part of a processor each has.)
 func chain(s sim.Step) sim.Step {
-	s.CPUs = min(s.CPUs, 1)
+	s.CPUs = 1
 	return s
 }
 
