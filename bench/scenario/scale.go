@@ -33,7 +33,7 @@ const pointRounds = 20
 // it is skipped first where the time is over. The first point has the goldens that there are
 // already: one, if nothing has run before.
 func scale(ctx context.Context, t *take) error {
-	for _, part := range []func(context.Context, *take) error{scaleNow, scaleLive, scaleCallers, scaleDepth, scaleFiles, scaleGoldens} {
+	for _, part := range []func(context.Context, *take) error{scaleFewGoldens, scaleLive, scaleCallers, scaleDepth, scaleFiles, scaleManyGoldens} {
 		if time.Now().After(t.Deadline) {
 			t.skip("the rest: the time was over")
 			return nil

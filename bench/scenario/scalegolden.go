@@ -12,7 +12,8 @@ import (
 
 var (
 	depthPoints   = points{[]int{1, 5, 20}, []int{1, 2}}
-	goldenPoints  = points{[]int{10, 100}, []int{5}}
+	fewGoldens    = points{[]int{1, 10}, []int{1}}
+	manyGoldens   = points{[]int{100}, []int{5}}
 	filePoints    = points{[]int{1_000, 10_000, 100_000}, []int{1_000}}
 	callersPoints = points{[]int{1, 2, 4, 8, 16, 32, 64}, []int{1, 4}}
 )
@@ -45,22 +46,20 @@ func scaleDepth(ctx context.Context, t *take) error {
 	return nil
 }
 
-// scaleNow measures clones beside the goldens that the run has made so far.
-func scaleNow(ctx context.Context, t *take) error {
-	const golden = "small"
-	if err := t.unpooled(ctx, golden); err != nil {
-		return err
-	}
-	return t.coldAt(ctx, golden, "goldens", float64(len(t.goldenNames())))
-}
+// scaleFewGoldens measures clones beside no more goldens than the run has made so far, and
+// a few.
+func scaleFewGoldens(ctx context.Context, t *take) error { return t.amongGoldens(ctx, fewGoldens) }
 
-// scaleGoldens measures clones beside many goldens on the host.
-func scaleGoldens(ctx context.Context, t *take) error {
+// scaleManyGoldens measures clones beside many goldens on the host.
+func scaleManyGoldens(ctx context.Context, t *take) error { return t.amongGoldens(ctx, manyGoldens) }
+
+// amongGoldens measures clones beside so many goldens at least.
+func (t *take) amongGoldens(ctx context.Context, many points) error {
 	const golden = "small"
 	if err := t.unpooled(ctx, golden); err != nil {
 		return err
 	}
-	for _, n := range t.points(goldenPoints) {
+	for _, n := range t.points(many) {
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(2)
 		for i := len(t.goldenNames()); i < n; i++ {
