@@ -138,7 +138,7 @@ func TestTrialLeavesOutWhatOthersDisturbed(t *testing.T) {
 	const n = 1000
 	r := rand.New(rand.NewPCG(7, 7))
 	callers := sim.Arrivals(openloop.Poisson(10, n, r), sim.Exponential(0.5), r)
-	quiet, busy := turn{callers: callers, life: 100}, turn{callers: callers, life: 200, took: []time.Duration{time.Hour}}
+	quiet, busy := turn{callers: callers, life: 100}, turn{callers: callers, life: 155, took: []time.Duration{time.Hour}}
 	for _, s := range sim.Run(model(0), callers, r).Latency {
 		quiet.took = append(quiet.took, time.Duration(s*float64(time.Second)))
 	}
