@@ -88,6 +88,7 @@ func (a *app) onEvent(ctx context.Context, d builder, p *progress) func(api.Buil
 			if err != nil {
 				return err
 			}
+			r.Token = e.Token
 			return d.AnswerBuild(ctx, id, r)
 		}
 		return nil

@@ -593,9 +593,13 @@ func (f *fakeDaemon) build(w http.ResponseWriter, r *http.Request) {
 	send(api.BuildEvent{Type: api.EventStep, Step: "initialise database"})
 	send(api.BuildEvent{Type: api.EventProgress, Done: 1, Total: 2})
 	for _, c := range req.Exec {
-		send(api.BuildEvent{Type: api.EventExec, Exec: c, Env: map[string]string{"DATABASE_URL": "postgres://under/construction", "PGHOST": "/build"}})
+		send(api.BuildEvent{Type: api.EventExec, Exec: c, Env: map[string]string{"DATABASE_URL": "postgres://under/construction", "PGHOST": "/build"}, Token: "for " + c})
 		select {
 		case res := <-answers:
+			if res.Token != "for "+c {
+				send(api.BuildEvent{Type: api.EventError, Error: &api.Error{Code: api.CodeNotAllowed, Message: "the answer to " + c + " has the token " + res.Token}})
+				return
+			}
 			if res.ExitCode != 0 {
 				send(api.BuildEvent{Type: api.EventError, Error: &api.Error{Code: api.CodeGeneral, Message: fmt.Sprintf("exec %s: exit code %d: %s", c, res.ExitCode, res.Output)}})
 				return

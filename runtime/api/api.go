@@ -398,9 +398,10 @@ type BuildEvent struct {
 	Total   int64  `json:"total,omitempty"`
 	Log     string `json:"log,omitempty"` // lines of the build log
 	// Exec asks the caller to run a command with Env and answer with POST
-	// /v1/builds/{id}/exec.
+	// /v1/builds/{id}/exec. The answer has the same Token, which nobody else is told.
 	Exec   string            `json:"exec,omitempty"`
 	Env    map[string]string `json:"env,omitempty"`
+	Token  string            `json:"token,omitempty"`
 	Golden *Golden           `json:"golden,omitempty"`
 	// Existed says that a golden with the wanted key was there: nothing was built.
 	Existed bool   `json:"existed,omitempty"`
@@ -440,6 +441,7 @@ type EngineRequest struct {
 type HostResult struct {
 	ExitCode int    `json:"exit_code"`
 	Output   string `json:"output,omitempty" doc:"its last lines"`
+	Token    string `json:"token,omitempty" doc:"that of the event that asked for the command"`
 }
 
 // ExecRequest is the first frame of an exec.

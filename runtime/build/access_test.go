@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -14,7 +15,6 @@ import (
 // golden; to others it is not there, but that its name is taken.
 func TestOthersGoldens(t *testing.T) {
 	w := newWorld(t)
-	ada := server.Caller{UID: 1000, GID: 1000, Name: "ada"}
 	bob := server.Caller{UID: 1001, GID: 1001, Groups: []int{1000}, Name: "bob"}
 	eve := server.Caller{UID: 1002, GID: 1002, Name: "eve"}
 	root := server.Caller{UID: 0, Admin: true}
@@ -102,5 +102,59 @@ func TestOthersGoldens(t *testing.T) {
 	}
 	if err := w.Remove(as(eve), "shop"); err != nil {
 		t.Errorf("the new owner's: %v", err)
+	}
+}
+
+// TestOthersAnswer answers another user's command, and guesses: the build goes on waiting for its
+// owner, who knows the token.
+func TestOthersAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.engine = everything
+	r := full(w)
+	bob := server.Caller{UID: 1001, GID: ada.GID, Groups: []int{ada.GID}, Name: "bob"}
+	r.on = func(e api.BuildEvent) {
+		if e.Type != api.EventExec {
+			return
+		}
+		build := r.events[0].BuildID
+		answer := func(who server.Caller, build, token string) error {
+			return w.Answer(t.Context(), who, build, api.HostResult{Output: "nothing to migrate", Token: token})
+		}
+		for name, err := range map[string]error{
+			"of the group, with the token":  answer(bob, build, e.Token),
+			"nobody, with the token":        answer(server.Caller{UID: -1, GID: -1}, build, e.Token),
+			"of the group, guesses the id":  answer(bob, newID(), e.Token),
+			"the owner, with no such build": answer(ada, newID(), e.Token),
+		} {
+			if !errdefs.IsNotFound(err) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		for name, token := range map[string]string{"no": "", "another": newID(), "half a": e.Token[:len(e.Token)/2]} {
+			if err := answer(ada, build, token); !errdefs.IsPermissionDenied(err) {
+				t.Errorf("the owner's user, %s token: %v", name, err)
+			}
+			if err := answer(server.Caller{Admin: true}, build, token); !errdefs.IsPermissionDenied(err) {
+				t.Errorf("an administrator, %s token: %v", name, err)
+			}
+		}
+		if err := w.Answer(t.Context(), ada, build, api.HostResult{Output: "migrated", Token: e.Token}); err != nil {
+			t.Errorf("the owner: %v", err)
+		}
+		if err := answer(ada, build, e.Token); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("the owner, again: %v", err)
+		}
+	}
+	if _, _, err := w.run(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	log := readLog(t, w, r)
+	if !strings.Contains(log, "migrated") || strings.Contains(log, "nothing to migrate") {
+		t.Errorf("the answer is not the owner's:\n%s", log)
+	}
+	for _, e := range r.events {
+		if e.Token != "" && strings.Contains(log, e.Token) {
+			t.Error("the token is in the log")
+		}
 	}
 }

@@ -114,7 +114,7 @@ func (w *bench) Log() io.Writer { return w.lines }
 // Host implements [runtime.Workbench]. The caller shows what its command
 // writes; its last lines come with the answer.
 func (w *bench) Host(ctx context.Context, command string, env map[string]string) error {
-	r, err := w.asks.ask(ctx, func() { w.out.exec(command, env) })
+	r, err := w.asks.ask(ctx, func(token string) { w.out.exec(command, env, token) })
 	if err != nil {
 		return fmt.Errorf("run %q on the caller's host: %w", command, err)
 	}

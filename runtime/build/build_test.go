@@ -33,7 +33,7 @@ func full(w *world) *request {
 		case api.EventID:
 			id = e.BuildID
 		case api.EventExec:
-			if err := w.Answer(context.Background(), id, api.HostResult{Output: "migrated"}); err != nil {
+			if err := w.Answer(context.Background(), ada, id, api.HostResult{Output: "migrated", Token: e.Token}); err != nil {
 				w.t.Error(err)
 			}
 		}

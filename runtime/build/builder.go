@@ -178,13 +178,14 @@ func (b *Builder) unregister(j *job) {
 	delete(b.jobs, j.id)
 }
 
-// Answer hands the result of a command to the build that asked for it.
-// NotFound if there is no such build, FailedPrecondition if it does not wait.
-func (b *Builder) Answer(_ context.Context, build string, r api.HostResult) error {
+// Answer hands the result of a command to the build that asked for it. NotFound if the
+// caller has no such build, FailedPrecondition if it does not wait, PermissionDenied if the
+// result lacks the token of the question.
+func (b *Builder) Answer(_ context.Context, caller server.Caller, build string, r api.HostResult) error {
 	b.mu.Lock()
 	j := b.jobs[build]
 	b.mu.Unlock()
-	if j == nil {
+	if j == nil || !caller.May(j.caller.UID) {
 		return errNoBuild(build)
 	}
 	return j.asks.answer(build, r)

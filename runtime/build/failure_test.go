@@ -85,12 +85,13 @@ func TestCallerGoneWhileCommandRuns(t *testing.T) {
 	w.engine = everything
 	r := full(w)
 	ctx, cancel := context.WithCancel(t.Context())
-	var id string
+	var id, token string
 	r.on = func(e api.BuildEvent) {
 		if e.Type == api.EventID {
 			id = e.BuildID
 		}
 		if e.Type == api.EventExec {
+			token = e.Token
 			cancel()
 		}
 	}
@@ -98,7 +99,7 @@ func TestCallerGoneWhileCommandRuns(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	w.checkNothingLeft()
-	if err := w.Answer(t.Context(), id, api.HostResult{}); !errdefs.IsNotFound(err) {
+	if err := w.Answer(t.Context(), ada, id, api.HostResult{Token: token}); !errdefs.IsNotFound(err) {
 		t.Errorf("late answer: %v", err)
 	}
 }
@@ -197,7 +198,7 @@ func TestFailureTellsWhy(t *testing.T) {
 			r := shop()
 			r.on = func(e api.BuildEvent) {
 				if e.Type == api.EventExec {
-					_ = w.Answer(context.Background(), r.events[0].BuildID, api.HostResult{ExitCode: 2, Output: "make: ***\n"})
+					_ = w.Answer(context.Background(), ada, r.events[0].BuildID, api.HostResult{ExitCode: 2, Output: "make: ***\n", Token: e.Token})
 				}
 			}
 			_, _, err := w.run(t.Context(), r)

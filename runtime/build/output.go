@@ -118,13 +118,13 @@ func (o *output) write(lines string) {
 	_, _ = o.file.WriteString(lines)
 }
 
-// exec asks the caller to run a command.
-func (o *output) exec(command string, env map[string]string) {
+// exec asks the caller to run a command. The token is the caller's alone: it is not logged.
+func (o *output) exec(command string, env map[string]string, token string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.flushProgress()
 	o.write("$ " + command + "\n")
-	o.send(api.BuildEvent{Type: api.EventExec, Exec: command, Env: env})
+	o.send(api.BuildEvent{Type: api.EventExec, Exec: command, Env: env, Token: token})
 }
 
 // close ends the events and the log file.

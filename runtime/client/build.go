@@ -52,7 +52,7 @@ func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, 
 }
 
 // AnswerBuild tells how a command ended that an event "exec" of the build id
-// asked for.
+// asked for. r has the event's token.
 func (c *Client) AnswerBuild(ctx context.Context, id string, r api.HostResult) error {
 	return c.callNoContent(ctx, "POST", "/v1/builds/"+url.PathEscape(id)+"/exec", r)
 }

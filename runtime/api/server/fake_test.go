@@ -38,7 +38,7 @@ type fake struct {
 	logs   func(ctx context.Context, w io.Writer) error
 	exec   func(ctx context.Context, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error)
 	build  func(ctx context.Context, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error)
-	answer func(build string, r api.HostResult) error
+	answer func(caller Caller, build string, r api.HostResult) error
 }
 
 func notFound(kind, name string) error {
@@ -211,8 +211,8 @@ func (f fakeGoldens) Build(ctx context.Context, _ Caller, req api.BuildRequest, 
 	return f.build(ctx, req, next, events)
 }
 
-func (f fakeGoldens) Answer(_ context.Context, build string, r api.HostResult) error {
-	return f.answer(build, r)
+func (f fakeGoldens) Answer(_ context.Context, caller Caller, build string, r api.HostResult) error {
+	return f.answer(caller, build, r)
 }
 
 type fakeHost struct{}

@@ -66,7 +66,9 @@ func (s *Server) goldenRoutes() {
 	handleEmpty(s, operation(http.MethodDelete, "/v1/goldens/{ref}", "remove-golden", "Remove a version of a golden, or all"),
 		func(ctx context.Context, in *goldenIn) error { return s.goldens.Remove(ctx, in.Ref) })
 	handleEmpty(s, operation(http.MethodPost, "/v1/builds/{id}/exec", "answer-build", "Tell a build how a command ended that it asked for"),
-		func(ctx context.Context, in *answerIn) error { return s.goldens.Answer(ctx, in.ID, in.Body) })
+		func(ctx context.Context, in *answerIn) error {
+			return s.goldens.Answer(ctx, callOf(ctx).caller, in.ID, in.Body)
+		})
 }
 
 func finishGolden(g api.Golden) api.Golden {

@@ -69,8 +69,8 @@ type Goldens interface {
 	// ctx does (the caller is gone) and leaves nothing behind unless it
 	// returns nil. existed says that nothing had to be built.
 	Build(ctx context.Context, caller Caller, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (g api.Golden, existed bool, err error)
-	// Answer passes on how a command ended that an event "exec" asked for.
-	Answer(ctx context.Context, build string, r api.HostResult) error
+	// Answer passes on how a command ended that an event "exec" of the caller's build asked for.
+	Answer(ctx context.Context, caller Caller, build string, r api.HostResult) error
 }
 
 // Part is one file of a build request.

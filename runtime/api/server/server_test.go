@@ -89,8 +89,8 @@ func TestClones(t *testing.T) {
 func TestGoldens(t *testing.T) {
 	ctx := testContext(t)
 	f := newFake()
-	f.answer = func(build string, r api.HostResult) error {
-		if build != "b1" || r.ExitCode != 3 {
+	f.answer = func(caller Caller, build string, r api.HostResult) error {
+		if build != "b1" || r.ExitCode != 3 || r.Token != "secret" || caller.UID != os.Getuid() {
 			return fmt.Errorf("build %s: %w", build, errdefs.ErrNotFound)
 		}
 		return nil
@@ -121,7 +121,7 @@ func TestGoldens(t *testing.T) {
 		_, err = c.Golden(ctx, ref)
 		wantCode(t, err, api.CodeUsage, "invalid path")
 	}
-	if err := c.AnswerBuild(ctx, "b1", api.HostResult{ExitCode: 3}); err != nil {
+	if err := c.AnswerBuild(ctx, "b1", api.HostResult{ExitCode: 3, Token: "secret"}); err != nil {
 		t.Error(err)
 	}
 	wantCode(t, c.AnswerBuild(ctx, "b2", api.HostResult{}), api.CodeNotFound)
