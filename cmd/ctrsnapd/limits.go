@@ -4,6 +4,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
 )
 
 // maxReserve is the most that is kept free unless the configuration says so.
@@ -13,7 +14,7 @@ const maxReserve = 10 << 30
 func (d *daemon) limits() manager.Limits {
 	l := manager.Limits{
 		Clone: bounds(d.cfg.Clone.Limits), Most: bounds(d.cfg.Clone.Max),
-		User: quota(d.cfg.Limits.User), All: quota(d.cfg.Limits.All),
+		User: together(d.cfg.Limits.User), All: together(d.cfg.Limits.All),
 	}
 	if s, err := d.space(); err == nil && l.Clone.DiskBytes == 0 {
 		l.Clone.DiskBytes = s.Size / 4
@@ -25,8 +26,8 @@ func bounds(b config.Bounds) api.Limits {
 	return api.Limits{MemoryBytes: int64(b.Memory), CPUs: b.CPUs, Pids: b.Pids, DiskBytes: int64(b.Disk), Connections: b.Connections}
 }
 
-func quota(q config.Quota) manager.Quota {
-	return manager.Quota{Clones: q.Clones, Memory: int64(q.Memory), Disk: int64(q.Disk)}
+func together(q config.Quota) quota.Bounds {
+	return quota.Bounds{Clones: q.Clones, Memory: int64(q.Memory), Disk: int64(q.Disk)}
 }
 
 // space looks at the filesystem that holds the layers. Of a sparse image, what it

@@ -260,10 +260,10 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 		if c == nil {
 			continue
 		}
+		m.attach(c) // first, so that nobody else gets the room
 		if old[i] != nil && m.detach(old[i]) {
 			replaced = append(replaced, old[i])
 		}
-		m.attach(c)
 	}
 	m.mu.Unlock()
 	m.poke()
@@ -283,6 +283,7 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 // attach makes a clone visible. The caller holds mu.
 func (m *Manager) attach(c *clone) {
 	m.clones[c.id] = c
+	m.quota.Add(c.id, c.rec.OwnerUID, c.rec.Limits.MemoryBytes)
 	m.namesVersion.Add(1)
 	if c.rec.Name != "" {
 		m.names[c.name()] = c
@@ -301,7 +302,7 @@ func (m *Manager) detach(c *clone) bool {
 		delete(m.names, c.name())
 	}
 	close(c.gone)
-	m.grant()
+	m.quota.Remove(c.id)
 	return true
 }
 

@@ -25,15 +25,13 @@ func (w *watcher) uses(clones []*clone) {
 		}
 		if n, err := c.task.Memory(w.ctx); err == nil {
 			c.memory.Store(n)
+			w.quota.Measured(c.id, n, c.disk.Load())
 		}
 		if err := trimLog(w.logPath(c.id), maxLog); err != nil {
 			w.log.Warn("log not trimmed", "clone", c.id, "error", err)
 		}
 		w.idle(c, now)
 	}
-	w.mu.Lock()
-	w.grant() // what they use counts
-	w.mu.Unlock()
 }
 
 // idle ends a clone that nobody has used for its idle time.

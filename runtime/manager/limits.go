@@ -10,23 +10,31 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // Limits bound what clones take. The zero value bounds nothing.
 type Limits struct {
-	Clone api.Limits // of a clone that is asked for with none
-	Most  api.Limits // that can be asked for, but by administrators
-	User  Quota      // of each user but administrators
-	All   Quota      // of all together
+	Clone api.Limits   // of a clone that is asked for with none
+	Most  api.Limits   // that can be asked for, but by administrators
+	User  quota.Bounds // of each user but administrators
+	All   quota.Bounds // of all together
 }
 
-// Quota bounds clones together; 0 is no bound. A clone counts with its limit of
-// memory, or else what it uses, and with the disk that it uses.
-type Quota struct {
-	Clones int
-	Memory int64 // bytes
-	Disk   int64 // bytes
+// admit waits until there is room for count more clones, no longer than want allows: not
+// at all where it does not say. What it takes is given back by release.
+func (m *Manager) admit(ctx context.Context, want *plan, count int) (release func(), err error) {
+	if err := m.Room(); err != nil {
+		return nil, err
+	}
+	release, err = m.quota.Admit(ctx, quota.Request{
+		UID: want.caller.UID, Exempt: want.caller.May(0), Clones: count, Memory: want.limits.MemoryBytes, Wait: want.wait,
+	})
+	if errdefs.IsResourceExhausted(err) {
+		err = snapshot.WithHint(err, "remove clones (ctrsnap ls, ctrsnap rm), or wait for others to: --wait-timeout")
+	}
+	return release, err
 }
 
 // What no server runs below.

@@ -18,6 +18,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
 )
 
 // happened lists the types of events of a clone.
@@ -98,7 +99,7 @@ func TestQuota(t *testing.T) {
 			t.Skip("needs root: directories are given away")
 		}
 		w := newWorld(t)
-		w.limits.User, w.limits.All = Quota{Clones: 2}, Quota{Clones: 3, Memory: 1 << 30}
+		w.limits.User, w.limits.All = quota.Bounds{Clones: 2}, quota.Bounds{Clones: 3, Memory: 1 << 30}
 		m, _ := w.manager(t)
 		ask := func(who server.Caller, n int, wait time.Duration) ([]api.Clone, error) {
 			resp, err := m.Create(t.Context(), who, api.CloneRequest{Golden: "shop", Count: n, WaitTimeout: api.Duration(wait)})
@@ -152,8 +153,8 @@ func TestQuota(t *testing.T) {
 			t.Fatal(err)
 		}
 		wg.Wait()
-		if len(m.taken) != 0 || len(m.admissions) != 0 {
-			t.Errorf("left: %v %v", m.taken, m.admissions)
+		if load := m.Load(); load.Admissions != 0 {
+			t.Errorf("left: %+v", load)
 		}
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -123,6 +124,7 @@ type Manager struct {
 	wake     chan struct{} // something about deadlines has changed
 
 	passwords passwords
+	quota     *quota.Book // of clones that are handed out, and requests for more
 
 	stopping context.Context // ends when Close begins: creations are undone
 	stop     context.CancelFunc
@@ -138,17 +140,15 @@ type Manager struct {
 
 	full atomic.Pointer[error] // why nothing is made; nil if it is
 
-	mu         sync.Mutex
-	closing    bool
-	clones     map[string]*clone        // those that are handed out, by id
-	names      map[nameOf]*clone        // the same, by name
-	leases     map[string]*lease        // by id
-	ids        map[string]bool          // all clones that there is anything of
-	teardowns  map[string]chan struct{} // clones that are being torn down, by id; closed when done
-	backlog    int                      // teardowns that were not tried yet
-	taken      map[int]share            // by uid: room of requests whose clones are not there yet
-	admissions []*admission             // those who wait for room
-	torn       chan struct{}            // closed, and replaced, when the backlog gets shorter
+	mu        sync.Mutex
+	closing   bool
+	clones    map[string]*clone        // those that are handed out, by id
+	names     map[nameOf]*clone        // the same, by name
+	leases    map[string]*lease        // by id
+	ids       map[string]bool          // all clones that there is anything of
+	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
+	backlog   int                      // teardowns that were not tried yet
+	torn      chan struct{}            // closed, and replaced, when the backlog gets shorter
 }
 
 var _ server.Clones = (*Manager)(nil)
@@ -168,7 +168,7 @@ func New(opts Options) *Manager {
 		ids:       map[string]bool{},
 		teardowns: map[string]chan struct{}{},
 		torn:      make(chan struct{}),
-		taken:     map[int]share{},
+		quota:     quota.New(opts.Limits.User, opts.Limits.All),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)

@@ -147,6 +147,7 @@ func (w *watcher) disks(clones []*clone) {
 		}
 		n += w.hiddenDisk(clones)[c.id]
 		c.disk.Store(n)
+		w.quota.Measured(c.id, c.memory.Load(), n)
 		c.measured, c.measuredAt = w.written, time.Now()
 		if limit := w.limitsOf(c).DiskBytes; limit > 0 && n > limit {
 			w.halt(w.ctx, c, fmt.Sprintf("it holds %d MiB of disk, its limit is %d MiB", n>>20, limit>>20))

@@ -37,7 +37,7 @@ func (m *Manager) Load() Load {
 	in, waiting := m.creating.Busy("")
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Load{Active: in, Waiting: waiting, Admissions: len(m.admissions), Teardowns: len(m.teardowns)}
+	return Load{Active: in, Waiting: waiting, Admissions: m.quota.Waiting(), Teardowns: len(m.teardowns)}
 }
 
 // Seen returns all clones with what they used when it was last measured: nothing is

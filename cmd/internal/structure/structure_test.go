@@ -70,6 +70,22 @@ var rules = []struct{ from, never, because string }{
 	{"runtime/client", "runtime/api/server", "the client stays lean"},
 }
 
+// leaves import nothing of ours, and why: so each can be read, and tested, by itself.
+var leaves = map[string]string{
+	"runtime/quota": "it knows numbers only: of clones, users and bytes",
+}
+
+func TestLeavesImportNothingOfOurs(t *testing.T) {
+	for _, p := range packages(t) {
+		because, leaf := leaves[strings.TrimPrefix(p.ImportPath, module+"/")]
+		for _, imp := range p.Imports {
+			if leaf && strings.HasPrefix(imp, module) {
+				t.Errorf("%s imports %s: %s", p.ImportPath, imp, because)
+			}
+		}
+	}
+}
+
 func below(path, tree string) bool {
 	return path == module+"/"+tree || strings.HasPrefix(path, module+"/"+tree+"/")
 }
