@@ -33,6 +33,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/redis"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/host"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -64,8 +65,8 @@ type daemon struct {
 	certUsers    *server.CertUsers
 	shims        *sandboxes.Pool // nil where runc runs all
 	runner       *runner.Runner
-	mapped       views  // of clones in user namespaces; nil without
-	withoutUsers string // why there are none
+	users        *runner.Mapped // of clones in user namespaces; nil without
+	withoutUsers error          // why there are none
 	engines      *catalog.Catalog
 	metrics      *telemetry.Metrics
 	traces       *telemetry.Traces // nil where they go nowhere
@@ -74,6 +75,7 @@ type daemon struct {
 	events       *event.Hub
 	manager      *manager.Manager
 	builder      *build.Builder
+	host         *host.Host
 	started      api.GCStart // what was found at the start
 	restarted    bool        // the machine was, since the last start
 	background   sync.WaitGroup
@@ -135,7 +137,7 @@ func (d *daemon) openState(context.Context) error {
 }
 
 func (d *daemon) openStorage(ctx context.Context) (err error) {
-	if err := d.unmapUsers(); err != nil {
+	if err := runner.UnmapUsers(d.state("mapped")); err != nil {
 		return err
 	}
 	dir := filepath.Join(d.cfg.Root, "storage")
@@ -276,6 +278,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events, Users: d.certUsers,
 		Failpoint: d.failpoints.of("build"),
 	})
+	d.openHost()
 	return nil
 }
 
@@ -310,14 +313,7 @@ func (d *daemon) recover(ctx context.Context) error {
 	}
 	s := &d.started
 	s.Adopted, s.Pool, s.Removed, s.Orphans = clones.Adopted, clones.Members, clones.Removed, clones.Orphans
-	s.Kinds = d.GC(ctx, true).Kinds
-	attrs := []any{"adopted", s.Adopted, "pool", s.Pool, "removed", s.Removed, "orphans", s.Orphans, "builds", s.Builds, "damaged", s.Goldens}
-	for _, k := range s.Kinds {
-		if len(k.Orphans) > 0 {
-			attrs = append(attrs, k.Kind, k.Orphans)
-		}
-	}
-	d.log.Info("recovered", attrs...)
+	d.host.Recover(ctx, *s)
 	return nil
 }
 
@@ -342,7 +338,7 @@ func (d *daemon) close(ctx context.Context) error {
 	if d.network != nil {
 		err = errors.Join(err, d.network.Close())
 	}
-	err = errors.Join(err, d.mapped.Close())
+	err = errors.Join(err, d.users.Close())
 	if d.containerd != nil {
 		err = errors.Join(err, d.containerd.Stop(ctx))
 	}
@@ -397,7 +393,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.serveMetrics(serving); err != nil {
 		return err
 	}
-	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d, AdminGroup: cfg.API.AdminGroup,
+	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
 		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log,
 		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	runner "github.com/ctrsnap/ctrsnap/runtime/containerd"
+	"github.com/ctrsnap/ctrsnap/runtime/host"
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
 
@@ -59,7 +60,7 @@ func (d *daemon) endUsers(ctx context.Context) error {
 	roots, err := mountinfo.GetMounts(mountinfo.PrefixFilter(d.state("containerd")))
 	errs = append(errs, err)
 	for _, m := range roots {
-		if ownerOf(m.Mountpoint) != "" {
+		if host.OwnerOf(m.Mountpoint) != "" {
 			errs = append(errs, mount.UnmountRecursive(m.Mountpoint, unix.MNT_DETACH))
 		}
 	}

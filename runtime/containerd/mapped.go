@@ -1,0 +1,137 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/ctrsnap/ctrsnap/runtime/launch"
+	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
+)
+
+const (
+	idsOfClone = 1 << 16
+	// idOfDaemon is what this process's root has in layers: nobody's, the last that there is.
+	idOfDaemon = 1<<32 - 2
+)
+
+// MapOptions say who the users of clones are on this host.
+type MapOptions struct {
+	First    uint32   // the first of the 65536 users and groups that those of clones are
+	SubIDs   []string // files that say who else has been given such; default subuid(5)'s and subgid(5)'s
+	Layers   string   // directory of the layers, by the name that mounts have
+	RunDir   string   // directory of clones' own directories; it is made if it does not exist
+	ViewsDir string   // takes both, as users of clones see them
+}
+
+// Mapped are the users of clones, who have numbers of their own on this host.
+type Mapped struct {
+	first uint32
+	views []*overlay.View
+}
+
+// MapUsers has containers that are made from now on be in user namespaces. An error says why they cannot; then they go
+// on as before. The caller must Close what it gets when no more containers are made.
+func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err error) {
+	if r.opts.Shims == nil {
+		return nil, errors.New("only clones that ctrsnap's own runtime starts have them")
+	}
+	if o.SubIDs == nil {
+		o.SubIDs = []string{"/etc/subuid", "/etc/subgid"}
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	l, err := launch.New()
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	all := o.all()
+	ns, err := l.Namespace(launch.IDs{Users: all, Groups: all})
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	if err := os.MkdirAll(o.RunDir, 0o711); err != nil {
+		return nil, err
+	}
+	m := &Mapped{first: o.First}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	for _, dir := range []string{o.Layers, o.RunDir} {
+		v, err := overlay.NewView(dir, filepath.Join(o.ViewsDir, filepath.Base(dir)), ns)
+		if err != nil {
+			return nil, err
+		}
+		m.views = append(m.views, v)
+	}
+	clones := []specs.LinuxIDMapping{{ContainerID: 0, HostID: o.First, Size: idsOfClone}}
+	users := &Users{IDs: launch.IDs{Users: clones, Groups: clones}, Rootfs: m.views[0].Mounts, Source: m.views[1].Path}
+	if err := r.UseUsers(ctx, users, o.Layers, o.RunDir); err != nil {
+		return nil, fmt.Errorf("try one: %w", err)
+	}
+	return m, nil
+}
+
+// UnmapUsers takes away what a daemon that was killed has left in its ViewsDir: its storage is in use by it.
+func UnmapUsers(viewsDir string) error {
+	paths, err := filepath.Glob(filepath.Join(viewsDir, "*"))
+	for _, path := range paths {
+		err = errors.Join(err, overlay.Unmap(path))
+	}
+	return err
+}
+
+// all maps what is on disk: ids of clones to those that they have on this host, this process's
+// root to one that nothing has, and all others, of users that clones do not have, to themselves.
+func (o MapOptions) all() []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{
+		{ContainerID: 0, HostID: o.First, Size: idsOfClone},
+		{ContainerID: idsOfClone, HostID: idsOfClone, Size: o.First - idsOfClone},
+		{ContainerID: o.First + idsOfClone, HostID: o.First + idsOfClone, Size: idOfDaemon - o.First - idsOfClone},
+		{ContainerID: idOfDaemon, HostID: 0, Size: 1},
+	}
+}
+
+// check looks whether somebody else has been given ids of clones.
+func (o MapOptions) check() error {
+	first := int64(o.First)
+	for _, file := range o.SubIDs {
+		given, err := user.ParseSubIDFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, g := range given {
+			if g.SubID < first+idsOfClone && first < g.SubID+g.Count {
+				return fmt.Errorf("containerd.ids: %d and what follows are of %s, by %s", first, g.Name, file)
+			}
+		}
+	}
+	return nil
+}
+
+// Close takes the views away.
+func (m *Mapped) Close() (err error) {
+	if m == nil {
+		return nil
+	}
+	for _, v := range m.views {
+		err = errors.Join(err, v.Close())
+	}
+	return err
+}
+
+// String says who they are, for people.
+func (m *Mapped) String() string {
+	return fmt.Sprintf("users of clones are %d to %d on this host", m.first, uint64(m.first)+idsOfClone-1)
+}
