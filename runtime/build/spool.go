@@ -19,6 +19,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 const maxParts = 9999 // four digits keep the order of their names
@@ -244,7 +245,7 @@ func baseName(name string) string { return path.Base(strings.ReplaceAll(name, `\
 
 // writeFile makes a file that does not exist yet.
 func writeFile(root *os.Root, name string, mode os.FileMode, r io.Reader) (n int64, err error) {
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := foreign.Create(root, name, 0o600)
 	if err != nil {
 		return 0, err
 	}

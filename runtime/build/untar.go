@@ -100,8 +100,23 @@ func (x *extractor) entry(hdr *tar.Header) error {
 	case tar.TypeSymlink:
 		return x.symlink(name, hdr.Linkname)
 	default:
-		return invalid("neither file, directory nor symbolic link (type %q)", hdr.Typeflag)
+		return invalid("it is %s, not a file, directory or symbolic link", kind(hdr.Typeflag))
 	}
+}
+
+// kind names a kind of entry that is refused.
+func kind(flag byte) string {
+	switch flag {
+	case tar.TypeBlock:
+		return "a block device"
+	case tar.TypeChar:
+		return "a character device"
+	case tar.TypeFifo:
+		return "a FIFO"
+	case tar.TypeLink:
+		return "a hard link"
+	}
+	return fmt.Sprintf("of type %q", flag)
 }
 
 // entryName returns the clean name of an entry, relative to the root.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 	"github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // builder makes the program of a container's first process.
@@ -279,7 +280,12 @@ func (b *builder) open(p string, flags int) (*os.File, error) {
 
 // home returns the home directory of a user, as /etc/passwd of the container has it.
 func (b *builder) home(uid uint32) string {
-	f, err := b.open("/etc/passwd", unix.O_RDONLY)
+	at, err := b.open("/etc/passwd", unix.O_PATH)
+	if err != nil {
+		return "/"
+	}
+	defer at.Close()
+	f, err := foreign.Reopen(at, os.O_RDONLY)
 	if err != nil {
 		return "/"
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // maxPasswd bounds what is read of a clone's passwd, in bytes.
@@ -58,18 +60,15 @@ func openPasswd(pid int) (*os.File, error) {
 	}
 	defer func() { _ = unix.Close(root) }() // it was opened for its path only
 	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY,
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 	})
 	if err != nil {
 		return nil, os.NewSyscallError("openat2", err)
 	}
-	f := os.NewFile(uintptr(fd), "passwd")
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		_ = f.Close()
-		return nil, fmt.Errorf("/etc/passwd is not a file: %w", errdefs.ErrFailedPrecondition)
-	}
-	return f, nil
+	at := os.NewFile(uintptr(fd), "/etc/passwd")
+	defer at.Close()
+	return foreign.Reopen(at, os.O_RDONLY)
 }
 
 // searchPasswd looks for a name or a uid. See passwd(5).

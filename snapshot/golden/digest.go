@@ -9,7 +9,6 @@ import (
 	"hash"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
 )
 
@@ -49,20 +49,21 @@ func (s *Store) digest(ctx context.Context, g snapshot.Golden, r *reader) (_ str
 // owners, device numbers, link targets, extended attributes, and sizes and
 // content of regular files, but no times. Nobody may write there meanwhile.
 func layerDigest(ctx context.Context, dir string, r *reader) (string, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = root.Close() }()
 	h := sha256.New()
 	// WalkDir goes through names in their order and follows no links.
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(foreign.FS(root), ".", func(name string, _ fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err != nil {
 			return err
 		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		return hashFile(ctx, h, r, name, path, d)
+		return hashFile(ctx, h, r, root, name)
 	})
 	if err != nil {
 		return "", fmt.Errorf("digest of %s: %w", dir, err)
@@ -71,8 +72,13 @@ func layerDigest(ctx context.Context, dir string, r *reader) (string, error) {
 }
 
 // hashFile adds one file to h.
-func hashFile(ctx context.Context, h hash.Hash, r *reader, name, path string, d fs.DirEntry) error {
-	info, err := d.Info()
+func hashFile(ctx context.Context, h hash.Hash, r *reader, root *os.Root, name string) error {
+	at, err := foreign.Handle(root, name)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	info, err := at.Stat()
 	if err != nil {
 		return err
 	}
@@ -82,14 +88,14 @@ func hashFile(ctx context.Context, h hash.Hash, r *reader, name, path string, d 
 		rdev = st.Rdev
 	}
 	fmt.Fprintf(h, "%q %o %d:%d %d\n", name, st.Mode, st.Uid, st.Gid, rdev)
-	if err := hashXattrs(h, path); err != nil {
-		return err
+	if err := hashXattrs(h, at); err != nil {
+		return fmt.Errorf("extended attributes of %s: %w", name, err)
 	}
 	switch info.Mode().Type() {
 	case 0:
-		return hashContent(ctx, h, r, path)
+		return hashContent(ctx, h, r, at)
 	case fs.ModeSymlink:
-		target, err := os.Readlink(path)
+		target, err := root.Readlink(name)
 		fmt.Fprintf(h, "-> %q\n", target)
 		return err
 	}
@@ -97,9 +103,9 @@ func hashFile(ctx context.Context, h hash.Hash, r *reader, name, path string, d 
 }
 
 // hashContent adds size and bytes of a regular file.
-func hashContent(ctx context.Context, h hash.Hash, r *reader, path string) error {
+func hashContent(ctx context.Context, h hash.Hash, r *reader, at *os.File) error {
 	sum := sha256.New()
-	n, err := r.read(ctx, sum, path)
+	n, err := r.read(ctx, sum, at)
 	fmt.Fprintf(h, "%d %x\n", n, sum.Sum(nil))
 	return err
 }
@@ -111,14 +117,15 @@ var local = []string{
 	"trusted.overlay.upper", "trusted.overlay.uuid",
 }
 
-// hashXattrs adds the extended attributes of a file, sorted by name.
-func hashXattrs(h hash.Hash, path string) error {
-	list, err := xattr(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
+// hashXattrs adds the extended attributes of a file, sorted by name. The path of a handle leads to a link itself.
+func hashXattrs(h hash.Hash, at *os.File) error {
+	path := foreign.Path(at)
+	list, err := xattr(func(buf []byte) (int, error) { return unix.Listxattr(path, buf) })
 	if errors.Is(err, unix.ENOTSUP) || len(list) == 0 {
 		return nil
 	}
 	if err != nil {
-		return &fs.PathError{Op: "llistxattr", Path: path, Err: err}
+		return err
 	}
 	names := strings.Split(strings.TrimRight(string(list), "\x00"), "\x00")
 	slices.Sort(names)
@@ -126,9 +133,9 @@ func hashXattrs(h hash.Hash, path string) error {
 		if slices.Contains(local, name) {
 			continue
 		}
-		value, err := xattr(func(buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+		value, err := xattr(func(buf []byte) (int, error) { return unix.Getxattr(path, name, buf) })
 		if err != nil {
-			return &fs.PathError{Op: "lgetxattr " + name, Path: path, Err: err}
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		fmt.Fprintf(h, "%q=%q\n", name, value)
 	}

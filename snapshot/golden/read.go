@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // Of a read from the disk: its size, and what its buffer is aligned to (open(2), O_DIRECT).
@@ -24,9 +26,9 @@ type reader struct {
 	since  int // bytes since the last pace
 }
 
-// read copies a regular file to w.
-func (r *reader) read(ctx context.Context, w io.Writer, path string) (n int64, err error) {
-	f, err := r.open(path)
+// read copies a regular file, of which at is a handle, to w.
+func (r *reader) read(ctx context.Context, w io.Writer, at *os.File) (n int64, err error) {
+	f, err := r.open(at)
 	if err != nil {
 		return 0, err
 	}
@@ -51,14 +53,14 @@ func (r *reader) read(ctx context.Context, w io.Writer, path string) (n int64, e
 	}
 }
 
-func (r *reader) open(path string) (*os.File, error) {
+func (r *reader) open(at *os.File) (*os.File, error) {
 	if r.direct {
-		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECT, 0)
+		f, err := foreign.Reopen(at, os.O_RDONLY|unix.O_DIRECT)
 		if !errors.Is(err, unix.EINVAL) { // of a filesystem that has no such reads
 			return f, err
 		}
 	}
-	return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	return foreign.Reopen(at, os.O_RDONLY)
 }
 
 func (r *reader) wait(ctx context.Context, got int) error {

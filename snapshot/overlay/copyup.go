@@ -96,8 +96,13 @@ func openDir(name string) (int, error) {
 	return fd, nil
 }
 
-// open opens what a name means without any link.
+// open opens the file or directory that a name means without any link. Nobody changes a lower layer: what it is when it
+// has been looked at, it is when it is opened.
 func open(dir int, name string, flags int) (fd int, st unix.Stat_t, err error) {
+	err = unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if kind := st.Mode & unix.S_IFMT; err != nil || kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return -1, st, errLeave
+	}
 	fd, err = unix.Openat2(dir, name, &unix.OpenHow{
 		Flags:   uint64(flags | unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,

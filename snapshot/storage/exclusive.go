@@ -9,7 +9,10 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // FIEMAP, from the kernel's include/uapi/linux/fiemap.h.
@@ -55,7 +58,7 @@ func Exclusive(ctx context.Context, dir string) (int64, error) {
 		seen  = map[inode]bool{}
 		buf   = new(fiemap)
 	)
-	err = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(foreign.FS(root), ".", func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -72,11 +75,10 @@ func Exclusive(ctx context.Context, dir string) (int64, error) {
 	return total, nil
 }
 
-// exclusiveFile measures one file. O_NONBLOCK and the second look at the type
-// guard against a writer that swaps in a FIFO.
+// exclusiveFile measures one file. A writer may have put something else in its place.
 func exclusiveFile(root *os.Root, path string, seen map[inode]bool, buf *fiemap) (int64, error) {
-	f, err := root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) {
+	f, err := foreign.Open(root, path)
+	if errors.Is(err, fs.ErrNotExist) || errdefs.IsInvalidArgument(err) {
 		return 0, nil
 	}
 	if err != nil {
@@ -84,7 +86,7 @@ func exclusiveFile(root *os.Root, path string, seen map[inode]bool, buf *fiemap)
 	}
 	defer f.Close()
 	fi, err := f.Stat()
-	if err != nil || !fi.Mode().IsRegular() {
+	if err != nil {
 		return 0, err
 	}
 	st := fi.Sys().(*syscall.Stat_t)

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 )
@@ -43,7 +42,7 @@ func (b *build) clean(r *rootfs.Root) error {
 			return err
 		}
 		for _, name := range names {
-			file, err := r.Open(name, unix.O_PATH)
+			file, err := r.Handle(name)
 			if err == nil {
 				file.Close()
 			}

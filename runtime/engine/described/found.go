@@ -18,6 +18,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // found makes the data directory that the server starts on.
@@ -204,7 +205,7 @@ func (b *build) putDump(ctx context.Context) error {
 			return err
 		}
 		defer func() { _ = data.Close() }()
-		out, err := data.OpenFile(b.e.d.Build.DumpFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		out, err := foreign.Create(data, b.e.d.Build.DumpFile, 0o600)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // fetch dumps a live database to a file among the sources: from then on it is a dump.
@@ -26,10 +27,15 @@ func (b *build) fetch(ctx context.Context) error {
 		b.st.DB = f.URLDatabase
 	}
 	b.wb.Step("dump " + f.URLHost)
-	if err := os.MkdirAll(b.hostPath("dump"), 0o755); err != nil {
+	sources, err := os.OpenRoot(b.wb.SourceDir())
+	if err != nil {
 		return err
 	}
-	out, err := os.OpenFile(b.hostPath("dump", liveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	defer func() { _ = sources.Close() }()
+	if err := sources.MkdirAll("dump", 0o755); err != nil {
+		return err
+	}
+	out, err := foreign.Create(sources, "dump/"+liveName, 0o644)
 	if err != nil {
 		return err
 	}

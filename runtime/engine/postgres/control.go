@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // control is the head of global/pg_control, which is the same in all
@@ -35,9 +38,12 @@ func (c control) String() string {
 // readControl reads the control file of a data directory. One of a machine
 // with the other byte order is told by its version.
 func readControl(data *os.Root) (control, error) {
-	f, err := data.Open("global/pg_control")
-	if err != nil {
+	f, err := foreign.Open(data, "global/pg_control")
+	if errors.Is(err, fs.ErrNotExist) {
 		return control{}, errors.New("global/pg_control is missing")
+	}
+	if err != nil {
+		return control{}, err
 	}
 	defer f.Close()
 	var head [40]byte

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // defaultUID is the server's user where the base names none. It is that of
@@ -74,7 +75,7 @@ func writeFile(r *rootfs.Root, name, text string, mode os.FileMode) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	return dir.WriteFile(path.Base(name), []byte(text), mode)
+	return foreign.WriteFile(dir, path.Base(name), []byte(text), mode)
 }
 
 // findPrograms looks in PATH first: that is the version which an image means.

@@ -14,6 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // emptied are the directories whose contents a server makes anew, or which
@@ -76,9 +77,12 @@ func (b *build) foundDir(ctx context.Context) error {
 // checkDir says whether a directory is a data directory that this machine
 // can serve, and of which major version.
 func checkDir(src *os.Root) (version int, err error) {
-	text, err := src.ReadFile("PG_VERSION")
-	if err != nil {
+	text, err := foreign.ReadFile(src, "PG_VERSION", 64)
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, source.DirError("no data directory: PG_VERSION is missing")
+	}
+	if err != nil {
+		return 0, source.DirError("no data directory: %v", err)
 	}
 	version = major(strings.TrimSpace(string(text)))
 	if version < minMajor {
@@ -96,7 +100,7 @@ func (b *build) copyDir(ctx context.Context, src, dst *os.Root) error {
 	if err := t.Copy(ctx, src, dst); err != nil {
 		return err
 	}
-	if _, err := dst.Stat("postgresql.conf"); errors.Is(err, fs.ErrNotExist) {
+	if _, err := dst.Lstat("postgresql.conf"); errors.Is(err, fs.ErrNotExist) {
 		return b.writeData(dst, "postgresql.conf", minimalConf)
 	}
 	return nil
@@ -116,7 +120,7 @@ func left(name string, d fs.DirEntry) (bool, error) {
 }
 
 func (b *build) writeData(dst *os.Root, name, text string) error {
-	if err := dst.WriteFile(name, []byte(text), 0o600); err != nil {
+	if err := foreign.WriteFile(dst, name, []byte(text), 0o600); err != nil {
 		return err
 	}
 	return dst.Chown(name, int(b.st.UID), int(b.st.GID))

@@ -13,6 +13,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // progressEvery is how often the caller is told how far a restore is.
@@ -106,7 +107,7 @@ func (b *build) restorePacked(ctx context.Context, a archive, r io.Reader) error
 	}
 	defer func() { _ = root.Close() }()
 	const unpacked = ".unpacked"
-	f, err := root.OpenFile(unpacked, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := foreign.Create(root, unpacked, 0o644)
 	if err != nil {
 		return err
 	}

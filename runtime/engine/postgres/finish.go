@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // mask runs the masking scripts. The rows that they replace are still in the
@@ -196,7 +197,7 @@ func removeLeftovers(data *os.Root) error {
 		}
 	}
 	for _, dir := range []string{"log", "pg_log", "pg_stat_tmp"} {
-		entries, err := fs.ReadDir(data.FS(), dir)
+		entries, err := fs.ReadDir(foreign.FS(data), dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -221,7 +222,7 @@ const walPage = 8192
 // removeWAL removes all segments but that of the last checkpoint, at which a
 // server that was shut down starts. Segments kept for later use hold old data.
 func removeWAL(data *os.Root, checkpoint uint64) error {
-	entries, err := fs.ReadDir(data.FS(), "pg_wal")
+	entries, err := fs.ReadDir(foreign.FS(data), "pg_wal")
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/hostfiles"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // targetPrefix is where an installation of some prefix is put. PostgreSQL
@@ -47,7 +48,7 @@ func (*Engine) Host(_ context.Context, prefix string) (snapshot.HostTree, error)
 	if err != nil {
 		return snapshot.HostTree{}, err
 	}
-	f, err := os.Open(in.bin + "/postgres")
+	f, err := foreign.OpenPath(in.bin + "/postgres")
 	if err != nil {
 		return snapshot.HostTree{}, notInstalled(prefix)
 	}

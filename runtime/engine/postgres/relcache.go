@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // A server keeps its catalogs' relation cache in a file of each database and one
@@ -58,7 +59,7 @@ func (b *build) fillRelCache(ctx context.Context) error {
 // saveRelCache gives the files their second names. Links that came with the data
 // go first, and so do files that no clone gets back.
 func (b *build) saveRelCache(data *os.Root) error {
-	others, err := fs.Glob(data.FS(), "base/*/"+relCache)
+	others, err := fs.Glob(foreign.FS(data), "base/*/"+relCache)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"fmt"
 	"os"
 	"time"
 	"unsafe"
@@ -9,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // watch is told by inotify(7) what happens in directories.
@@ -34,12 +34,12 @@ func newWatch() (*watch, error) {
 
 // add watches a directory and returns its number.
 func (w *watch) add(root *rootfs.Root, dir string, mask uint32) (int32, error) {
-	d, err := root.Open(dir, unix.O_PATH|unix.O_DIRECTORY)
+	d, err := root.Handle(dir)
 	if err != nil {
 		return 0, err
 	}
 	defer d.Close()
-	wd, err := unix.InotifyAddWatch(w.fd, fmt.Sprintf("/proc/self/fd/%d", d.Fd()), mask)
+	wd, err := unix.InotifyAddWatch(w.fd, foreign.Path(d), mask|unix.IN_ONLYDIR)
 	return int32(wd), os.NewSyscallError("inotify_add_watch", err)
 }
 

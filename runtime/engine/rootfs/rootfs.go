@@ -5,13 +5,15 @@ package rootfs
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"os"
 	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // Root is a root filesystem. It is safe for concurrent use; Close ends it.
@@ -42,55 +44,49 @@ func Edit(ctx context.Context, root func(context.Context, func(dir string) error
 // Close releases what Open took.
 func (r *Root) Close() { r.f.Close() }
 
-// Open opens name, an absolute path in the root filesystem, with the flags of
-// open(2). Flags that create are refused by the kernel without a mode: use Dir.
-func (r *Root) Open(name string, flags int) (*os.File, error) {
+// Handle returns a file that stands for what is at name, an absolute path in the root filesystem, and is not open for
+// anything: see O_PATH of open(2), and [foreign.Reopen].
+func (r *Root) Handle(name string) (*os.File, error) { return r.open(name, unix.O_PATH) }
+
+// maxTries bounds how often a path is resolved anew when something is renamed meanwhile: see EAGAIN of openat2(2).
+const maxTries = 100
+
+func (r *Root) open(name string, flags int) (f *os.File, err error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	for {
-		fd, err := unix.Openat2(int(r.f.Fd()), name, &how)
-		switch err {
-		case nil:
+	for range maxTries {
+		var fd int
+		fd, err = unix.Openat2(int(r.f.Fd()), name, &how)
+		if err == nil {
 			return os.NewFile(uintptr(fd), name), nil
-		case unix.EINTR, unix.EAGAIN: // EAGAIN: something was renamed meanwhile, see openat2(2)
-		default:
-			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			break
 		}
 	}
+	return nil, &os.PathError{Op: "open", Path: name, Err: err}
 }
 
-// Dir opens a directory as an os.Root, for all that is done below it.
+// Dir opens a directory as an os.Root, for all that is done below it. Files there are opened by package foreign.
 func (r *Root) Dir(name string) (*os.Root, error) {
-	f, err := r.Open(name, unix.O_PATH|unix.O_DIRECTORY)
+	f, err := r.open(name, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	return os.OpenRoot(foreign.Path(f))
 }
 
-// File opens a regular file for reading; anything else is an error, and a
-// FIFO does not block.
+// File opens a regular file for reading. Anything else is an error.
 func (r *Root) File(name string) (*os.File, error) {
-	f, err := r.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	at, err := r.Handle(name)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = &os.PathError{Op: "read", Path: name, Err: unix.EINVAL}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: not a regular file", closed(f, err))
-	}
-	return f, nil
-}
-
-func closed(f *os.File, err error) error {
-	f.Close()
-	return err
+	defer at.Close()
+	return foreign.Reopen(at, os.O_RDONLY)
 }
 
 // ReadFile reads a regular file of at most limit bytes; what is beyond is cut.
@@ -115,7 +111,7 @@ func (r *Root) IsFile(name string) bool {
 
 // List returns the names in a directory, unsorted; none if it cannot be read.
 func (r *Root) List(name string) []string {
-	f, err := r.Open(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	f, err := r.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil
 	}
@@ -128,7 +124,7 @@ func (r *Root) List(name string) []string {
 // it makes get mode and owner; one that is there stays as it is.
 func (r *Root) MkdirAll(name string, mode os.FileMode, uid, gid int) error {
 	name = path.Clean("/" + name)
-	if f, err := r.Open(name, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+	if f, err := r.open(name, unix.O_PATH|unix.O_DIRECTORY); err == nil {
 		return f.Close()
 	} else if !os.IsNotExist(err) {
 		return err

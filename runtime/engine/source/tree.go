@@ -9,6 +9,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // Open opens a source of a kind (dump, init, mask) that is a regular file.
@@ -38,7 +39,7 @@ type Tree struct {
 // blocks. What is neither a file nor a directory is a [runtime.SourceError].
 func (t Tree) Copy(ctx context.Context, src, dst *os.Root) error {
 	var done int64
-	err := fs.WalkDir(src.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(foreign.FS(src), ".", func(name string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -75,12 +76,12 @@ func (t Tree) copyEntry(src, dst *os.Root, name string, d fs.DirEntry) (int64, e
 }
 
 func (t Tree) copyFile(src, dst *os.Root, name string) (n int64, err error) {
-	in, err := src.Open(name)
+	in, err := foreign.Open(src, name)
 	if err != nil {
 		return 0, err
 	}
 	defer in.Close()
-	out, err := dst.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := foreign.Create(dst, name, 0o600)
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // object is a program, a shared library or a script.
@@ -34,7 +36,7 @@ func (o *object) isProgram() bool {
 
 // parse reads what an object needs. It returns nil for any other file.
 func parse(source string) (*object, error) {
-	f, err := os.Open(source)
+	f, err := foreign.OpenPath(source)
 	if err != nil {
 		return nil, class(err)
 	}
