@@ -88,7 +88,7 @@ func openTree(path string, o mountOptions) (*os.File, error) {
 // openOverlay mounts an overlay. Layers are given one by one: the kernel takes at
 // most 256 bytes at once.
 func openOverlay(o mountOptions) (*os.File, error) {
-	if o.flags&^unix.MS_RDONLY != 0 {
+	if o.flags&^(unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID) != 0 {
 		return nil, refuse("root filesystem: flags of an overlay")
 	}
 	options := []string{"source=overlay"}
@@ -102,11 +102,8 @@ func openOverlay(o mountOptions) (*os.File, error) {
 			options = append(options, "lowerdir+="+layer)
 		}
 	}
-	attrs := 0
-	if o.has(unix.MS_RDONLY) {
-		attrs |= unix.MOUNT_ATTR_RDONLY
-	}
-	return openFilesystem("overlay", options, attrs)
+	// Those of fsmount(2), and of no other mount, are all to be set: attributes() clears nothing that matters here.
+	return openFilesystem("overlay", options, int(o.attributes().Attr_set))
 }
 
 // openFilesystem mounts a filesystem of the kernel's, attached nowhere.

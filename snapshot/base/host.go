@@ -16,6 +16,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/base/host"
+	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
 )
 
 // hostPrefix begins the names of host bases; [host.Plan.Key] ends them.
@@ -106,7 +107,7 @@ func (m *Maker) fill(ctx context.Context, mounts []mount.Mount, plan *host.Plan)
 		return "", err
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	if err := mount.All(mounts, dir); err != nil {
+	if err := mount.All(overlay.Foreign(mounts), dir); err != nil {
 		return "", errors.Join(err, mount.UnmountMounts(mounts, dir, 0))
 	}
 	defer func() { err = errors.Join(err, mount.UnmountMounts(mounts, dir, 0)) }()

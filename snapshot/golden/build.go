@@ -72,6 +72,7 @@ func (b *build) begin(ctx context.Context, parent string) (err error) {
 	if err != nil {
 		return err
 	}
+	b.mounts = overlay.Foreign(b.mounts)
 	if b.upper, err = overlay.UpperDir(b.mounts); err != nil {
 		return err
 	}

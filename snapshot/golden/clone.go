@@ -17,7 +17,7 @@ import (
 )
 
 // Prepare makes the writable snapshot of clone id, whose key is id, and returns
-// its volatile mounts. NotFound if the golden is gone or going.
+// its mounts, which are volatile and, like those of a build, have no devices. NotFound if the golden is gone or going.
 func (s *Store) Prepare(ctx context.Context, id string, g snapshot.Golden) ([]mount.Mount, error) {
 	if err := snapshot.ValidateName(id); err != nil {
 		return nil, fmt.Errorf("prepare clone: %w", err)
@@ -26,7 +26,7 @@ func (s *Store) Prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 	if err != nil {
 		return nil, fmt.Errorf("prepare clone %s of golden %s: %w", id, g.Ref(), s.notFound(err))
 	}
-	return overlay.Volatile(mounts), nil
+	return overlay.Foreign(overlay.Volatile(mounts)), nil
 }
 
 // prepare makes the snapshot unless RemoveGolden has the golden. The label makes

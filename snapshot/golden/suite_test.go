@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
@@ -66,6 +67,7 @@ func suite(t *testing.T, srv *containerd.Server) {
 		"Collected":    testCollected,
 		"Digest":       testDigest,
 		"Scrub":        testScrub,
+		"Devices":      testDevices,
 		"Foreign":      testForeign,
 		"Failpoints":   testFailpoints,
 		"StillMounted": testStillMounted,
@@ -260,6 +262,37 @@ func testDigest(t *testing.T, e *env) {
 		t.Errorf("sound again: %+v, %v", g, err)
 	}
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "above")))
+	do(t, e.snapshots.Remove(namespaced(e.ctx), "look"))
+	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
+}
+
+// testDevices has a golden of a release that let devices in: nobody opens one in a clone, nor where it is built on.
+func testDevices(t *testing.T, e *env) {
+	g := e.commit(t, "shop", e.base, "data", "of it")
+	l, err := e.snapshots.View(namespaced(e.ctx), "look", g.Snapshot, snapshots.WithLabels(map[string]string{labelRoot: "x"}))
+	do(t, err)
+	dir, err := overlay.UpperDir(l)
+	do(t, err)
+	do(t, unix.Mknod(filepath.Join(dir, "zero"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))))
+	do(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o666))
+	b, err := e.Begin(e.ctx, "bdevices", g.Snapshot)
+	do(t, err)
+	for what, dir := range map[string]string{"clone": e.prepare(t, "clone-devices", g), "build": e.mount(t, b.Mounts())} {
+		if _, err := os.Open(filepath.Join(dir, "zero")); !errors.Is(err, unix.EACCES) {
+			t.Errorf("open device in a %s: %v", what, err)
+		}
+		var st unix.Statfs_t
+		do(t, unix.Statfs(dir, &st))
+		if st.Flags&unix.ST_NOSUID == 0 {
+			t.Errorf("programs may change their user in a %s", what)
+		}
+		do(t, mount.UnmountAll(dir, 0))
+	}
+	if err := e.VerifyDigest(e.ctx, g.Ref()); !errdefs.IsDataLoss(err) { // and it does not hang
+		t.Errorf("verify a golden that was given a FIFO: %v", err)
+	}
+	do(t, b.Close(e.ctx))
+	do(t, e.Remove(e.ctx, "clone-devices"))
 	do(t, e.snapshots.Remove(namespaced(e.ctx), "look"))
 	do(t, e.RemoveGolden(e.ctx, mustRef(t, "shop")))
 }

@@ -23,6 +23,21 @@ func Volatile(mounts []mount.Mount) []mount.Mount {
 	return out
 }
 
+// Foreign returns mounts of files that others have made: no device is opened there, and no program gets another user.
+// Where there is a flag already, it stays.
+func Foreign(mounts []mount.Mount) []mount.Mount {
+	out := slices.Clone(mounts)
+	for i, m := range out {
+		out[i].Options = slices.Clone(m.Options)
+		for _, flag := range []string{"nodev", "nosuid"} {
+			if !slices.Contains(m.Options, flag) {
+				out[i].Options = append(out[i].Options, flag)
+			}
+		}
+	}
+	return out
+}
+
 // UpperDir returns the host's directory that holds what is written to, or, for
 // a read-only view, what the topmost layer of mounts consists of. NotFound if
 // mounts are none of the overlay snapshotter's.
@@ -42,6 +57,18 @@ func UpperDir(mounts []mount.Mount) (string, error) {
 		return top, nil
 	}
 	return "", fmt.Errorf("find upper directory of a mount of type %s: %w", m.Type, errdefs.ErrNotFound)
+}
+
+// Layers returns the host's directories of a view, the topmost first.
+func Layers(view []mount.Mount) ([]string, error) {
+	top, err := UpperDir(view)
+	if err != nil {
+		return nil, err
+	}
+	if dirs, ok := option(view[0].Options, "lowerdir"); ok {
+		return strings.Split(dirs, ":"), nil
+	}
+	return []string{top}, nil
 }
 
 // option returns the value of "key=value".

@@ -152,6 +152,23 @@ func TestVolatile(t *testing.T) {
 	}
 }
 
+func TestForeign(t *testing.T) {
+	in := []mount.Mount{
+		{Type: "bind", Source: "/a", Options: []string{"rw", "nodev"}},
+		{Type: "overlay", Options: []string{"lowerdir=/l:/m"}},
+	}
+	want := []mount.Mount{
+		{Type: "bind", Source: "/a", Options: []string{"rw", "nodev", "nosuid"}},
+		{Type: "overlay", Options: []string{"lowerdir=/l:/m", "nodev", "nosuid"}},
+	}
+	if diff := cmp.Diff(want, Foreign(in)); diff != "" {
+		t.Error(diff)
+	}
+	if len(in[0].Options) != 2 || len(in[1].Options) != 1 {
+		t.Error("Foreign changed what it was given")
+	}
+}
+
 func TestUpperDir(t *testing.T) {
 	for name, c := range map[string]struct {
 		mounts []mount.Mount

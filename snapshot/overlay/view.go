@@ -41,7 +41,7 @@ func NewView(root, at string, ns *os.File) (*View, error) {
 		return nil, fmt.Errorf("map layers: %w", &os.PathError{Op: "open_tree", Path: root, Err: err})
 	}
 	defer unix.Close(fd) //nolint:errcheck // the mount stays
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Propagation: unix.MS_PRIVATE, Userns_fd: uint64(ns.Fd())}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE, Userns_fd: uint64(ns.Fd())}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
 		return nil, fmt.Errorf("map layers: %w", &os.PathError{Op: "mount_setattr", Path: root, Err: err})
 	}

@@ -64,6 +64,11 @@ func TestView(t *testing.T) {
 	if st := lstat(t, filepath.Dir(at)); st.Mode&0o777 != 0o700 {
 		t.Errorf("users of the namespace get to the layers: mode %o", st.Mode)
 	}
+	var fs unix.Statfs_t
+	must(t, unix.Statfs(at, &fs))
+	if fs.Flags&unix.ST_NODEV == 0 || fs.Flags&unix.ST_NOSUID == 0 {
+		t.Errorf("flags of the view are %x, without nodev or nosuid", fs.Flags)
+	}
 	mounts, err := v.Mounts([]mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{
 		"index=off", "upperdir=" + root + "/2/fs", "workdir=" + root + "/2/work", "lowerdir=" + root + "/1/fs",
 	}}})

@@ -72,9 +72,12 @@ func (s *Storage) settle(ctx context.Context, opts Options) error {
 	return err
 }
 
+// mountFlags are those of the storage: what is in it was made by others.
+const mountFlags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOSUID
+
 // mountXFS mounts with online discard: see DESIGN.md for its price.
 func mountXFS(dev, dir string) error {
-	err := unix.Mount(dev, dir, "xfs", unix.MS_NOATIME|unix.MS_NODEV, "discard")
+	err := unix.Mount(dev, dir, "xfs", mountFlags, "discard")
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return snapshot.WithHint(

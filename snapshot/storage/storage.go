@@ -167,9 +167,12 @@ func asIs(dir string, reflink bool, opts Options, imageExists bool) *Storage {
 	return s
 }
 
-// adopt takes over the mount of an earlier process.
+// adopt takes over the mount of an earlier process, which may have been of a release that mounted with fewer flags.
 func adopt(ctx context.Context, dir string, opts Options) (*Storage, error) {
 	s := &Storage{dir: dir, image: opts.Image, reflink: true}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|mountFlags, ""); err != nil {
+		return nil, fmt.Errorf("set flags of mount %s: %w", dir, err)
+	}
 	if err := s.growTo(ctx, opts.Size, opts.step); err != nil {
 		return nil, err
 	}
