@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -138,6 +139,52 @@ func TestImportReader(t *testing.T) {
 		r := io.MultiReader(bytes.NewReader(archive[:len(archive)/2]), iotest.ErrReader(gone))
 		_, err := b.Import(t.Context(), r, "x.tar", nil)
 		wantError(t, err, func(err error) bool { return errors.Is(err, gone) && !errdefs.IsInvalidArgument(err) })
+	})
+}
+
+// TestImportSpecial refuses an image with what is neither file, directory nor link, in any of its layers, by its name.
+func TestImportSpecial(t *testing.T) {
+	each(t, func(t *testing.T, b bench) {
+		for kind, hdr := range map[string]tar.Header{
+			"block device":     {Name: "srv/disk", Typeflag: tar.TypeBlock, Mode: 0o666, Devmajor: 7, Devminor: 3},
+			"character device": {Name: "srv/zero", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 5},
+			"FIFO":             {Name: "srv/fifo", Typeflag: tar.TypeFifo, Mode: 0o666},
+		} {
+			for where, layers := range map[string][][]tar.Header{
+				"only layer":   {{file("one"), hdr}},
+				"lowest layer": {{hdr}, {file("two")}, {file("three")}},
+				"top layer":    {{file("one")}, {file("two"), hdr}},
+			} {
+				archive := dockerArchive(t, map[name.Tag]v1.Image{tag(t, "shop:1"): makeImage(t, runtime.GOARCH, layers...)})
+				for range 2 { // the layers that the first has unpacked are no way around it
+					_, err := b.Import(t.Context(), bytes.NewReader(archive), "x.tar", nil)
+					wantError(t, err, errdefs.IsInvalidArgument, "x.tar", hdr.Name+" is a "+kind)
+					if err != nil && strings.Contains(err.Error(), "is not an image") {
+						t.Errorf("%s in the %s: misleading: %v", kind, where, err)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestImportLinks unpacks links to files of the host, which are to lead to those of the image.
+func TestImportLinks(t *testing.T) {
+	each(t, func(t *testing.T, b bench) {
+		secret := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(secret, []byte("of the host"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, target := range []string{secret, strings.Repeat("../", 20) + secret[1:]} {
+			img := makeImage(t, runtime.GOARCH, []tar.Header{file("one"), {Name: "hard", Typeflag: tar.TypeLink, Linkname: target}}, []tar.Header{file("two")})
+			archive := dockerArchive(t, map[name.Tag]v1.Image{tag(t, "shop:1"): img})
+			if got, err := b.Import(t.Context(), bytes.NewReader(archive), "x.tar", nil); err == nil {
+				b.checkBase(t, got, "archive")
+			}
+			if info, err := os.Stat(secret); err != nil || info.Sys().(*syscall.Stat_t).Nlink != 1 {
+				t.Errorf("hard link to %s: %v, %v", target, info, err)
+			}
+		}
 	})
 }
 

@@ -2,7 +2,10 @@ package base
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -13,6 +16,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
+	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
 )
 
 // finish unpacks the image whose content is there and holds its snapshot. Of
@@ -30,6 +35,9 @@ func (m *Maker) finish(ctx context.Context, kind, ref string, target ocispec.Des
 		return snapshot.Base{}, fmt.Errorf("unpack: %w", err)
 	}
 	chain := identity.ChainID(spec.RootFS.DiffIDs).String()
+	if err := m.checkLayers(ctx, chain); err != nil {
+		return snapshot.Base{}, err
+	}
 	if err := m.hold(ctx, chain, snapshotResource(chain), contentResource(target.Digest)); err != nil {
 		return snapshot.Base{}, err
 	}
@@ -40,6 +48,40 @@ func (m *Maker) finish(ctx context.Context, kind, ref string, target ocispec.Des
 		Snapshot: chain,
 		Config:   config(spec.Config),
 	}, nil
+}
+
+// checkLayers refuses layers with devices, FIFOs and sockets. containerd makes what a layer asks for, but nobody gets to see
+// that before it has been looked at here.
+func (m *Maker) checkLayers(ctx context.Context, chain string) (err error) {
+	key := "ctrsnap/check/" + rand.Text()
+	mounts, err := m.snapshots.View(ctx, key, chain)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.snapshots.Remove(context.WithoutCancel(ctx), key)) }()
+	layers, err := overlay.Layers(mounts)
+	if err != nil {
+		return err
+	}
+	for _, layer := range layers {
+		if err := checkLayer(ctx, layer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkLayer(ctx context.Context, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }() // it was open for reading
+	if err := foreign.Check(ctx, root); err != nil {
+		return snapshot.WithHint(fmt.Errorf("check layer: %w", err),
+			"an image may have files, directories and links only: remove the others where it is made")
+	}
+	return nil
 }
 
 // runsHere refuses what no process can be started in.
