@@ -97,14 +97,14 @@ func process(p runtime.Process) *specs.Process {
 	}
 }
 
-// capabilities returns none for an ordinary user and containerd's default set
-// for root. It never returns nil: runc would leave its own capabilities then.
+// capabilities returns none for an ordinary user and containerd's default set for root, without that to make devices:
+// one in a container's /dev could be opened by a user of the host who is handed that directory. It never returns nil: runc would leave its own capabilities then.
 func capabilities(uid uint32) *specs.LinuxCapabilities {
 	if uid != 0 {
 		return &specs.LinuxCapabilities{}
 	}
 	caps := []string{
-		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_NET_RAW", "CAP_SETGID",
 		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 	}
 	return &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps}
