@@ -23,6 +23,9 @@ const (
 	AccessWrite = 2
 )
 
+// NoGroup is the group of what nobody owns as a member of one: no user is in it.
+const NoGroup = -1
+
 // DefaultAccess is of goldens that nobody has said anything of.
 var DefaultAccess = Access{Mode: 0o644}
 

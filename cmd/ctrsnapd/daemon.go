@@ -24,6 +24,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/named"
 	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/network/publish"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
@@ -62,7 +63,7 @@ type daemon struct {
 	names        *names          // nil where nobody answers for names
 	attach       *attach.Attacher
 	publish      *publish.Publisher
-	certUsers    *server.CertUsers
+	certUsers    *access.CertUsers
 	shims        *sandboxes.Pool // nil where runc runs all
 	runner       *runner.Runner
 	users        *runner.Mapped // of clones in user namespaces; nil without
@@ -256,7 +257,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		opts.Shims = d.shims
 	}
 	var err error
-	if d.certUsers, err = server.OpenCertUsers(filepath.Join(d.cfg.Root, "cert-users")); err != nil {
+	if d.certUsers, err = access.OpenCertUsers(filepath.Join(d.cfg.Root, "cert-users")); err != nil {
 		return err
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)

@@ -108,7 +108,7 @@ func (e engines) RemoveEngine(ctx context.Context, caller server.Caller, name st
 }
 
 func adminOnly(caller server.Caller, what string) error {
-	if caller.Admin || caller.UID == 0 {
+	if caller.IsAdmin() {
 		return nil
 	}
 	return snapshot.WithHint(fmt.Errorf("%s: not allowed: %w", what, errdefs.ErrPermissionDenied), "an engine is for all users of this daemon: ask an administrator")

@@ -31,7 +31,7 @@ func (d *daemon) openAttach() (err error) {
 // isNetworkAdmin looks the group up each time: members come and go.
 func (d *daemon) isNetworkAdmin(caller server.Caller) bool {
 	name := d.cfg.Network.AdminGroup
-	if name == "" || caller.UID < 0 {
+	if name == "" || !caller.Known() {
 		return false
 	}
 	group, err := user.LookupGroup(name)
@@ -39,9 +39,9 @@ func (d *daemon) isNetworkAdmin(caller server.Caller) bool {
 		d.log.Warn("look up network.admin_group", "group", name, "error", err)
 		return false
 	}
-	who, err := user.LookupId(strconv.Itoa(caller.UID))
+	who, err := user.LookupId(strconv.Itoa(caller.UID()))
 	if err != nil {
-		return strconv.Itoa(caller.GID) == group.Gid
+		return strconv.Itoa(caller.Group()) == group.Gid
 	}
 	gids, err := who.GroupIds()
 	return err == nil && slices.Contains(gids, group.Gid)

@@ -61,7 +61,7 @@ func (b *Builder) mayBuild(ctx context.Context, caller server.Caller, name strin
 
 // access is that of a name that the build makes.
 func (j *job) access() (snapshot.Access, error) {
-	a := snapshot.Access{Owner: max(j.caller.UID, 0), Group: max(j.caller.GID, 0), Mode: j.Mode}
+	a := snapshot.Access{Owner: j.caller.UID(), Group: j.caller.Group(), Mode: j.Mode}
 	if j.req.Mode == "" {
 		return a, nil
 	}
@@ -98,8 +98,8 @@ func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequ
 // changed returns a with what a request wants, if its sender may.
 func (b *Builder) changed(ctx context.Context, a snapshot.Access, req api.AccessRequest) (snapshot.Access, error) {
 	who, known := server.CallerOf(ctx)
-	admin := !known || who.May(0)
-	if !admin && who.UID != a.Owner {
+	admin := !known || who.IsAdmin()
+	if !admin && who.UID() != a.Owner {
 		return a, fmt.Errorf("it is somebody else's: %w", errdefs.ErrPermissionDenied)
 	}
 	var err error
@@ -167,6 +167,9 @@ func (b *Builder) userName(id int) string {
 }
 
 func groupName(id int) string {
+	if id == snapshot.NoGroup {
+		return ""
+	}
 	text := strconv.Itoa(id)
 	if g, err := user.LookupGroupId(text); err == nil {
 		return g.Name

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
@@ -15,9 +16,9 @@ import (
 // golden; to others it is not there, but that its name is taken.
 func TestOthersGoldens(t *testing.T) {
 	w := newWorld(t)
-	bob := server.Caller{UID: 1001, GID: 1001, Groups: []int{1000}, Name: "bob"}
-	eve := server.Caller{UID: 1002, GID: 1002, Name: "eve"}
-	root := server.Caller{UID: 0, Admin: true}
+	bob := access.User("bob", 1001, 1001, 1000)
+	eve := access.User("eve", 1002, 1002)
+	root := access.User("", 0)
 	as := func(who server.Caller) context.Context { return server.WithCaller(t.Context(), who) }
 	build := func(who server.Caller, mode, key string) (api.Golden, bool, error) {
 		r := shop()
@@ -66,7 +67,7 @@ func TestOthersGoldens(t *testing.T) {
 			t.Errorf("%s by others: %v", verb, err)
 		}
 	}
-	for _, who := range []server.Caller{bob, eve} {
+	for _, who := range []access.Caller{bob, eve} {
 		if _, _, err := build(who, "", "other"); !errdefs.IsPermissionDenied(err) {
 			t.Errorf("built by %s: %v", who.Name, err)
 		}
@@ -111,7 +112,7 @@ func TestOthersAnswer(t *testing.T) {
 	w := newWorld(t)
 	w.engine = everything
 	r := full(w)
-	bob := server.Caller{UID: 1001, GID: ada.GID, Groups: []int{ada.GID}, Name: "bob"}
+	bob := access.User("bob", 1001, ada.Group(), ada.Group())
 	r.on = func(e api.BuildEvent) {
 		if e.Type != api.EventExec {
 			return
@@ -122,7 +123,7 @@ func TestOthersAnswer(t *testing.T) {
 		}
 		for name, err := range map[string]error{
 			"of the group, with the token":  answer(bob, build, e.Token),
-			"nobody, with the token":        answer(server.Caller{UID: -1, GID: -1}, build, e.Token),
+			"nobody, with the token":        answer(access.Caller{}, build, e.Token),
 			"of the group, guesses the id":  answer(bob, newID(), e.Token),
 			"the owner, with no such build": answer(ada, newID(), e.Token),
 		} {
@@ -134,7 +135,7 @@ func TestOthersAnswer(t *testing.T) {
 			if err := answer(ada, build, token); !errdefs.IsPermissionDenied(err) {
 				t.Errorf("the owner's user, %s token: %v", name, err)
 			}
-			if err := answer(server.Caller{Admin: true}, build, token); !errdefs.IsPermissionDenied(err) {
+			if err := answer(access.User("", 0), build, token); !errdefs.IsPermissionDenied(err) {
 				t.Errorf("an administrator, %s token: %v", name, err)
 			}
 		}

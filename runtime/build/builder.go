@@ -82,7 +82,7 @@ type Options struct {
 	Mode      uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]
 }
 
-// Users are users who are not of this host: [server.CertUsers]. Either method says false for
+// Users are users who are not of this host: [access.CertUsers]. Either method says false for
 // what is none of theirs.
 type Users interface {
 	Name(uid int) (string, bool)
@@ -185,7 +185,7 @@ func (b *Builder) Answer(_ context.Context, caller server.Caller, build string, 
 	b.mu.Lock()
 	j := b.jobs[build]
 	b.mu.Unlock()
-	if j == nil || !caller.May(j.caller.UID) {
+	if j == nil || !caller.May(j.caller.UID()) {
 		return errNoBuild(build)
 	}
 	return j.asks.answer(build, r)

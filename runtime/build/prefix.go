@@ -52,14 +52,14 @@ func checkPrefixDir(dir string, caller server.Caller) error {
 	if !fi.IsDir() {
 		return invalid("prefix %s is not a directory", dir)
 	}
-	if caller.UID == 0 {
+	if caller.IsRoot() {
 		return nil
 	}
 	owner := int(fi.Sys().(*syscall.Stat_t).Uid)
 	mode := fi.Mode()
-	reachable := owner == caller.UID || mode&0o001 != 0
+	reachable := owner == caller.UID() || mode&0o001 != 0
 	exchangeable := mode&0o022 != 0 && mode&fs.ModeSticky == 0
-	if (owner == 0 || owner == caller.UID) && reachable && !exchangeable {
+	if (owner == 0 || owner == caller.UID()) && reachable && !exchangeable {
 		return nil
 	}
 	return snapshot.WithHint(

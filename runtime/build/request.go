@@ -240,5 +240,5 @@ func builder(c server.Caller) string {
 	if c.Name != "" {
 		return c.Name
 	}
-	return fmt.Sprint(c.UID)
+	return fmt.Sprint(c.UID())
 }

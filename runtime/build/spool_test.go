@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
 
@@ -190,12 +191,14 @@ func TestPrefix(t *testing.T) {
 		{base + "/own/", 0, errdefs.IsInvalidArgument},
 		{"own", 0, errdefs.IsInvalidArgument},
 	} {
-		got, err := checkPrefix(tc.path, server.Caller{UID: tc.uid})
+		got, err := checkPrefix(tc.path, access.User("", tc.uid))
 		if tc.ok == nil && (err != nil || got != tc.path) || tc.ok != nil && !tc.ok(err) {
 			t.Errorf("%s for %d: %q, %v", tc.path, tc.uid, got, err)
 		}
 	}
-	if _, err := checkPrefix(root, server.Caller{UID: 1000, Admin: true, Remote: "192.0.2.1:999"}); !errdefs.IsPermissionDenied(err) {
+	remote := access.User("", 1000).AsAdmin()
+	remote.Remote = "192.0.2.1:999"
+	if _, err := checkPrefix(root, remote); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("for a caller of another host: %v", err)
 	}
 }

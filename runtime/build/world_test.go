@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -206,7 +207,7 @@ func (r *request) steps() []string {
 }
 
 // ada is who builds, where a test does not say.
-var ada = server.Caller{UID: 1000, GID: 1000, Name: "ada"}
+var ada = access.User("ada", 1000, 1000)
 
 func (w *world) run(ctx context.Context, r *request) (api.Golden, bool, error) {
 	return w.Build(ctx, ada, r.BuildRequest, r.next, r.event)

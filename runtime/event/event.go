@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -20,6 +21,17 @@ type Event struct {
 	api.Event
 	OwnerUID int              // of the clone
 	Access   *snapshot.Access // of the golden, where it is about none of its clones
+}
+
+// VisibleTo says whether a caller may know of what the event is about.
+func (e Event) VisibleTo(c access.Caller) bool {
+	switch {
+	case e.Clone != "":
+		return c.May(e.OwnerUID)
+	case e.Access != nil:
+		return c.MaySee(*e.Access)
+	}
+	return c.Known()
 }
 
 // Hub takes events and hands them on. A nil Hub drops them. It is safe for concurrent

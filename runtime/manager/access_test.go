@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -15,9 +16,9 @@ import (
 
 // Users for tests of who may do what. No uid is that of whoever runs the test.
 var (
-	ann   = server.Caller{UID: 70001, GID: 70001, Name: "ann"}
-	bob   = server.Caller{UID: 70002, GID: 70002, Name: "bob", Groups: []int{70009}}
-	admin = server.Caller{UID: 70003, GID: 70003, Name: "admin", Admin: true}
+	ann   = access.User("ann", 70001, 70001)
+	bob   = access.User("bob", 70002, 70002, 70009)
+	admin = access.User("admin", 70003, 70003).AsAdmin()
 )
 
 func as(t testing.TB, who server.Caller) context.Context {
@@ -96,11 +97,11 @@ func TestOthersGoldens(t *testing.T) {
 	}
 	w := newWorld(t)
 	for i := range w.goldens["shop"] {
-		w.goldens["shop"][i].Access = snapshot.Access{Owner: ann.UID, Group: 70009, Mode: 0o640}
+		w.goldens["shop"][i].Access = snapshot.Access{Owner: ann.UID(), Group: 70009, Mode: 0o640}
 	}
 	m, _ := w.manager(t)
-	eve := server.Caller{UID: 70004, GID: 70004}
-	for _, who := range []server.Caller{ann, bob, admin} {
+	eve := access.User("", 70004, 70004)
+	for _, who := range []access.Caller{ann, bob, admin} {
 		if _, err := m.Create(as(t, who), who, api.CloneRequest{Golden: "shop"}); err != nil {
 			t.Errorf("%s: %v", who.Name, err)
 		}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
 
 var attached = []api.AttachRequest{request, {Type: "macvlan", Master: "nic0"}}
@@ -143,13 +143,13 @@ func TestCloneAttachRefuses(t *testing.T) {
 		req api.CloneRequest
 		is  func(error) bool
 	}{
-		"a stranger":     {caller.UID + 1000, api.CloneRequest{Attach: attached}, errdefs.IsPermissionDenied},
-		"a bad type":     {caller.UID, api.CloneRequest{Attach: []api.AttachRequest{{Type: "tap"}}}, errdefs.IsInvalidArgument},
-		"one IP for two": {caller.UID, api.CloneRequest{Attach: attached, Count: 2}, errdefs.IsInvalidArgument},
-		"nine":           {caller.UID, api.CloneRequest{Attach: many}, errdefs.IsInvalidArgument},
+		"a stranger":     {caller.UID() + 1000, api.CloneRequest{Attach: attached}, errdefs.IsPermissionDenied},
+		"a bad type":     {caller.UID(), api.CloneRequest{Attach: []api.AttachRequest{{Type: "tap"}}}, errdefs.IsInvalidArgument},
+		"one IP for two": {caller.UID(), api.CloneRequest{Attach: attached, Count: 2}, errdefs.IsInvalidArgument},
+		"nine":           {caller.UID(), api.CloneRequest{Attach: many}, errdefs.IsInvalidArgument},
 	} {
 		tt.req.Golden = "shop"
-		if _, err := m.Create(t.Context(), server.Caller{UID: tt.uid}, tt.req); !tt.is(err) {
+		if _, err := m.Create(t.Context(), access.User("", tt.uid), tt.req); !tt.is(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -93,7 +93,7 @@ func (m *Manager) existing(want *plan) ([]*clone, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, name := range want.names {
-		c := m.names[nameOf{want.caller.UID, name}]
+		c := m.names[nameOf{want.caller.UID(), name}]
 		if c == nil {
 			continue
 		}
@@ -209,7 +209,7 @@ func (m *Manager) enqueue(ctx context.Context, want *plan, await *pool.Await[*cl
 	if await != nil {
 		w.Instead = await.Came()
 	}
-	leave, place, err := m.creating.Enter(wctx, "uid "+strconv.Itoa(want.caller.UID), w)
+	leave, place, err := m.creating.Enter(wctx, "uid "+strconv.Itoa(want.caller.UID()), w)
 	if err == nil {
 		return leave, nil
 	}

@@ -17,8 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -354,7 +354,7 @@ func TestSocketPathTooLong(t *testing.T) {
 	w := newWorld(t)
 	m, _ := w.manager(t)
 	m.opts.Engines = runtime.EngineSet{"fake": &longEngine{fakeEngine{w: w}}}
-	_, err := m.Create(t.Context(), server.Caller{}, api.CloneRequest{Golden: "shop"})
+	_, err := m.Create(t.Context(), access.Daemon, api.CloneRequest{Golden: "shop"})
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "107") {
 		t.Errorf("got %v", err)
 	}

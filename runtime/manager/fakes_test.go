@@ -20,8 +20,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -531,7 +531,7 @@ func (e *fakeEngine) Client(_ snapshot.Golden, _ string, args []string) (runtime
 }
 
 // caller is who runs the test.
-var caller = server.Caller{UID: os.Getuid(), GID: os.Getgid(), Name: "me"}
+var caller = access.User("me", os.Getuid(), os.Getgid())
 
 // create makes clones that the test relies on.
 func create(t testing.TB, m *Manager, req api.CloneRequest) api.CloneResponse {

@@ -48,7 +48,7 @@ func (m *Manager) holderOf(who server.Caller, kind api.LeaseKind, text string) (
 	if err != nil || pid < 1 {
 		return holder{}, fmt.Errorf("lease of process %.40q: want a number: %w", text, errdefs.ErrInvalidArgument)
 	}
-	if who.PID == 0 && who.UID > 0 { // his numbers are not ours
+	if who.PID == 0 && !who.IsRoot() { // his numbers are not ours
 		return holder{}, fmt.Errorf("lease of process %d: the caller is in another PID namespace: %w", pid, errdefs.ErrInvalidArgument)
 	}
 	h := holder{pid: pid, start: startOf(pid)}

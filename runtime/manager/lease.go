@@ -23,7 +23,7 @@ type lease struct {
 // joinLease has clones live by the wanted lease. The caller holds mu.
 func (m *Manager) joinLease(want *plan, clones []*clone) error {
 	if want.newLease {
-		l := &lease{id: want.leaseID, uid: want.caller.UID, deadline: time.Now().Add(m.opts.LeaseGrace)}
+		l := &lease{id: want.leaseID, uid: want.caller.UID(), deadline: time.Now().Add(m.opts.LeaseGrace)}
 		m.leases[want.leaseID] = l
 		if want.holder != (holder{}) {
 			m.holdBy(l, want.holder)

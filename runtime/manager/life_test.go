@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
@@ -166,7 +167,7 @@ func TestLease(t *testing.T) {
 		if second.LeaseID != resp.LeaseID {
 			t.Errorf("lease of the second is %s", second.LeaseID)
 		}
-		stranger := server.Caller{UID: caller.UID + 1, GID: caller.GID + 1}
+		stranger := access.User("", caller.UID()+1, caller.Group()+1)
 		if _, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", LeaseID: resp.LeaseID}); !errdefs.IsNotFound(err) {
 			t.Errorf("a stranger's: %v", err)
 		}

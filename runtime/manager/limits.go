@@ -29,7 +29,7 @@ func (m *Manager) admit(ctx context.Context, want *plan, count int) (release fun
 		return nil, err
 	}
 	release, err = m.quota.Admit(ctx, quota.Request{
-		UID: want.caller.UID, Exempt: want.caller.May(0), Clones: count, Memory: want.limits.MemoryBytes, Wait: want.wait,
+		UID: want.caller.UID(), Exempt: want.caller.IsAdmin(), Clones: count, Memory: want.limits.MemoryBytes, Wait: want.wait,
 	})
 	if errdefs.IsResourceExhausted(err) {
 		err = snapshot.WithHint(err, "remove clones (ctrsnap ls, ctrsnap rm), or wait for others to: --wait-timeout")
@@ -48,7 +48,7 @@ const (
 func (m *Manager) bounds(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) error {
 		l, def, most := &p.limits, m.opts.Limits.Clone, m.opts.Limits.Most
-		if p.caller.May(0) {
+		if p.caller.IsAdmin() {
 			most = api.Limits{}
 		}
 		*l = req.Limits

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
@@ -49,7 +50,7 @@ func TestCloneLimits(t *testing.T) {
 	if got := w.task(made.ID).c.Limits; got != (runtime.Limits{Memory: want.MemoryBytes, CPUs: 1.5, Pids: 100}) {
 		t.Errorf("the container has %+v", got)
 	}
-	stranger := server.Caller{UID: 70001, GID: os.Getgid()}
+	stranger := access.User("", 70001, os.Getgid())
 	for _, c := range []struct {
 		limits    api.Limits
 		says, try string
@@ -129,7 +130,7 @@ func TestQuota(t *testing.T) {
 		var order []string
 		var mu sync.Mutex
 		var wg sync.WaitGroup
-		for _, who := range []server.Caller{ann, bob} { // ann comes first, but has more
+		for _, who := range []access.Caller{ann, bob} { // ann comes first, but has more
 			wg.Go(func() {
 				if _, err := ask(who, 1, time.Hour); err != nil {
 					t.Error(who.Name, err)

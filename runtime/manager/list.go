@@ -26,7 +26,7 @@ func (m *Manager) find(ctx context.Context, id string) (*clone, error) {
 		return c, nil
 	}
 	if who, known := server.CallerOf(ctx); known {
-		if c := m.names[nameOf{who.UID, id}]; c != nil && sees(ctx, c.rec.OwnerUID) {
+		if c := m.names[nameOf{who.UID(), id}]; c != nil && sees(ctx, c.rec.OwnerUID) {
 			return c, nil
 		}
 	}

@@ -60,7 +60,7 @@ func (m *Manager) mayAttach(caller server.Caller) error {
 }
 
 func (m *Manager) isAdmin(caller server.Caller) bool {
-	return caller.UID == 0 || (m.opts.IsNetworkAdmin != nil && m.opts.IsNetworkAdmin(caller))
+	return caller.IsRoot() || (m.opts.IsNetworkAdmin != nil && m.opts.IsNetworkAdmin(caller))
 }
 
 // Attach gives a clone that runs a further interface.

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
@@ -89,7 +90,7 @@ func attachable(t *testing.T, w *world, f *fakeInterfaces) *Manager {
 	t.Helper()
 	opts := w.options()
 	opts.Interfaces = f
-	opts.IsNetworkAdmin = func(c server.Caller) bool { return c.UID == 7 || c.UID == caller.UID }
+	opts.IsNetworkAdmin = func(c server.Caller) bool { return c.UID() == 7 || c.UID() == caller.UID() }
 	m := New(opts)
 	t.Cleanup(func() { m.Close(context.Background()) })
 	if _, err := m.Recover(t.Context()); err != nil {
@@ -104,30 +105,30 @@ func TestAttachIsForAdministrators(t *testing.T) {
 	w, f := newWorld(t), &fakeInterfaces{}
 	m := attachable(t, w, f)
 	id := create(t, m, api.CloneRequest{}).Clones[0].ID
-	for _, uid := range []int{-1, caller.UID + 1000} {
-		if _, err := m.Attach(t.Context(), server.Caller{UID: uid}, id, request); !errdefs.IsPermissionDenied(err) {
+	for _, uid := range []int{-1, caller.UID() + 1000} {
+		if _, err := m.Attach(t.Context(), access.User("", uid), id, request); !errdefs.IsPermissionDenied(err) {
 			t.Errorf("attach by %d: %v", uid, err)
 		}
-		if err := m.Detach(t.Context(), server.Caller{UID: uid}, id, "eth1"); !errdefs.IsPermissionDenied(err) {
+		if err := m.Detach(t.Context(), access.User("", uid), id, "eth1"); !errdefs.IsPermissionDenied(err) {
 			t.Errorf("detach by %d: %v", uid, err)
 		}
 	}
 	for _, uid := range []int{0, 7} {
-		a, err := m.Attach(t.Context(), server.Caller{UID: uid}, id, request)
+		a, err := m.Attach(t.Context(), access.User("", uid), id, request)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if c, err := m.Get(t.Context(), id); err != nil || len(c.Attached) != 1 || c.Attached[0] != a {
 			t.Errorf("attached %v, %v", c.Attached, err)
 		}
-		if err := m.Detach(t.Context(), server.Caller{UID: uid}, id, a.IfName); err != nil {
+		if err := m.Detach(t.Context(), access.User("", uid), id, a.IfName); err != nil {
 			t.Errorf("detach by %d: %v", uid, err)
 		}
 	}
 	if c, _ := m.Get(t.Context(), id); len(c.Attached) > 0 || len(f.have) > 0 {
 		t.Errorf("left: %v, %v", c.Attached, f.have)
 	}
-	if _, err := m.Attach(t.Context(), server.Caller{}, "nope", request); !errdefs.IsNotFound(err) {
+	if _, err := m.Attach(t.Context(), access.Daemon, "nope", request); !errdefs.IsNotFound(err) {
 		t.Errorf("unknown clone: %v", err)
 	}
 }
@@ -139,7 +140,7 @@ func TestAttachedSurvivesRestart(t *testing.T) {
 	m := attachable(t, w, f)
 	id := create(t, m, api.CloneRequest{}).Clones[0].ID
 	for range 3 {
-		if _, err := m.Attach(t.Context(), server.Caller{}, id, request); err != nil {
+		if _, err := m.Attach(t.Context(), access.Daemon, id, request); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -175,7 +176,7 @@ func TestAttachUndone(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := m.Attach(t.Context(), server.Caller{}, id, request); !errors.Is(err, boom) || len(f.have) > 0 {
+	if _, err := m.Attach(t.Context(), access.Daemon, id, request); !errors.Is(err, boom) || len(f.have) > 0 {
 		t.Errorf("attach: %v, left %v", err, f.have)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -59,7 +59,7 @@ func TestOverload(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 24 {
 			uid := 1 + min(i, 1) // one caller of user 1, the others of user 2
-			who := server.Caller{UID: uid, GID: os.Getgid()}
+			who := access.User("", uid, os.Getgid())
 			wg.Go(func() {
 				for ctx.Err() == nil {
 					resp, err := m.Create(ctx, who, api.CloneRequest{Golden: "shop"})

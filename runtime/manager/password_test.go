@@ -9,8 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
 
 // A clone of the pool and one that is made get each a password that its server
@@ -51,7 +51,7 @@ func TestOwnPassword(t *testing.T) {
 				t.Errorf("after a restart: %+v, %v", got, err)
 			}
 		}
-		stranger := server.Caller{UID: 5, GID: os.Getgid()}
+		stranger := access.User("", 5, os.Getgid())
 		resp, err := m.Create(t.Context(), stranger, api.CloneRequest{Golden: "shop", Name: "a", IfExists: api.IfExistsReuse})
 		if os.Getuid() != 5 && (err != nil || !resp.Clones[0].Created) {
 			t.Errorf("a stranger is given the clone: %v", err)

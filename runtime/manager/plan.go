@@ -68,7 +68,7 @@ func (p *plan) name(i int) string {
 func (p *plan) keys() []string {
 	keys := make([]string, len(p.names))
 	for i, name := range p.names {
-		keys[i] = fmt.Sprintf("%d/%s", p.caller.UID, name)
+		keys[i] = fmt.Sprintf("%d/%s", p.caller.UID(), name)
 	}
 	return keys
 }

@@ -170,8 +170,8 @@ func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name strin
 func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name string, begun time.Time) error {
 	timings := api.Timings{api.StageClaim: milliseconds(time.Since(begun))}
 	claimed := time.Now()
-	if want.caller.UID > 0 { // it is root's
-		if err := os.Chown(m.runDir(c.id), want.caller.UID, -1); err != nil {
+	if !want.caller.IsRoot() { // it is root's
+		if err := os.Chown(m.runDir(c.id), want.caller.UID(), -1); err != nil {
 			return fmt.Errorf("give socket directory away: %w", err)
 		}
 	}

@@ -16,8 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -89,7 +89,7 @@ func TestClaim(t *testing.T) {
 		}
 		waiting := slices.Sorted(maps.Keys(w.containers))
 		began := time.Now()
-		who := server.Caller{UID: 5, GID: os.Getgid(), Name: "you"}
+		who := access.User("you", 5, os.Getgid())
 		resp, err := m.Create(t.Context(), who, api.CloneRequest{
 			Golden: "shop", Count: 2, Name: "pr", Labels: map[string]string{"a": "b"}, TTL: minutes(5),
 		})
@@ -105,7 +105,7 @@ func TestClaim(t *testing.T) {
 				t.Errorf("not as asked for: %+v", c)
 			}
 			st, err := os.Stat(filepath.Join(w.dir, "run", c.ID))
-			if err != nil || st.Mode().Perm() != 0o700 || int(st.Sys().(*syscall.Stat_t).Uid) != who.UID {
+			if err != nil || st.Mode().Perm() != 0o700 || int(st.Sys().(*syscall.Stat_t).Uid) != who.UID() {
 				t.Errorf("socket directory: %v, %v", st, err)
 			}
 		}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
 
 func TestPublish(t *testing.T) {
@@ -121,7 +121,7 @@ func TestPublishRefuses(t *testing.T) {
 	w := newWorld(t)
 	m, _ := w.manager(t)
 	for at, is := range map[string]func(error) bool{"80": errdefs.IsPermissionDenied, "x": errdefs.IsInvalidArgument, "127.0.0.1:99999": errdefs.IsInvalidArgument} {
-		if _, err := m.Create(t.Context(), server.Caller{UID: 1000, GID: 1000}, api.CloneRequest{Golden: "shop", Publish: []string{at}}); !is(err) {
+		if _, err := m.Create(t.Context(), access.User("", 1000, 1000), api.CloneRequest{Golden: "shop", Publish: []string{at}}); !is(err) {
 			t.Errorf("%s: %v", at, err)
 		}
 	}

@@ -242,7 +242,7 @@ func (s *starter) makeFiles() error {
 		path string
 		uid  int
 		mode os.FileMode
-	}{{s.runDir(id), s.want.caller.UID, 0o700}, {dir, int(s.want.process.UID), 0o755}} {
+	}{{s.runDir(id), s.want.caller.UID(), 0o700}, {dir, int(s.want.process.UID), 0o755}} {
 		if err := os.Mkdir(d.path, 0o700); err != nil {
 			return fmt.Errorf("make socket directory: %w", err)
 		}
@@ -373,7 +373,7 @@ func (r *record) live(ttl time.Duration) {
 // personalise says whose clone it is.
 func (r *record) personalise(want *plan, name string, at time.Time) {
 	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
-	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID
+	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID()
 	r.Egress, r.Peers = want.egress, want.peers
 	r.Limits, r.IdleTTL, r.Protected = want.limits, api.Duration(want.idle), want.protect
 	if want.holder != (holder{}) {

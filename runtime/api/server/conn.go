@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"math"
 	"net"
 	"os/user"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 )
 
 type connKey struct{}
@@ -41,19 +42,18 @@ func connOf(ctx context.Context) syscall.RawConn {
 
 // caller says who is at the other end of a unix socket, as the kernel recorded
 // it when the connection was made; see SO_PEERCRED in unix(7). PID is 0 for a caller of
-// another PID namespace. Who came by TLS is whom his certificate names. Elsewhere, UID and GID are -1.
-func (s *Server) caller(ctx context.Context) (Caller, error) {
+// another PID namespace. Whoever came by TLS is whom their certificate names. Anybody else is nobody.
+func (s *Server) caller(ctx context.Context) (access.Caller, error) {
 	if conn, ok := ctx.Value(connKey{}).(*tls.Conn); ok {
 		return s.remote(conn)
 	}
 	return s.local(ctx), nil
 }
 
-func (s *Server) local(ctx context.Context) Caller {
-	unknown := Caller{UID: -1, GID: -1}
+func (s *Server) local(ctx context.Context) access.Caller {
 	raw := connOf(ctx)
 	if raw == nil {
-		return unknown
+		return access.Caller{}
 	}
 	var cred *unix.Ucred
 	var groups []int
@@ -61,11 +61,14 @@ func (s *Server) local(ctx context.Context) Caller {
 		cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 		groups = peerGroups(fd)
 	})
-	if err != nil || cred == nil || cred.Uid == math.MaxUint32 {
-		return unknown
+	if err != nil || cred == nil || access.IsCertUID(int(cred.Uid)) { // no process is a certificate's user
+		return access.Caller{}
 	}
-	c := Caller{UID: int(cred.Uid), GID: int(cred.Gid), Groups: groups, PID: int(cred.Pid), Name: s.users.name(cred.Uid)}
-	c.Admin = c.UID == 0 || s.adminGID > 0 && c.In(s.adminGID)
+	c := access.User(s.users.name(cred.Uid), int(cred.Uid), append([]int{int(cred.Gid)}, groups...)...)
+	c.PID = int(cred.Pid)
+	if s.adminGID > 0 && c.In(s.adminGID) {
+		c = c.AsAdmin()
+	}
 	return c
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
-	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // Stats is the part of the daemon that knows what clones use.
@@ -37,7 +36,7 @@ func (s *Server) eventRoutes() {
 	}
 	if s.metrics != nil {
 		s.mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-			if !callOf(r.Context()).caller.May(0) {
+			if !callOf(r.Context()).caller.IsAdmin() {
 				s.refuse(r.Context(), w, &failure{api.ErrorBody{Error: &api.Error{Code: api.CodeNotAllowed, Message: "metrics are for administrators"}}, http.StatusForbidden})
 				return
 			}
@@ -60,7 +59,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
 		list, more := s.hub.Since(last)
 		for _, e := range list {
 			last = e.ID
-			if caller.maySee(e) && in.wants(e) && writeJSON(out, e.Event) != nil {
+			if e.VisibleTo(caller) && in.wants(e) && writeJSON(out, e.Event) != nil {
 				return
 			}
 		}
@@ -76,17 +75,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
 			return
 		}
 	}
-}
-
-// maySee says whether the caller may know of what an event is about.
-func (c Caller) maySee(e event.Event) bool {
-	switch {
-	case e.Clone != "":
-		return c.May(e.OwnerUID)
-	case e.Access != nil:
-		return c.MayRead(snapshot.Golden{Access: *e.Access})
-	}
-	return true
 }
 
 // checkTypes refuses types that no event has: they would be waited for in vain.
@@ -123,6 +111,6 @@ func (s *Server) auditRequest(r *http.Request, c call, status int) {
 	if s.auditLog == nil || r.Method == http.MethodGet && status != http.StatusForbidden {
 		return
 	}
-	s.auditLog.InfoContext(r.Context(), "audit", "request", c.id, "user", c.caller.Name, "uid", c.caller.UID, "pid", c.caller.PID,
+	s.auditLog.InfoContext(r.Context(), "audit", "request", c.id, "user", c.caller.Name, "uid", c.caller.UID(), "pid", c.caller.PID,
 		"remote", c.caller.Remote, "method", r.Method, "path", r.URL.Path, "status", status)
 }

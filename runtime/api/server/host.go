@@ -25,7 +25,7 @@ func (s *Server) hostRoutes() {
 		})
 	handle(s, operation(http.MethodPost, "/v1/doctor/fix", "fix", "Mend what can be of what the doctor finds"),
 		func(ctx context.Context, _ *struct{}) (api.Doctor, error) {
-			if !callOf(ctx).caller.May(0) {
+			if !callOf(ctx).caller.IsAdmin() {
 				return api.Doctor{}, &failure{api.ErrorBody{Error: &api.Error{
 					Code: api.CodeNotAllowed, Message: "mending is for administrators", Hint: "run as root, or as a member of api.admin_group",
 				}}, http.StatusForbidden}
@@ -42,7 +42,7 @@ func (s *Server) hostRoutes() {
 
 // gc names things of everybody.
 func (s *Server) gc(ctx context.Context, remove bool) (api.GC, error) {
-	if !callerOr(ctx).Admin {
+	if !callOf(ctx).caller.IsAdmin() {
 		return api.GC{}, fmt.Errorf("collect garbage: only administrators may: %w", errdefs.ErrPermissionDenied)
 	}
 	g := s.host.GC(ctx, remove)

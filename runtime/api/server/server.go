@@ -5,32 +5,10 @@ package server
 import (
 	"context"
 	"io"
-	"slices"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
-
-// Caller is who sent a request, as the kernel or his certificate says. One who is
-// not known has UID and GID -1, and is nobody's owner.
-type Caller struct {
-	UID, GID int
-	Groups   []int // others that he is in
-	PID      int
-	Remote   string // address of one who came over the network, else ""
-	Name     string // user name, or the number
-	Admin    bool   // root, or in the group of administrators
-}
-
-// May says whether the caller may do with what is uid's as uid may.
-func (c Caller) May(uid int) bool {
-	return c.Admin || c.UID == 0 || c.UID >= 0 && c.UID == uid
-}
-
-// In says whether the caller is in a group.
-func (c Caller) In(gid int) bool {
-	return gid >= 0 && (c.GID == gid || slices.Contains(c.Groups, gid))
-}
 
 // Clones is the part of the daemon that serves clones. id is an id, a unique
 // prefix of one, or a name, of a clone that who sent the request ([CallerOf]) may

@@ -17,10 +17,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -53,8 +53,9 @@ func TestClones(t *testing.T) {
 		t.Fatalf("clone: %+v, %v", resp, err)
 	}
 	groups, _ := os.Getgroups()
-	want := Caller{UID: os.Getuid(), GID: os.Getgid(), Groups: groups, PID: os.Getpid(), Name: d.fake.caller.Name, Admin: os.Getuid() == 0}
-	if diff := cmp.Diff(want, d.fake.caller, cmpopts.EquateEmpty()); diff != "" || want.Name == "" {
+	want := access.User(d.fake.caller.Name, os.Getuid(), append([]int{os.Getgid()}, groups...)...)
+	want.PID = os.Getpid()
+	if diff := cmp.Diff(want, d.fake.caller, cmp.AllowUnexported(access.Caller{})); diff != "" || want.Name == "" {
 		t.Error(diff)
 	}
 	got, err := c.Clones(ctx, map[string]string{"job": "a,b=c"})
@@ -90,7 +91,7 @@ func TestGoldens(t *testing.T) {
 	ctx := testContext(t)
 	f := newFake()
 	f.answer = func(caller Caller, build string, r api.HostResult) error {
-		if build != "b1" || r.ExitCode != 3 || r.Token != "secret" || caller.UID != os.Getuid() {
+		if build != "b1" || r.ExitCode != 3 || r.Token != "secret" || caller.UID() != os.Getuid() {
 			return fmt.Errorf("build %s: %w", build, errdefs.ErrNotFound)
 		}
 		return nil
@@ -423,7 +424,7 @@ func checkRefs(t *testing.T, body string, schemas map[string]map[string]any) {
 func TestHandlerWithoutSocket(t *testing.T) {
 	f := newFake()
 	s := New(Options{Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{}, Logger: slog.New(slog.DiscardHandler)})
-	if got, err := s.caller(context.Background()); err != nil || got.UID != -1 {
+	if got, err := s.caller(context.Background()); err != nil || got.UID() != -1 {
 		t.Errorf("caller of no socket: %+v", got)
 	}
 	w := httptest.NewRecorder()

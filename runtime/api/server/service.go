@@ -11,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 )
 
@@ -40,7 +41,7 @@ type Options struct {
 	AdminGroup string
 	// CertUsers are who comes by TLS; nil lets nobody in. CertAdmins are the common names of
 	// administrators among them.
-	CertUsers  *CertUsers
+	CertUsers  *access.CertUsers
 	CertAdmins []string
 	// Logger takes the access log and internal errors; nil means slog.Default().
 	Logger *slog.Logger
@@ -77,7 +78,7 @@ type Server struct {
 	users   userNames
 	// adminGID is that of Options.AdminGroup, 0 if there is none.
 	adminGID   int
-	certUsers  *CertUsers
+	certUsers  *access.CertUsers
 	certAdmins []string
 
 	stopping context.Context // ends with ErrStopping

@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 )
 
 // TLS is where callers of other hosts are let in, each by a certificate of his own. The files
@@ -66,9 +67,6 @@ func (o TLS) config() (*tls.Config, error) {
 	}, nil
 }
 
-// commonNames are what callers may be called: it goes into logs, and into a file a line.
-var commonNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
-
 // commonName returns whose certificate the other end has shown, while it is valid.
 func commonName(s tls.ConnectionState) (string, error) {
 	if len(s.VerifiedChains) == 0 {
@@ -79,16 +77,15 @@ func commonName(s tls.ConnectionState) (string, error) {
 		return "", fmt.Errorf("the certificate has expired: %w", errdefs.ErrPermissionDenied)
 	}
 	name := leaf.Subject.CommonName
-	if !commonNames.MatchString(name) {
-		return "", fmt.Errorf("common name %.64q of the certificate: want letters, digits and . _ @ -: %w", name, errdefs.ErrPermissionDenied)
+	if err := access.CheckCommonName(name); err != nil {
+		return "", fmt.Errorf("the certificate: %v: %w", err, errdefs.ErrPermissionDenied) //nolint:errorlint // it is not the request that is wrong
 	}
 	return name, nil
 }
 
-// remote says who is at the other end of a TLS connection. He has no uid here, and is
-// given a number that no user has.
-func (s *Server) remote(conn *tls.Conn) (Caller, error) {
-	c := Caller{UID: -1, GID: -1, Remote: conn.RemoteAddr().String()}
+// remote says who is at the other end of a TLS connection: see [access.CertUsers].
+func (s *Server) remote(conn *tls.Conn) (c access.Caller, err error) {
+	defer func() { c.Remote = conn.RemoteAddr().String() }()
 	name, err := commonName(conn.ConnectionState())
 	if err != nil {
 		return c, err
@@ -96,10 +93,9 @@ func (s *Server) remote(conn *tls.Conn) (Caller, error) {
 	if s.certUsers == nil {
 		return c, fmt.Errorf("callers of other hosts are not known: %w", errdefs.ErrPermissionDenied)
 	}
-	uid, err := s.certUsers.number(name)
-	if err != nil {
-		return c, err
+	c, err = s.certUsers.Caller(name)
+	if slices.Contains(s.certAdmins, name) {
+		c = c.AsAdmin()
 	}
-	c.UID, c.Name, c.Admin = uid, certPrefix+name, slices.Contains(s.certAdmins, name)
-	return c, nil
+	return c, err
 }

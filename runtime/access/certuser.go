@@ -1,4 +1,4 @@
-package server
+package access
 
 import (
 	"errors"
@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,17 +16,32 @@ import (
 
 const (
 	// certUID is the number of the first user who is known by a certificate, near the end of what
-	// the kernel has: no host gives such to its users, nor their containers.
+	// the kernel has: no host gives such numbers to its users or their containers.
 	certUID = 0xF0000000
 	// maxCertUsers bounds how many there are.
 	maxCertUsers = 1 << 20
-	// certPrefix is before their names, so that none is taken for a user of the host.
+	// certPrefix begins their names, so that none is taken for a user of the host.
 	certPrefix = "cert:"
 )
 
-// CertUsers gives each user who is known by a certificate a number, as the kernel gives those
-// of the host. It is kept in a file, for clones and goldens have it for their owner's:
-// a name a line, never one less. It is safe for concurrent use.
+// commonNames are what callers may be called: the name goes into logs, and into a file a line.
+var commonNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
+
+// CheckCommonName refuses a certificate's name that nobody may have: InvalidArgument.
+func CheckCommonName(name string) error {
+	if !commonNames.MatchString(name) {
+		return fmt.Errorf("common name %.64q: want letters, digits and . _ @ -: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// IsCertUID says whether a number is, or may become, that of a certificate's user. No user of the
+// host has such a number.
+func IsCertUID(uid int) bool { return uid >= certUID }
+
+// CertUsers gives each user who is known by a certificate a number, as the host gives its users
+// theirs. The numbers are kept in a file, since clones and goldens record them as their owners':
+// a name per line, and no line is ever removed. It is safe for concurrent use.
 type CertUsers struct {
 	path string
 
@@ -41,11 +57,24 @@ func OpenCertUsers(path string) (*CertUsers, error) {
 	}
 	u := &CertUsers{path: path, names: strings.Fields(string(b))}
 	for _, name := range u.names {
-		if !commonNames.MatchString(name) {
+		if CheckCommonName(name) != nil {
 			return nil, fmt.Errorf("read users of certificates: %s: invalid name %.64q: %w", path, name, errdefs.ErrDataLoss)
 		}
 	}
 	return u, nil
+}
+
+// Caller returns the user whom a certificate names. They are in no group. A user who comes for
+// the first time is recorded on disk before.
+func (u *CertUsers) Caller(name string) (Caller, error) {
+	if err := CheckCommonName(name); err != nil {
+		return Caller{}, err
+	}
+	uid, err := u.number(name)
+	if err != nil {
+		return Caller{}, err
+	}
+	return User(certPrefix+name, uid), nil
 }
 
 // Name returns what the user of a number is called; false if the number is no user's of ours.
@@ -58,15 +87,15 @@ func (u *CertUsers) Name(uid int) (string, bool) {
 	return "", false
 }
 
-// ID returns the number of a user whom [CertUsers.Name] calls so, also of one who has never come;
-// false if the name is none of such users.
+// ID returns the number of the user whom [CertUsers.Name] calls so, even if they have never come;
+// false if the name is not of the form of such users' names.
 func (u *CertUsers) ID(name string) (uid int, ok bool, err error) {
 	common, ok := strings.CutPrefix(name, certPrefix)
 	if !ok {
 		return 0, false, nil
 	}
-	if !commonNames.MatchString(common) {
-		return 0, true, fmt.Errorf("common name %.64q: want letters, digits and . _ @ -: %w", common, errdefs.ErrInvalidArgument)
+	if err := CheckCommonName(common); err != nil {
+		return 0, true, err
 	}
 	uid, err = u.number(common)
 	return uid, true, err
