@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/containerd"
 )
@@ -50,13 +51,13 @@ func tearDown(ctx context.Context, cfg config.Config) (err error) {
 }
 
 func (d *daemon) removeClones(ctx context.Context) error {
-	clones, err := d.manager.List(ctx, nil)
+	clones, err := d.manager.List(ctx, access.Daemon, nil)
 	if err != nil {
 		return err
 	}
 	d.manager.EmptyPool()
 	for _, c := range clones {
-		err = errors.Join(err, d.manager.Remove(ctx, c.ID, true))
+		err = errors.Join(err, d.manager.Remove(ctx, access.Daemon, c.ID, true))
 	}
 	err = errors.Join(err, d.manager.Drain(ctx))
 	if d.shims != nil {

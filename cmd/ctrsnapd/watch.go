@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/telemetry"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 )
@@ -52,7 +53,7 @@ func (d *daemon) auditLog() *slog.Logger { return slog.New(slog.NewJSONHandler(d
 // watched has metrics read from what is open now.
 func (d *daemon) watched() {
 	d.metrics.Read(telemetry.Source{
-		Seen: d.manager.Seen, Pools: d.manager.Pools, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
+		Seen: d.manager.Seen, Pools: func(ctx context.Context) ([]api.Pool, error) { return d.manager.Pools(ctx, access.Daemon) }, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
 		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.builder.List(ctx, "") },
 		Events:  d.events, Recover: d.recovered,
 	})

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"io"
+	"reflect"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -10,7 +11,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -20,11 +20,6 @@ var (
 	bob   = access.User("bob", 70002, 70002, 70009)
 	admin = access.User("admin", 70003, 70003).AsAdmin()
 )
-
-func as(t testing.TB, who server.Caller) context.Context {
-	t.Helper()
-	return server.WithCaller(t.Context(), who)
-}
 
 // TestOthersClones: whose clone it is not, he finds nothing of by any verb, and his
 // own of the same name is another one.
@@ -36,25 +31,28 @@ func TestOthersClones(t *testing.T) {
 	w.pool = Pool{}
 	m, _ := w.manager(t)
 	ask := api.CloneRequest{Golden: "shop", Name: "pr", Lease: api.LeaseConnection}
-	resp, err := m.Create(as(t, ann), ann, ask)
+	resp, err := m.Create(t.Context(), ann, ask)
 	if err != nil {
 		t.Fatal(err)
 	}
 	hers := resp.Clones[0]
 	for _, id := range []string{hers.ID, hers.ID[:6], "pr"} {
-		ctx := as(t, bob)
+		ctx := t.Context()
 		verbs := map[string]func() error{
-			"get":    func() error { _, err := m.Get(ctx, id); return err },
-			"remove": func() error { return m.Remove(ctx, id, false) },
-			"extend": func() error { _, err := m.Extend(ctx, id, api.ExtendRequest{TTL: minutes(1)}); return err },
-			"logs":   func() error { return m.Logs(ctx, id, -1, false, io.Discard) },
-			"client": func() error { _, err := m.Client(ctx, id, nil); return err },
-			"exec": func() error {
-				_, err := m.Exec(ctx, id, api.ExecRequest{Args: []string{"id"}}, runtime.Stdio{}, nil)
+			"get":    func() error { _, err := m.Get(ctx, bob, id); return err },
+			"remove": func() error { return m.Remove(ctx, bob, id, false) },
+			"extend": func() error {
+				_, err := m.Extend(ctx, bob, id, api.ExtendRequest{TTL: minutes(1)})
 				return err
 			},
-			"interfaces": func() error { _, err := m.Interfaces(ctx, id); return err },
-			"hold":       func() error { return m.Hold(ctx, resp.LeaseID, func() { t.Error("held") }) },
+			"logs":   func() error { return m.Logs(ctx, bob, id, -1, false, io.Discard) },
+			"client": func() error { _, err := m.Client(ctx, bob, id, nil); return err },
+			"exec": func() error {
+				_, err := m.Exec(ctx, bob, id, api.ExecRequest{Args: []string{"id"}}, runtime.Stdio{}, nil)
+				return err
+			},
+			"interfaces": func() error { _, err := m.Interfaces(ctx, bob, id); return err },
+			"hold":       func() error { return m.Hold(ctx, bob, resp.LeaseID, func() { t.Error("held") }) },
 			"join": func() error {
 				_, err := m.Create(ctx, bob, api.CloneRequest{Golden: "shop", LeaseID: resp.LeaseID})
 				return err
@@ -66,25 +64,25 @@ func TestOthersClones(t *testing.T) {
 			}
 		}
 	}
-	if list, err := m.List(as(t, bob), nil); err != nil || len(list) != 0 {
+	if list, err := m.List(t.Context(), bob, nil); err != nil || len(list) != 0 {
 		t.Errorf("bob lists %v, %v", list, err)
 	}
-	resp, err = m.Create(as(t, bob), bob, api.CloneRequest{Golden: "shop", Name: "pr", IfExists: api.IfExistsReuse})
+	resp, err = m.Create(t.Context(), bob, api.CloneRequest{Golden: "shop", Name: "pr", IfExists: api.IfExistsReuse})
 	if err != nil || !resp.Clones[0].Created || resp.Clones[0].ID == hers.ID {
 		t.Fatalf("bob's own: %+v, %v", resp, err)
 	}
-	for who, want := range map[*server.Caller]string{&ann: hers.ID, &bob: resp.Clones[0].ID} {
-		if got, err := m.Get(as(t, *who), "pr"); err != nil || got.ID != want {
+	for who, want := range map[*access.Caller]string{&ann: hers.ID, &bob: resp.Clones[0].ID} {
+		if got, err := m.Get(t.Context(), *who, "pr"); err != nil || got.ID != want {
 			t.Errorf("%s finds %s, %v", who.Name, got.ID, err)
 		}
 	}
-	if _, err := m.Get(as(t, admin), "pr"); !errdefs.IsInvalidArgument(err) {
+	if _, err := m.Get(t.Context(), admin, "pr"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a name of two: %v", err)
 	}
-	if list, _ := m.List(as(t, admin), nil); len(list) != 2 {
+	if list, _ := m.List(t.Context(), admin, nil); len(list) != 2 {
 		t.Errorf("the administrator lists %d", len(list))
 	}
-	if err := m.Remove(as(t, admin), hers.ID, false); err != nil {
+	if err := m.Remove(t.Context(), admin, hers.ID, false); err != nil {
 		t.Error(err)
 	}
 }
@@ -102,20 +100,105 @@ func TestOthersGoldens(t *testing.T) {
 	m, _ := w.manager(t)
 	eve := access.User("", 70004, 70004)
 	for _, who := range []access.Caller{ann, bob, admin} {
-		if _, err := m.Create(as(t, who), who, api.CloneRequest{Golden: "shop"}); err != nil {
+		if _, err := m.Create(t.Context(), who, api.CloneRequest{Golden: "shop"}); err != nil {
 			t.Errorf("%s: %v", who.Name, err)
 		}
 	}
-	_, err := m.Create(as(t, eve), eve, api.CloneRequest{Golden: "shop"})
-	_, none := m.Create(as(t, eve), eve, api.CloneRequest{Golden: "ship"})
+	_, err := m.Create(t.Context(), eve, api.CloneRequest{Golden: "shop"})
+	_, none := m.Create(t.Context(), eve, api.CloneRequest{Golden: "ship"})
 	if !errdefs.IsNotFound(err) || !errdefs.IsNotFound(none) {
 		t.Errorf("a stranger is told %v, and of one that is not there %v", err, none)
 	}
 	size := 1
-	if _, err := m.SetPool(as(t, bob), "shop", api.PoolRequest{Size: &size}); !errdefs.IsPermissionDenied(err) {
+	if _, err := m.SetPool(t.Context(), bob, "shop", api.PoolRequest{Size: &size}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("a reader sets the pool: %v", err)
 	}
-	if _, err := m.SetPool(as(t, eve), "shop", api.PoolRequest{Size: &size}); !errdefs.IsNotFound(err) {
+	if _, err := m.SetPool(t.Context(), eve, "shop", api.PoolRequest{Size: &size}); !errdefs.IsNotFound(err) {
 		t.Errorf("a stranger sets the pool: %v", err)
+	}
+}
+
+// TestNobody: the zero Caller gets nothing by any verb, where the daemon itself gets something.
+func TestNobody(t *testing.T) {
+	w := newWorld(t)
+	opts := w.options()
+	opts.Interfaces = &fakeInterfaces{}
+	opts.Pool = Pool{Size: 1, Sizes: &fakeSizes{sizes: map[string]int{}}}
+	m := New(opts)
+	t.Cleanup(func() { m.Close(context.Background()) })
+	if _, err := m.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RefreshPool(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	resp := create(t, m, api.CloneRequest{Name: "pr", Lease: api.LeaseConnection})
+	id := resp.Clones[0].ID
+	w.task(id).exec = func(runtime.Process, <-chan runtime.WindowSize) int { return 0 }
+	if _, err := m.Attach(t.Context(), access.Daemon, id, request); err != nil {
+		t.Fatal(err)
+	}
+	none := func(n int, err error) error {
+		if err == nil && n == 0 {
+			return errdefs.ErrNotFound
+		}
+		return err
+	}
+	ctx, size := t.Context(), 1
+	verbs := map[string]func(access.Caller) error{
+		"Create": func(c access.Caller) error {
+			_, err := m.Create(ctx, c, api.CloneRequest{Golden: "shop"})
+			return err
+		},
+		"Get":  func(c access.Caller) error { _, err := m.Get(ctx, c, id); return err },
+		"List": func(c access.Caller) error { l, err := m.List(ctx, c, nil); return none(len(l), err) },
+		"Extend": func(c access.Caller) error {
+			_, err := m.Extend(ctx, c, id, api.ExtendRequest{TTL: minutes(1)})
+			return err
+		},
+		"Hold": func(c access.Caller) error {
+			ctx, cancel := context.WithCancel(ctx)
+			return m.Hold(ctx, c, resp.LeaseID, cancel)
+		},
+		"Logs":   func(c access.Caller) error { return m.Logs(ctx, c, id, -1, false, io.Discard) },
+		"Client": func(c access.Caller) error { _, err := m.Client(ctx, c, id, nil); return err },
+		"Exec": func(c access.Caller) error {
+			_, err := m.Exec(ctx, c, id, api.ExecRequest{Args: []string{"id"}}, runtime.Stdio{}, nil)
+			return err
+		},
+		"Interfaces": func(c access.Caller) error { _, err := m.Interfaces(ctx, c, id); return err },
+		"Attach":     func(c access.Caller) error { _, err := m.Attach(ctx, c, id, request); return err },
+		"Detach":     func(c access.Caller) error { return m.Detach(ctx, c, id, "eth1") },
+		"Pools":      func(c access.Caller) error { l, err := m.Pools(ctx, c); return none(len(l), err) },
+		"SetPool": func(c access.Caller) error {
+			_, err := m.SetPool(ctx, c, "shop", api.PoolRequest{Size: &size})
+			return err
+		},
+		"Stats":  func(c access.Caller) error { _, err := m.Stats(ctx, c); return err },
+		"Remove": func(c access.Caller) error { return m.Remove(ctx, c, id, true) }, // see below: the last
+	}
+	for i := range reflect.TypeFor[*Manager]().NumMethod() {
+		verb := reflect.TypeFor[*Manager]().Method(i)
+		for n := range verb.Type.NumIn() {
+			if verb.Type.In(n) == reflect.TypeFor[access.Caller]() && verbs[verb.Name] == nil {
+				t.Errorf("%s takes a caller: try it with nobody", verb.Name)
+			}
+		}
+	}
+	refused := func(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err) }
+	for verb, try := range verbs {
+		if err := try(access.Caller{}); !refused(err) {
+			t.Errorf("%s by nobody: %v", verb, err)
+		}
+	}
+	remove := verbs["Remove"]
+	delete(verbs, "Remove")
+	for verb, try := range verbs {
+		if err := try(access.Daemon); refused(err) {
+			t.Errorf("%s by the daemon: %v", verb, err)
+		}
+	}
+	if err := remove(access.Daemon); err != nil {
+		t.Errorf("Remove by the daemon: %v", err)
 	}
 }

@@ -26,7 +26,7 @@ func TestCloneAttached(t *testing.T) {
 		t.Fatal(err)
 	}
 	m = attachable(t, w, f)
-	if c, err := m.Get(t.Context(), "pr"); err != nil || len(c.Attached) != 2 || len(f.have) != 2 {
+	if c, err := m.Get(t.Context(), access.Daemon, "pr"); err != nil || len(c.Attached) != 2 || len(f.have) != 2 {
 		t.Errorf("after a restart %v, have %v: %v", c.Attached, f.have, err)
 	}
 	// Its successor has the address, which stays its own where that one is not made.
@@ -40,7 +40,7 @@ func TestCloneAttached(t *testing.T) {
 		t.Fatal("no error")
 	}
 	w.before = nil
-	if old, err := m.Get(t.Context(), "pr"); err != nil || old.ID != c.ID || len(old.Attached) != 2 || len(f.have) != 2 {
+	if old, err := m.Get(t.Context(), access.Daemon, "pr"); err != nil || old.ID != c.ID || len(old.Attached) != 2 || len(f.have) != 2 {
 		t.Errorf("not replaced: %v, have %v: %v", old.Attached, f.have, err)
 	}
 	next := create(t, m, reset).Clones[0]
@@ -82,7 +82,7 @@ func TestPredecessorKeepsInterfaces(t *testing.T) {
 				if err := m.Drain(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				now, err := m.Get(t.Context(), "pr")
+				now, err := m.Get(t.Context(), access.Daemon, "pr")
 				if err != nil || now.ID != old.ID || len(now.Attached) != 2 {
 					t.Errorf("not replaced: %+v, %v", now.Attached, err)
 				}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -174,7 +175,7 @@ func (m *Manager) noteDeath(c *clone, exit runtime.Exit) {
 	}
 	m.mu.Unlock()
 	if mine {
-		m.emit(m.ctx, api.EventCloneDied, c, fmt.Sprintf("exit code %d", exit.Code))
+		m.emit(access.Daemon, api.EventCloneDied, c, fmt.Sprintf("exit code %d", exit.Code))
 	}
 }
 

@@ -10,8 +10,9 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -22,7 +23,7 @@ import (
 // A clone that exists by a wanted name is an error (fail), is handed out as it
 // is unless it is dead or of another golden (reuse), or is replaced once its
 // successor answers (reset).
-func (m *Manager) Create(ctx context.Context, caller server.Caller, req api.CloneRequest) (api.CloneResponse, error) {
+func (m *Manager) Create(ctx context.Context, caller access.Caller, req api.CloneRequest) (api.CloneResponse, error) {
 	ctx, leave, err := m.enter(ctx)
 	if err != nil {
 		return api.CloneResponse{}, err
@@ -35,7 +36,7 @@ func (m *Manager) Create(ctx context.Context, caller server.Caller, req api.Clon
 	return resp, err
 }
 
-func (m *Manager) create(ctx context.Context, caller server.Caller, req api.CloneRequest) (api.CloneResponse, error) {
+func (m *Manager) create(ctx context.Context, caller access.Caller, req api.CloneRequest) (api.CloneResponse, error) {
 	want, err := m.plan(ctx, caller, req)
 	if err != nil {
 		return api.CloneResponse{}, err
@@ -205,7 +206,7 @@ func (m *Manager) enqueue(ctx context.Context, want *plan, await *pool.Await[*cl
 		wctx, cancel = context.WithTimeout(ctx, want.wait)
 	}
 	defer cancel()
-	w := pool.Waiting{Moved: server.Progress(ctx)}
+	w := pool.Waiting{Moved: runtime.Progress(ctx)}
 	if await != nil {
 		w.Instead = await.Came()
 	}
@@ -269,12 +270,12 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 	m.poke()
 	for _, c := range clones {
 		if c != nil {
-			m.emit(ctx, api.EventCloneCreated, c, "")
+			m.emit(want.caller, api.EventCloneCreated, c, "")
 		}
 	}
 	for _, c := range replaced {
 		_ = m.step("replace") // there is no way back
-		m.emit(ctx, api.EventCloneRemoved, c, "reset")
+		m.emit(want.caller, api.EventCloneRemoved, c, "reset")
 		m.end(ctx, c)
 	}
 	return want.leaseID, nil

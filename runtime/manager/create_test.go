@@ -61,7 +61,7 @@ func TestCreate(t *testing.T) {
 	}
 	want.DiskBytes, want.MemoryBytes = 4096, 1<<20
 	for _, id := range []string{c.ID, "pr-2", c.ID[:9]} {
-		if got, err := m.Get(t.Context(), id); err != nil || got.ID != c.ID || got.DiskBytes != 4096 || got.MemoryBytes != 1<<20 {
+		if got, err := m.Get(t.Context(), access.Daemon, id); err != nil || got.ID != c.ID || got.DiskBytes != 4096 || got.MemoryBytes != 1<<20 {
 			t.Errorf("get %s: %+v, %v", id, got, err)
 		}
 	}
@@ -71,17 +71,17 @@ func TestCreate(t *testing.T) {
 	if n := m.Live(snapshot.Ref{Name: "shop", Version: 2}); n != 0 {
 		t.Errorf("%d live of another version", n)
 	}
-	if list, err := m.List(t.Context(), map[string]string{"job": "8"}); err != nil || len(list) != 0 {
+	if list, err := m.List(t.Context(), access.Daemon, map[string]string{"job": "8"}); err != nil || len(list) != 0 {
 		t.Errorf("by another label: %v, %v", list, err)
 	}
 	for _, id := range ids(t, m) {
-		if err := m.Remove(t.Context(), id, false); err != nil {
+		if err := m.Remove(t.Context(), access.Daemon, id, false); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.Get(t.Context(), id); !errdefs.IsNotFound(err) {
+		if _, err := m.Get(t.Context(), access.Daemon, id); !errdefs.IsNotFound(err) {
 			t.Errorf("get of a removed one: %v", err)
 		}
-		if err := m.Remove(t.Context(), id, false); !errdefs.IsNotFound(err) {
+		if err := m.Remove(t.Context(), access.Daemon, id, false); !errdefs.IsNotFound(err) {
 			t.Errorf("second removal: %v", err)
 		}
 	}
@@ -264,7 +264,7 @@ func TestNames(t *testing.T) {
 		t.Error("no error")
 	}
 	w.before = nil
-	if got, err := m.Get(t.Context(), "pr-1"); err != nil || got.ID != first.ID {
+	if got, err := m.Get(t.Context(), access.Daemon, "pr-1"); err != nil || got.ID != first.ID {
 		t.Errorf("after a failed reset: %v, %v", got.ID, err)
 	}
 	reset := create(t, m, api.CloneRequest{Name: "pr-1", IfExists: api.IfExistsReset}).Clones[0]

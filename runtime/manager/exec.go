@@ -9,14 +9,15 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // Exec runs a command in a clone, as the server's user unless the request names
 // another, in the environment of the engine's client: psql without arguments is
 // connected to the clone's database.
-func (m *Manager) Exec(ctx context.Context, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
-	c, err := m.running(ctx, id)
+func (m *Manager) Exec(ctx context.Context, caller access.Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
+	c, err := m.running(caller, id)
 	if err != nil {
 		return 0, err
 	}
@@ -33,9 +34,9 @@ func (m *Manager) Exec(ctx context.Context, id string, req api.ExecRequest, stdi
 	return code, nil
 }
 
-// running returns a clone whose server runs.
-func (m *Manager) running(ctx context.Context, id string) (*clone, error) {
-	c, err := m.find(ctx, id)
+// running returns a clone of the caller's whose server runs.
+func (m *Manager) running(caller access.Caller, id string) (*clone, error) {
+	c, err := m.find(caller, id)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +119,8 @@ func withFirst(ctx context.Context, req api.ExecRequest, size <-chan runtime.Win
 }
 
 // Client returns the engine's interactive client.
-func (m *Manager) Client(ctx context.Context, id string, args []string) (api.ClientRequest, error) {
-	c, err := m.running(ctx, id)
+func (m *Manager) Client(_ context.Context, caller access.Caller, id string, args []string) (api.ClientRequest, error) {
+	c, err := m.running(caller, id)
 	if err != nil {
 		return api.ClientRequest{}, err
 	}

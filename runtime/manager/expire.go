@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -26,7 +27,7 @@ func (m *Manager) expire() {
 			m.endExpired(c, c.whyDue())
 		}
 		for _, c := range warn {
-			m.emit(m.ctx, api.EventCloneExpiring, c, "it ends at "+c.endsAt(m).UTC().Format(time.RFC3339))
+			m.emit(access.Daemon, api.EventCloneExpiring, c, "it ends at "+c.endsAt(m).UTC().Format(time.RFC3339))
 		}
 		var timer <-chan time.Time
 		if !next.IsZero() {
@@ -53,7 +54,7 @@ func (m *Manager) expireClone(c *clone, why string) {
 
 func (m *Manager) endExpired(c *clone, why string) {
 	m.log.Info("clone expired", "clone", c.id, "golden", c.golden.Ref().String(), "reason", why)
-	m.emit(m.ctx, api.EventCloneExpired, c, why)
+	m.emit(access.Daemon, api.EventCloneExpired, c, why)
 	m.end(m.ctx, c)
 }
 
@@ -117,7 +118,7 @@ func (m *Manager) due(now time.Time) (due, warn []*clone, next time.Time) {
 // Extend moves the end of a clone's life to a TTL from now, protects it, or both. A clone that
 // lives by a lease lives by its TTL from then on: this is how it is kept when the
 // lease ends.
-func (m *Manager) Extend(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error) {
+func (m *Manager) Extend(ctx context.Context, caller access.Caller, id string, req api.ExtendRequest) (api.Clone, error) {
 	ttl := req.TTL
 	if ttl <= 0 && req.Protect == nil {
 		return api.Clone{}, fmt.Errorf("ttl must be above zero: %w", errdefs.ErrInvalidArgument)
@@ -125,7 +126,7 @@ func (m *Manager) Extend(ctx context.Context, id string, req api.ExtendRequest) 
 	if err := m.checkTTL(time.Duration(ttl)); err != nil {
 		return api.Clone{}, err
 	}
-	c, err := m.find(ctx, id)
+	c, err := m.find(caller, id)
 	if err != nil {
 		return api.Clone{}, err
 	}
@@ -141,6 +142,6 @@ func (m *Manager) Extend(ctx context.Context, id string, req api.ExtendRequest) 
 	if err != nil {
 		return api.Clone{}, err
 	}
-	m.emit(ctx, api.EventCloneExtended, c, "")
-	return m.Get(ctx, c.id)
+	m.emit(caller, api.EventCloneExtended, c, "")
+	return m.Get(ctx, caller, c.id)
 }

@@ -549,7 +549,7 @@ func create(t testing.TB, m *Manager, req api.CloneRequest) api.CloneResponse {
 // ids returns the ids of the clones that are listed.
 func ids(t testing.TB, m *Manager) []string {
 	t.Helper()
-	list, err := m.List(context.Background(), nil)
+	list, err := m.List(context.Background(), access.Daemon, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -32,7 +32,7 @@ type holder struct {
 }
 
 // holderOf reads what a request names, for who has sent it.
-func (m *Manager) holderOf(who server.Caller, kind api.LeaseKind, text string) (holder, error) {
+func (m *Manager) holderOf(who access.Caller, kind api.LeaseKind, text string) (holder, error) {
 	if who.Remote != "" {
 		return holder{}, snapshot.WithHint(fmt.Errorf("lease of %s %.40q: it is of this host, and the caller is not: %w", kind, text, errdefs.ErrInvalidArgument),
 			"hold a lease by a connection, or give a ttl")

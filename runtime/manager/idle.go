@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -55,7 +56,7 @@ func (w *watcher) idle(c *clone, now time.Time) {
 		w.expireClone(c, fmt.Sprintf("nobody was connected for %s", ttl))
 	case left <= warning(ttl) && !c.warnedIdle:
 		c.warnedIdle = true
-		w.emit(w.ctx, api.EventCloneExpiring, c, fmt.Sprintf("nobody is connected: it ends in %s", left.Round(time.Second)))
+		w.emit(access.Daemon, api.EventCloneExpiring, c, fmt.Sprintf("nobody is connected: it ends in %s", left.Round(time.Second)))
 	}
 }
 

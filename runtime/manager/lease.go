@@ -8,7 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -46,10 +47,10 @@ func errNoLease(id string) error {
 // Hold holds a lease until ctx ends or the Manager is closed. When its last holder
 // has left, the clones of the lease are removed a moment later; not so when
 // the Manager is closed.
-func (m *Manager) Hold(ctx context.Context, id string, held func()) error {
+func (m *Manager) Hold(ctx context.Context, caller access.Caller, id string, held func()) error {
 	m.mu.Lock()
 	l := m.leases[id]
-	hidden := l == nil || !sees(ctx, l.uid)
+	hidden := l == nil || !caller.May(l.uid)
 	if hidden || m.closing {
 		m.mu.Unlock()
 		if !hidden {
@@ -64,7 +65,7 @@ func (m *Manager) Hold(ctx context.Context, id string, held func()) error {
 	case <-ctx.Done():
 	case <-m.ctx.Done():
 	}
-	stopping := m.ctx.Err() != nil || errors.Is(context.Cause(ctx), server.ErrStopping)
+	stopping := m.ctx.Err() != nil || errors.Is(context.Cause(ctx), runtime.ErrStopping)
 	if stopping {
 		m.release(l, m.opts.LeaseRestartGrace)
 		return errClosing

@@ -15,9 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
 
 // life runs a test in fake time, with a world and its first Manager.
@@ -55,7 +55,7 @@ func TestClockJumps(t *testing.T) {
 		}
 	}
 	check(m, 100*time.Minute)
-	if _, err := m.Extend(t.Context(), id, api.ExtendRequest{TTL: minutes(200)}); err != nil {
+	if _, err := m.Extend(t.Context(), access.Daemon, id, api.ExtendRequest{TTL: minutes(200)}); err != nil {
 		t.Error(err)
 	}
 	check(m, 200*time.Minute)
@@ -83,7 +83,7 @@ func TestExpiry(t *testing.T) {
 		if !w.taskGone(short.ID) {
 			t.Error("the expired one is still there")
 		}
-		got, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: minutes(10)})
+		got, err := m.Extend(t.Context(), access.Daemon, long.ID, api.ExtendRequest{TTL: minutes(10)})
 		if err != nil || time.Until(*got.ExpiresAt) != 10*time.Minute {
 			t.Errorf("extend: %v, %v", got.ExpiresAt, err)
 		}
@@ -91,18 +91,18 @@ func TestExpiry(t *testing.T) {
 		if n := len(ids(t, m)); n != 1 {
 			t.Error("extend had no effect")
 		}
-		if _, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: minutes(1)}); err != nil { // earlier than before
+		if _, err := m.Extend(t.Context(), access.Daemon, long.ID, api.ExtendRequest{TTL: minutes(1)}); err != nil { // earlier than before
 			t.Error(err)
 		}
 		after(time.Minute)
 		if left := w.left(t); left != nil {
 			t.Errorf("left: %v", left)
 		}
-		if _, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: minutes(1)}); !errdefs.IsNotFound(err) {
+		if _, err := m.Extend(t.Context(), access.Daemon, long.ID, api.ExtendRequest{TTL: minutes(1)}); !errdefs.IsNotFound(err) {
 			t.Errorf("extend of nothing: %v", err)
 		}
 		for _, ttl := range []api.Duration{0, minutes(24*60 + 1)} {
-			if _, err := m.Extend(t.Context(), long.ID, api.ExtendRequest{TTL: ttl}); !errdefs.IsInvalidArgument(err) {
+			if _, err := m.Extend(t.Context(), access.Daemon, long.ID, api.ExtendRequest{TTL: ttl}); !errdefs.IsInvalidArgument(err) {
 				t.Errorf("extend by %v: %v", ttl, err)
 			}
 		}
@@ -121,7 +121,7 @@ func TestTeardownRetries(t *testing.T) {
 			return nil
 		}
 		begun := time.Now()
-		if err := m.Remove(t.Context(), c.ID, false); err != nil {
+		if err := m.Remove(t.Context(), access.Daemon, c.ID, false); err != nil {
 			t.Fatal(err)
 		}
 		if time.Since(begun) != 0 || !w.task(c.ID).hasEnded() || len(ids(t, m)) != 0 {
@@ -144,7 +144,7 @@ func hold(t *testing.T, m *Manager, lease string) (release context.CancelFunc, d
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	held, errs := make(chan struct{}), make(chan error, 1)
-	go func() { errs <- m.Hold(ctx, lease, func() { close(held) }) }()
+	go func() { errs <- m.Hold(ctx, access.Daemon, lease, func() { close(held) }) }()
 	select {
 	case <-held:
 	case err := <-errs:
@@ -172,7 +172,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("a stranger's: %v", err)
 		}
 		kept := create(t, m, api.CloneRequest{LeaseID: resp.LeaseID})
-		if _, err := m.Extend(t.Context(), kept.Clones[0].ID, api.ExtendRequest{TTL: minutes(60 * 3)}); err != nil {
+		if _, err := m.Extend(t.Context(), access.Daemon, kept.Clones[0].ID, api.ExtendRequest{TTL: minutes(60 * 3)}); err != nil {
 			t.Fatal(err)
 		}
 		after(2 * time.Hour)
@@ -187,7 +187,7 @@ func TestLease(t *testing.T) {
 		if diff := cmp.Diff([]string{kept.Clones[0].ID}, ids(t, m)); diff != "" {
 			t.Errorf("after the release: %s", diff)
 		}
-		if err := m.Hold(t.Context(), resp.LeaseID, func() {}); !errdefs.IsNotFound(err) {
+		if err := m.Hold(t.Context(), access.Daemon, resp.LeaseID, func() {}); !errdefs.IsNotFound(err) {
 			t.Errorf("hold of what has ended: %v", err)
 		}
 		if _, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop", LeaseID: resp.LeaseID}); !errdefs.IsNotFound(err) {
@@ -254,7 +254,7 @@ func TestRestart(t *testing.T) {
 		lost := create(t, m, byConnection)
 		_, done := hold(t, m, leased.LeaseID)
 		_, lostDone := hold(t, m, lost.LeaseID)
-		before, err := m.Get(t.Context(), "plain")
+		before, err := m.Get(t.Context(), access.Daemon, "plain")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,17 +276,17 @@ func TestRestart(t *testing.T) {
 		if want := (Report{Adopted: 3, Removed: 2}); report != want {
 			t.Errorf("report: %+v, want %+v", report, want)
 		}
-		now, err := m.Get(t.Context(), "plain")
+		now, err := m.Get(t.Context(), access.Daemon, "plain")
 		if diff := cmp.Diff(before, now, cmpopts.EquateApproxTime(0)); err != nil || diff != "" || now.ID != plain.Clones[0].ID {
 			t.Errorf("%v, %s", err, diff)
 		}
 		after(29 * time.Second)
 		release, done := hold(t, m, leased.LeaseID)
 		after(2 * time.Second)
-		if _, err := m.Get(t.Context(), lost.Clones[0].ID); !errdefs.IsNotFound(err) {
+		if _, err := m.Get(t.Context(), access.Daemon, lost.Clones[0].ID); !errdefs.IsNotFound(err) {
 			t.Errorf("whose lease nobody took up: %v", err)
 		}
-		if _, err := m.Get(t.Context(), leased.Clones[0].ID); err != nil {
+		if _, err := m.Get(t.Context(), access.Daemon, leased.Clones[0].ID); err != nil {
 			t.Errorf("whose lease was taken up: %v", err)
 		}
 		release()
@@ -303,7 +303,7 @@ func TestHoldOfStoppingServer(t *testing.T) {
 	life(t, func(t *testing.T, w *world, m *Manager) {
 		resp := create(t, m, byConnection)
 		ctx, cancel := context.WithCancelCause(t.Context())
-		err := m.Hold(ctx, resp.LeaseID, func() { cancel(server.ErrStopping) })
+		err := m.Hold(ctx, access.Daemon, resp.LeaseID, func() { cancel(runtime.ErrStopping) })
 		if !errdefs.IsUnavailable(err) {
 			t.Errorf("got %v", err)
 		}
@@ -380,11 +380,11 @@ func TestServerDies(t *testing.T) {
 		c := create(t, m, api.CloneRequest{TTL: minutes(1)}).Clones[0]
 		w.task(c.ID).end(1)
 		synctest.Wait()
-		got, err := m.Get(t.Context(), c.ID)
+		got, err := m.Get(t.Context(), access.Daemon, c.ID)
 		if err != nil || got.State != api.StateDead || got.PID != 0 || got.MemoryBytes != 0 {
 			t.Errorf("got %+v, %v", got, err)
 		}
-		if _, err := m.Exec(t.Context(), c.ID, api.ExecRequest{Args: []string{"x"}}, noStdio, nil); !errdefs.IsFailedPrecondition(err) {
+		if _, err := m.Exec(t.Context(), access.Daemon, c.ID, api.ExecRequest{Args: []string{"x"}}, noStdio, nil); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("exec: %v", err)
 		}
 		after(2 * time.Minute)

@@ -18,7 +18,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
 )
 
@@ -77,7 +76,7 @@ func TestStats(t *testing.T) {
 	w := newWorld(t)
 	m, _ := w.manager(t)
 	made := create(t, m, api.CloneRequest{}).Clones[0]
-	s, err := m.Stats(t.Context())
+	s, err := m.Stats(t.Context(), access.Daemon)
 	if err != nil || len(s.Clones) != 1 || s.Clones[0].ID != made.ID || s.Clones[0].MemoryBytes == 0 || s.Clones[0].DiskBytes == 0 {
 		t.Errorf("stats %+v: %v", s, err)
 	}
@@ -102,7 +101,7 @@ func TestQuota(t *testing.T) {
 		w := newWorld(t)
 		w.limits.User, w.limits.All = quota.Bounds{Clones: 2}, quota.Bounds{Clones: 3, Memory: 1 << 30}
 		m, _ := w.manager(t)
-		ask := func(who server.Caller, n int, wait time.Duration) ([]api.Clone, error) {
+		ask := func(who access.Caller, n int, wait time.Duration) ([]api.Clone, error) {
 			resp, err := m.Create(t.Context(), who, api.CloneRequest{Golden: "shop", Count: n, WaitTimeout: api.Duration(wait)})
 			return resp.Clones, err
 		}
@@ -141,7 +140,7 @@ func TestQuota(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		if err := m.Remove(t.Context(), hers[0].ID, false); err != nil {
+		if err := m.Remove(t.Context(), access.Daemon, hers[0].ID, false); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -150,7 +149,7 @@ func TestQuota(t *testing.T) {
 			t.Errorf("let in: %v", order)
 		}
 		mu.Unlock()
-		if err := m.Remove(t.Context(), his[0].ID, false); err != nil {
+		if err := m.Remove(t.Context(), access.Daemon, his[0].ID, false); err != nil {
 			t.Fatal(err)
 		}
 		wg.Wait()
@@ -182,12 +181,12 @@ func TestDiskLimit(t *testing.T) {
 		after(rescanInterval/2 + rescanInterval)
 		w.uses(greedy.ID, 2<<30)
 		after(10 * time.Second)
-		if got, _ := m.Get(t.Context(), greedy.ID); got.State != api.StateRunning {
+		if got, _ := m.Get(t.Context(), access.Daemon, greedy.ID); got.State != api.StateRunning {
 			t.Error("it was measured though nothing was written") // then it is too often
 		}
 		set(98 << 30)
 		after(time.Second)
-		got, err := m.Get(t.Context(), greedy.ID)
+		got, err := m.Get(t.Context(), access.Daemon, greedy.ID)
 		if err != nil || got.State != api.StateDead || !strings.Contains(got.Reason, "2048 MiB of disk, its limit is 1024 MiB") {
 			t.Errorf("%s %q, %v", got.State, got.Reason, err)
 		}
@@ -204,7 +203,7 @@ func TestDiskLimit(t *testing.T) {
 		set(4 << 30)
 		after(time.Second)
 		for id, want := range map[string]api.CloneState{large.ID: api.StateDead, other.ID: api.StateRunning} {
-			if got, _ := m.Get(t.Context(), id); got.State != want {
+			if got, _ := m.Get(t.Context(), access.Daemon, id); got.State != want {
 				t.Errorf("%s: %s %s", id, got.State, got.Reason)
 			}
 		}
@@ -219,11 +218,11 @@ func TestProtect(t *testing.T) {
 	life(t, func(t *testing.T, w *world, m *Manager) {
 		c := create(t, m, api.CloneRequest{TTL: minutes(10), Protect: true}).Clones[0]
 		after(time.Hour)
-		if err := m.Remove(t.Context(), c.ID, false); !errdefs.IsFailedPrecondition(err) {
+		if err := m.Remove(t.Context(), access.Daemon, c.ID, false); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("removed: %v", err)
 		}
 		off := false
-		if got, err := m.Extend(t.Context(), c.ID, api.ExtendRequest{TTL: minutes(10), Protect: &off}); err != nil || got.Protected {
+		if got, err := m.Extend(t.Context(), access.Daemon, c.ID, api.ExtendRequest{TTL: minutes(10), Protect: &off}); err != nil || got.Protected {
 			t.Error(got.Protected, err)
 		}
 		after(9*time.Minute + 30*time.Second)
@@ -236,7 +235,7 @@ func TestProtect(t *testing.T) {
 			t.Errorf("events: %v", h)
 		}
 		again := create(t, m, api.CloneRequest{Protect: true}).Clones[0]
-		if err := m.Remove(t.Context(), again.ID, true); err != nil {
+		if err := m.Remove(t.Context(), access.Daemon, again.ID, true); err != nil {
 			t.Error(err)
 		}
 	})
@@ -261,7 +260,7 @@ func TestProcessLease(t *testing.T) {
 	gone := func(id string) {
 		t.Helper()
 		deadline := time.Now().Add(30 * time.Second)
-		for _, err := m.Get(t.Context(), id); err == nil; _, err = m.Get(t.Context(), id) {
+		for _, err := m.Get(t.Context(), access.Daemon, id); err == nil; _, err = m.Get(t.Context(), access.Daemon, id) {
 			if time.Now().After(deadline) {
 				t.Fatal("it is still there")
 			}
@@ -281,7 +280,7 @@ func TestProcessLease(t *testing.T) {
 	job.Wait()
 	m, _ = w.manager(t)
 	gone(c.ID)
-	if _, err := m.Get(t.Context(), kept.ID); err != nil {
+	if _, err := m.Get(t.Context(), access.Daemon, kept.ID); err != nil {
 		t.Errorf("the one that lives: %v", err)
 	}
 	for _, bad := range []string{"", "x", "-1", "0", strconv.Itoa(1 << 30)} {
@@ -406,7 +405,7 @@ func TestRunDirLimit(t *testing.T) {
 				fill(t, m.socketDir(greedy.ID))
 				after(rescanInterval)
 				after(time.Second)
-				got, err := m.Get(t.Context(), greedy.ID)
+				got, err := m.Get(t.Context(), access.Daemon, greedy.ID)
 				if err != nil || got.State != api.StateDead || !strings.Contains(got.Reason, "its limit is 1024 KiB in 64 files there") {
 					t.Errorf("%s %q, %v", got.State, got.Reason, err)
 				}
@@ -416,10 +415,10 @@ func TestRunDirLimit(t *testing.T) {
 				if left, _ := os.ReadDir(m.socketDir(greedy.ID)); len(left) > 0 {
 					t.Errorf("%d files are left", len(left))
 				}
-				if got, _ := m.Get(t.Context(), other.ID); got.State != api.StateRunning {
+				if got, _ := m.Get(t.Context(), access.Daemon, other.ID); got.State != api.StateRunning {
 					t.Errorf("the other: %s %q", got.State, got.Reason)
 				}
-				if err := m.Remove(t.Context(), greedy.ID, false); err != nil {
+				if err := m.Remove(t.Context(), access.Daemon, greedy.ID, false); err != nil {
 					t.Error(err)
 				}
 			})

@@ -12,27 +12,25 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // find returns the clone of an id, a name, or a unique prefix of an id, among
-// those that the sender of ctx's request may know of. His own names come first.
-func (m *Manager) find(ctx context.Context, id string) (*clone, error) {
+// those that the caller may know of. Their own names come first.
+func (m *Manager) find(caller access.Caller, id string) (*clone, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c := m.clones[id]; c != nil && sees(ctx, c.rec.OwnerUID) {
+	if c := m.clones[id]; c != nil && caller.May(c.rec.OwnerUID) {
 		return c, nil
 	}
-	if who, known := server.CallerOf(ctx); known {
-		if c := m.names[nameOf{who.UID(), id}]; c != nil && sees(ctx, c.rec.OwnerUID) {
-			return c, nil
-		}
+	if c := m.names[nameOf{caller.UID(), id}]; c != nil {
+		return c, nil
 	}
 	var found []*clone
 	for _, c := range m.clones {
-		if id != "" && (strings.HasPrefix(c.id, id) || c.rec.Name == id && m.names[c.name()] == c) && sees(ctx, c.rec.OwnerUID) {
+		if id != "" && (strings.HasPrefix(c.id, id) || c.rec.Name == id && m.names[c.name()] == c) && caller.May(c.rec.OwnerUID) {
 			found = append(found, c)
 		}
 	}
@@ -49,8 +47,8 @@ func (m *Manager) find(ctx context.Context, id string) (*clone, error) {
 }
 
 // Get returns a clone with what it uses now, and what its server is set to.
-func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
-	c, err := m.find(ctx, id)
+func (m *Manager) Get(ctx context.Context, caller access.Caller, id string) (api.Clone, error) {
+	c, err := m.find(caller, id)
 	if err != nil {
 		return api.Clone{}, err
 	}
@@ -69,9 +67,9 @@ func (m *Manager) Get(ctx context.Context, id string) (api.Clone, error) {
 }
 
 // List returns the clones that have all the labels, oldest first, of those that the
-// sender of ctx's request may know of.
-func (m *Manager) List(ctx context.Context, labels map[string]string) ([]api.Clone, error) {
-	list := m.measureAll(ctx, m.labelled(ctx, labels))
+// caller may know of.
+func (m *Manager) List(ctx context.Context, caller access.Caller, labels map[string]string) ([]api.Clone, error) {
+	list := m.measureAll(ctx, m.labelled(caller, labels))
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list clones: %w", err)
 	}
@@ -96,12 +94,12 @@ func (m *Manager) measureAll(ctx context.Context, clones []*clone) []api.Clone {
 	return list
 }
 
-func (m *Manager) labelled(ctx context.Context, labels map[string]string) []*clone {
+func (m *Manager) labelled(caller access.Caller, labels map[string]string) []*clone {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	list := make([]*clone, 0, len(m.clones))
 	for _, c := range m.clones {
-		if hasLabels(c.rec.Labels, labels) && sees(ctx, c.rec.OwnerUID) {
+		if hasLabels(c.rec.Labels, labels) && caller.May(c.rec.OwnerUID) {
 			list = append(list, c)
 		}
 	}

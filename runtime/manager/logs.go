@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 )
 
 // flushTime is how long a shim may take to write the last lines of a server
@@ -19,8 +21,8 @@ const flushTime = 100 * time.Millisecond
 
 // Logs writes what the server of a clone has written. Following ends with the
 // server's end or the clone's.
-func (m *Manager) Logs(ctx context.Context, id string, tail int, follow bool, w io.Writer) error {
-	c, err := m.find(ctx, id)
+func (m *Manager) Logs(ctx context.Context, caller access.Caller, id string, tail int, follow bool, w io.Writer) error {
+	c, err := m.find(caller, id)
 	if err != nil {
 		return err
 	}

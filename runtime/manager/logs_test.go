@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -58,7 +59,10 @@ func TestSeekTail(t *testing.T) {
 func TestLogs(t *testing.T) {
 	for name, end := range map[string]func(*Manager, *fakeTask){
 		"server ends": func(_ *Manager, task *fakeTask) { task.log(t, "bye\n"); task.end(0) },
-		"removed":     func(m *Manager, task *fakeTask) { task.log(t, "bye\n"); m.Remove(t.Context(), task.c.ID, false) },
+		"removed": func(m *Manager, task *fakeTask) {
+			task.log(t, "bye\n")
+			m.Remove(t.Context(), access.Daemon, task.c.ID, false)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -67,12 +71,12 @@ func TestLogs(t *testing.T) {
 			task := w.task(c.ID)
 			task.log(t, "one\ntwo\n")
 			var got bytes.Buffer
-			if err := m.Logs(t.Context(), c.ID, 1, false, &got); err != nil || got.String() != "two\n" {
+			if err := m.Logs(t.Context(), access.Daemon, c.ID, 1, false, &got); err != nil || got.String() != "two\n" {
 				t.Errorf("got %q, %v", got.String(), err)
 			}
 			r, wr := io.Pipe()
 			done := make(chan error, 1)
-			go func() { done <- m.Logs(t.Context(), c.ID, 1, true, wr); wr.Close() }()
+			go func() { done <- m.Logs(t.Context(), access.Daemon, c.ID, 1, true, wr); wr.Close() }()
 			expect(t, r, "two\n")
 			task.log(t, "three\n")
 			expect(t, r, "three\n")
@@ -111,7 +115,7 @@ func TestExec(t *testing.T) {
 		}
 		return 9
 	}
-	code, err := m.Exec(t.Context(), c.ID, api.ExecRequest{
+	code, err := m.Exec(t.Context(), access.Daemon, c.ID, api.ExecRequest{
 		Args: []string{"sh"}, Env: []string{"A=mine", "B=2"}, Cwd: "/x", User: "12:34", Terminal: true, Rows: 3, Cols: 4,
 	}, noStdio, nil)
 	want := runtime.Process{
@@ -121,17 +125,17 @@ func TestExec(t *testing.T) {
 		t.Errorf("got %d, %v, %v, %s", code, err, first, diff)
 	}
 	for _, req := range []api.ExecRequest{{}, {Args: []string{"x"}, Cwd: "x"}, {Args: []string{"x"}, User: "a:b"}} {
-		if _, err := m.Exec(t.Context(), c.ID, req, noStdio, nil); !errdefs.IsInvalidArgument(err) {
+		if _, err := m.Exec(t.Context(), access.Daemon, c.ID, req, noStdio, nil); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", req, err)
 		}
 	}
-	if _, err := m.Exec(t.Context(), c.ID, api.ExecRequest{Args: []string{"x"}, User: "nobody-at-all"}, noStdio, nil); !errdefs.IsNotFound(err) {
+	if _, err := m.Exec(t.Context(), access.Daemon, c.ID, api.ExecRequest{Args: []string{"x"}, User: "nobody-at-all"}, noStdio, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("unknown user: %v", err)
 	}
-	if _, err := m.Exec(t.Context(), c.ID, api.ExecRequest{Args: []string{"x"}, User: "root"}, noStdio, nil); err != nil || got.UID != 0 {
+	if _, err := m.Exec(t.Context(), access.Daemon, c.ID, api.ExecRequest{Args: []string{"x"}, User: "root"}, noStdio, nil); err != nil || got.UID != 0 {
 		t.Errorf("root: %v, %+v", err, got)
 	}
-	client, err := m.Client(t.Context(), c.ID, []string{"-c", "x"})
+	client, err := m.Client(t.Context(), access.Daemon, c.ID, []string{"-c", "x"})
 	if diff := cmp.Diff(api.ClientRequest{Args: []string{"/client", "-c", "x"}, Env: []string{"C=1"}}, client); err != nil || diff != "" {
 		t.Errorf("client: %v, %s", err, diff)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -60,7 +61,7 @@ func runScript(t *testing.T, script, picks []int) {
 			maps.DeleteFunc(model, func(_ string, o modelled) bool { return o.dead })
 		case id == "":
 		case action == 4:
-			if err := m.Remove(context.Background(), id, false); err != nil {
+			if err := m.Remove(context.Background(), access.Daemon, id, false); err != nil {
 				t.Fatal(err)
 			}
 			delete(model, id)
@@ -70,7 +71,7 @@ func runScript(t *testing.T, script, picks []int) {
 			o.dead = true
 			model[id] = o
 		case action == 6:
-			if _, err := m.Extend(context.Background(), id, api.ExtendRequest{TTL: api.Duration(time.Hour)}); err != nil {
+			if _, err := m.Extend(context.Background(), access.Daemon, id, api.ExtendRequest{TTL: api.Duration(time.Hour)}); err != nil {
 				t.Fatal(err)
 			}
 			o := model[id]
@@ -97,7 +98,7 @@ func checkModel(t *testing.T, w *world, m *Manager, model map[string]modelled) {
 		t.Fatalf("%d clones, but there is %v", len(model), left)
 	}
 	for id, o := range model {
-		c, err := m.Get(context.Background(), id)
+		c, err := m.Get(context.Background(), access.Daemon, id)
 		if err != nil || !c.ExpiresAt.Equal(o.expires) || (c.State == api.StateDead) != o.dead {
 			t.Fatalf("want %+v, got %+v, %v", o, c, err)
 		}

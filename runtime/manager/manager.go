@@ -20,7 +20,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
@@ -75,7 +75,7 @@ type Options struct {
 
 	Ports          Ports                    // nil publishes none
 	Interfaces     Interfaces               // nil attaches no further interfaces
-	IsNetworkAdmin func(server.Caller) bool // who may, beside root; nil is nobody
+	IsNetworkAdmin func(access.Caller) bool // who may, beside root; nil is nobody
 
 	Limits Limits
 	// Space looks at the storage; nil leaves it, and what clones use, unwatched.
@@ -150,8 +150,6 @@ type Manager struct {
 	backlog   int                      // teardowns that were not tried yet
 	torn      chan struct{}            // closed, and replaced, when the backlog gets shorter
 }
-
-var _ server.Clones = (*Manager)(nil)
 
 // New returns a Manager and starts what watches over lifetimes.
 func New(opts Options) *Manager {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ctrsnap/ctrsnap/network/dns"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -51,7 +52,7 @@ func TestNamesForOthers(t *testing.T) {
 	m, _ := w.manager(t)
 	check(m)
 	before = m.NamesVersion()
-	if err := m.Remove(t.Context(), alone.ID, false); err != nil {
+	if err := m.Remove(t.Context(), access.Daemon, alone.ID, false); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(m.Names()); n != 2 || m.NamesVersion() == before {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/netns"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -26,8 +26,6 @@ type Interfaces interface {
 	MayHave(path, ifName string) bool
 	Reconcile(ctx context.Context, keep []string) error
 }
-
-var _ server.Interfaces = (*Manager)(nil)
 
 // isOutdated says whether a member waits at an address that the network does
 // not have any more: it runs, but is not to be handed out.
@@ -47,7 +45,7 @@ func (c *clone) namespace() string {
 
 // mayAttach says who may put a clone into networks of the host, or take it out:
 // none of what keeps clones apart holds there.
-func (m *Manager) mayAttach(caller server.Caller) error {
+func (m *Manager) mayAttach(caller access.Caller) error {
 	switch {
 	case m.opts.Interfaces == nil:
 		return fmt.Errorf("attach interface: this daemon attaches none: %w", errdefs.ErrNotImplemented)
@@ -59,16 +57,16 @@ func (m *Manager) mayAttach(caller server.Caller) error {
 		"ask root, or have network.admin_group configured")
 }
 
-func (m *Manager) isAdmin(caller server.Caller) bool {
+func (m *Manager) isAdmin(caller access.Caller) bool {
 	return caller.IsRoot() || (m.opts.IsNetworkAdmin != nil && m.opts.IsNetworkAdmin(caller))
 }
 
 // Attach gives a clone that runs a further interface.
-func (m *Manager) Attach(ctx context.Context, caller server.Caller, id string, req api.AttachRequest) (api.Attachment, error) {
+func (m *Manager) Attach(ctx context.Context, caller access.Caller, id string, req api.AttachRequest) (api.Attachment, error) {
 	if err := m.mayAttach(caller); err != nil {
 		return api.Attachment{}, err
 	}
-	c, err := m.running(ctx, id)
+	c, err := m.running(caller, id)
 	if err != nil {
 		return api.Attachment{}, err
 	}
@@ -122,11 +120,11 @@ func describeAttachment(a attach.Attachment) api.Attachment {
 }
 
 // Detach takes an interface away that was attached.
-func (m *Manager) Detach(ctx context.Context, caller server.Caller, id, ifName string) error {
+func (m *Manager) Detach(ctx context.Context, caller access.Caller, id, ifName string) error {
 	if err := m.mayAttach(caller); err != nil {
 		return err
 	}
-	c, err := m.find(ctx, id)
+	c, err := m.find(caller, id)
 	if err != nil {
 		return err
 	}
@@ -149,8 +147,8 @@ func without(all []api.Attachment, ifName string) []api.Attachment {
 }
 
 // Interfaces lists the interfaces of a clone that runs.
-func (m *Manager) Interfaces(ctx context.Context, id string) ([]api.Interface, error) {
-	c, err := m.running(ctx, id)
+func (m *Manager) Interfaces(_ context.Context, caller access.Caller, id string) ([]api.Interface, error) {
+	c, err := m.running(caller, id)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +192,7 @@ func (m *Manager) reconcileInterfaces(ctx context.Context, containers map[string
 		keep = append(keep, id)
 	}
 	errs := []error{m.opts.Interfaces.Reconcile(ctx, keep)}
-	for _, c := range m.labelled(ctx, nil) {
+	for _, c := range m.labelled(access.Daemon, nil) {
 		errs = append(errs, m.reconcileClone(ctx, c), m.takeAllBack(ctx, c))
 	}
 	return errors.Join(errs...)

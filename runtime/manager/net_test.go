@@ -13,7 +13,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 )
 
 // fakeInterfaces keeps what is attached in memory, beyond a restart of the Manager.
@@ -90,7 +89,7 @@ func attachable(t *testing.T, w *world, f *fakeInterfaces) *Manager {
 	t.Helper()
 	opts := w.options()
 	opts.Interfaces = f
-	opts.IsNetworkAdmin = func(c server.Caller) bool { return c.UID() == 7 || c.UID() == caller.UID() }
+	opts.IsNetworkAdmin = func(c access.Caller) bool { return c.UID() == 7 || c.UID() == caller.UID() }
 	m := New(opts)
 	t.Cleanup(func() { m.Close(context.Background()) })
 	if _, err := m.Recover(t.Context()); err != nil {
@@ -113,19 +112,22 @@ func TestAttachIsForAdministrators(t *testing.T) {
 			t.Errorf("detach by %d: %v", uid, err)
 		}
 	}
-	for _, uid := range []int{0, 7} {
-		a, err := m.Attach(t.Context(), access.User("", uid), id, request)
+	for _, who := range []access.Caller{access.Daemon, access.User("of both groups", 7).AsAdmin()} {
+		a, err := m.Attach(t.Context(), who, id, request)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c, err := m.Get(t.Context(), id); err != nil || len(c.Attached) != 1 || c.Attached[0] != a {
+		if c, err := m.Get(t.Context(), access.Daemon, id); err != nil || len(c.Attached) != 1 || c.Attached[0] != a {
 			t.Errorf("attached %v, %v", c.Attached, err)
 		}
-		if err := m.Detach(t.Context(), access.User("", uid), id, a.IfName); err != nil {
-			t.Errorf("detach by %d: %v", uid, err)
+		if err := m.Detach(t.Context(), who, id, a.IfName); err != nil {
+			t.Errorf("detach by %s: %v", who.Name, err)
 		}
 	}
-	if c, _ := m.Get(t.Context(), id); len(c.Attached) > 0 || len(f.have) > 0 {
+	if _, err := m.Attach(t.Context(), access.User("", 7), id, request); !errdefs.IsNotFound(err) {
+		t.Errorf("attach another's clone: %v", err)
+	}
+	if c, _ := m.Get(t.Context(), access.Daemon, id); len(c.Attached) > 0 || len(f.have) > 0 {
 		t.Errorf("left: %v, %v", c.Attached, f.have)
 	}
 	if _, err := m.Attach(t.Context(), access.Daemon, "nope", request); !errdefs.IsNotFound(err) {
@@ -150,14 +152,14 @@ func TestAttachedSurvivesRestart(t *testing.T) {
 	f.gone = "eth3"
 	f.have = append(f.have[:1], f.have[2], attach.Attachment{ID: id, IfName: "eth7"}, attach.Attachment{ID: "caaaaaaaaaa1", IfName: "eth1"})
 	m = attachable(t, w, f)
-	c, err := m.Get(t.Context(), id)
+	c, err := m.Get(t.Context(), access.Daemon, id)
 	if err != nil || len(c.Attached) != 1 || c.Attached[0].IfName != "eth1" {
 		t.Errorf("attached %v, %v", c.Attached, err)
 	}
 	if len(f.have) != 1 || f.have[0].IfName != "eth1" {
 		t.Errorf("left: %v", f.have)
 	}
-	if err := errors.Join(m.Remove(t.Context(), id, false), m.Drain(t.Context())); err != nil {
+	if err := errors.Join(m.Remove(t.Context(), access.Daemon, id, false), m.Drain(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.have) > 0 {

@@ -69,7 +69,7 @@ func TestOverload(t *testing.T) {
 					mu.Lock()
 					got[uid]++
 					mu.Unlock()
-					if err := m.Remove(ctx, resp.Clones[0].ID, false); err != nil {
+					if err := m.Remove(ctx, access.Daemon, resp.Clones[0].ID, false); err != nil {
 						t.Error(err)
 					}
 				}
@@ -108,7 +108,7 @@ func TestOverload(t *testing.T) {
 
 func poolsOf(t *testing.T, m *Manager) []api.Pool {
 	t.Helper()
-	list, err := m.Pools(t.Context())
+	list, err := m.Pools(t.Context(), access.Daemon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestBacklog(t *testing.T) {
 			begun := time.Now()
 			c := create(t, m, api.CloneRequest{}).Clones[0]
 			made := time.Now()
-			if err := m.Remove(t.Context(), c.ID, false); err != nil {
+			if err := m.Remove(t.Context(), access.Daemon, c.ID, false); err != nil {
 				t.Fatal(err)
 			}
 			if time.Since(made) != 0 || made.Sub(begun) > 2*bootTime {

@@ -47,7 +47,7 @@ func TestOwnPassword(t *testing.T) {
 		}
 		m, _ = w.manager(t)
 		for _, c := range []api.Clone{claimed, made} {
-			if got, err := m.Get(t.Context(), c.ID); err != nil || got.Password != c.Password || got.URL != c.URL {
+			if got, err := m.Get(t.Context(), access.Daemon, c.ID); err != nil || got.Password != c.Password || got.URL != c.URL {
 				t.Errorf("after a restart: %+v, %v", got, err)
 			}
 		}
@@ -82,7 +82,7 @@ func TestOwnPasswordFails(t *testing.T) {
 func TestServerSettings(t *testing.T) {
 	life(t, func(t *testing.T, w *world, m *Manager) {
 		c := create(t, m, api.CloneRequest{Settings: map[string]string{"s": "1"}}).Clones[0]
-		got, err := m.Get(t.Context(), c.ID)
+		got, err := m.Get(t.Context(), access.Daemon, c.ID)
 		want := api.ServerSetting{Name: "s", Value: "1", From: "clone", Note: "n"}
 		if err != nil || !slices.Contains(got.ServerSettings, want) || got.Durability != api.DurabilityOff {
 			t.Errorf("%+v, %v", got, err)

@@ -14,8 +14,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -30,7 +30,7 @@ const (
 
 // plan is a checked request.
 type plan struct {
-	caller      server.Caller
+	caller      access.Caller
 	golden      snapshot.Golden
 	engine      runtime.Engine
 	process     runtime.Process
@@ -74,7 +74,7 @@ func (p *plan) keys() []string {
 }
 
 // plan checks a request; whatever is wrong with it is an error before anything is made.
-func (m *Manager) plan(ctx context.Context, caller server.Caller, req api.CloneRequest) (*plan, error) {
+func (m *Manager) plan(ctx context.Context, caller access.Caller, req api.CloneRequest) (*plan, error) {
 	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings, ownPassword: req.OwnPassword, wait: time.Duration(req.WaitTimeout)}
 	if req.Count < 0 || req.Count > maxCount {
 		return nil, fmt.Errorf("count %d is not within 1 and %d: %w", req.Count, maxCount, errdefs.ErrInvalidArgument)

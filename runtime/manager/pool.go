@@ -15,8 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -39,8 +39,6 @@ type Sizes interface {
 	// SetPoolSize sets the size for a golden's name; below 0 takes it back.
 	SetPoolSize(ctx context.Context, name string, size int) error
 }
-
-var _ server.Pools = (*Manager)(nil)
 
 // poolParty is the pool in the queue of those who have clones made.
 const poolParty = "pool"
@@ -245,21 +243,21 @@ func (m *Manager) SuspendPool(ctx context.Context, ref snapshot.Ref) (resume fun
 // EmptyPool removes all members of a pool that was not started. Drain waits for it.
 func (m *Manager) EmptyPool() { m.pool.Empty() }
 
-// Pools tells of the pools, by golden.
-func (m *Manager) Pools(ctx context.Context) ([]api.Pool, error) {
+// Pools tells of the pools of goldens that the caller may know of, by golden.
+func (m *Manager) Pools(ctx context.Context, caller access.Caller) ([]api.Pool, error) {
 	list := []api.Pool{}
 	for _, s := range m.pool.Stats() {
-		if _, err := m.readable(ctx, s.Golden); err == nil {
+		if _, err := m.readable(ctx, caller, s.Golden); err == nil {
 			list = append(list, describePool(s))
 		}
 	}
 	return list, nil
 }
 
-// readable returns a golden that the sender of ctx's request may know of.
-func (m *Manager) readable(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, error) {
+// readable returns a golden that the caller may know of.
+func (m *Manager) readable(ctx context.Context, caller access.Caller, ref snapshot.Ref) (snapshot.Golden, error) {
 	g, err := m.opts.Store.Golden(ctx, ref)
-	return server.Readable(ctx, ref, g, err)
+	return caller.Readable(ref, g, err)
 }
 
 func describePool(s pool.Stat) api.Pool {
@@ -274,7 +272,7 @@ func describePool(s pool.Stat) api.Pool {
 }
 
 // SetPool sets the size of a golden's pool, or has it follow the demand again.
-func (m *Manager) SetPool(ctx context.Context, name string, req api.PoolRequest) (api.Pool, error) {
+func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string, req api.PoolRequest) (api.Pool, error) {
 	size, err := poolSize(req)
 	if err != nil {
 		return api.Pool{}, err
@@ -288,9 +286,9 @@ func (m *Manager) SetPool(ctx context.Context, name string, req api.PoolRequest)
 	if err != nil {
 		return api.Pool{}, err
 	}
-	g, err := m.readable(ctx, ref)
+	g, err := m.readable(ctx, caller, ref)
 	if err == nil {
-		err = server.CheckWrite(ctx, g)
+		err = caller.CheckWrite(g)
 	}
 	if err != nil {
 		return api.Pool{}, hintMissing(fmt.Errorf("find golden %s: %w", ref, err))

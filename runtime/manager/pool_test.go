@@ -69,7 +69,7 @@ func refresh(t *testing.T, m *Manager) {
 
 func poolOf(t *testing.T, m *Manager, version int) api.Pool {
 	t.Helper()
-	list, err := m.Pools(t.Context())
+	list, err := m.Pools(t.Context(), access.Daemon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestPoolOverRestarts(t *testing.T) {
 		m, _ = restart(t, w, m) // as a teardown does it: not refreshed
 		m.EmptyPool()
 		for _, id := range ids(t, m) {
-			if err := m.Remove(t.Context(), id, false); err != nil {
+			if err := m.Remove(t.Context(), access.Daemon, id, false); err != nil {
 				t.Error(err)
 			}
 		}
@@ -316,7 +316,7 @@ func TestPoolFollowsGoldens(t *testing.T) {
 func TestSetPool(t *testing.T) {
 	pooled(t, 2, func(t *testing.T, w *world, m *Manager) {
 		size := func(n int) api.PoolRequest { return api.PoolRequest{Size: &n} }
-		p, err := m.SetPool(t.Context(), "shop", size(5))
+		p, err := m.SetPool(t.Context(), access.Daemon, "shop", size(5))
 		if err != nil || p.Version != 2 || p.Auto || *p.Size != 5 || p.Wanted != 5 {
 			t.Errorf("%+v, %v", p, err)
 		}
@@ -324,7 +324,7 @@ func TestSetPool(t *testing.T) {
 		if p := poolOf(t, m, 2); p.Ready != 5 {
 			t.Errorf("%+v", p)
 		}
-		if p, err := m.SetPool(t.Context(), "shop", api.PoolRequest{Auto: true}); err != nil || !p.Auto || p.Size != nil {
+		if p, err := m.SetPool(t.Context(), access.Daemon, "shop", api.PoolRequest{Auto: true}); err != nil || !p.Auto || p.Size != nil {
 			t.Errorf("%+v, %v", p, err)
 		}
 		after(time.Minute)
@@ -332,11 +332,11 @@ func TestSetPool(t *testing.T) {
 			t.Errorf("auto without demand: %+v", p)
 		}
 		for name, req := range map[string]api.PoolRequest{"shop": {}, "shop:1": size(1), "a/b": size(1), "shop:current": size(1001)} {
-			if _, err := m.SetPool(t.Context(), name, req); !errdefs.IsInvalidArgument(err) {
+			if _, err := m.SetPool(t.Context(), access.Daemon, name, req); !errdefs.IsInvalidArgument(err) {
 				t.Errorf("%s, %+v: %v", name, req, err)
 			}
 		}
-		if _, err := m.SetPool(t.Context(), "nope", size(1)); !errdefs.IsNotFound(err) {
+		if _, err := m.SetPool(t.Context(), access.Daemon, "nope", size(1)); !errdefs.IsNotFound(err) {
 			t.Errorf("unknown golden: %v", err)
 		}
 	})

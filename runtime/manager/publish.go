@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -211,7 +212,7 @@ func (m *Manager) reconcilePorts(ctx context.Context) error {
 	if err != nil || m.opts.Ports == nil {
 		return errors.Join(errs...)
 	}
-	for _, c := range m.labelled(ctx, nil) {
+	for _, c := range m.labelled(access.Daemon, nil) {
 		if !slices.Contains(ids, c.id) {
 			errs = append(errs, m.publishAgain(ctx, c, ""))
 		}

@@ -35,7 +35,7 @@ func TestPublish(t *testing.T) {
 	if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) != 1 || ids[0] != c.ID {
 		t.Errorf("published are %v", ids)
 	}
-	if err := m.Remove(t.Context(), "pr", false); err != nil {
+	if err := m.Remove(t.Context(), access.Daemon, "pr", false); err != nil {
 		t.Fatal(err)
 	}
 	if ids, _ := (*fakePorts)(w).Published(t.Context()); len(ids) > 0 {
@@ -109,7 +109,7 @@ func TestPublishedAgain(t *testing.T) {
 	w.mu.Unlock()
 	m, _ = w.manager(t)
 	published("after a restart")
-	if err := errors.Join(m.Remove(t.Context(), "pr", false), m.Drain(t.Context())); err != nil {
+	if err := errors.Join(m.Remove(t.Context(), access.Daemon, "pr", false), m.Drain(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if left := w.left(t); len(left) > 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -24,8 +25,8 @@ const (
 
 // Remove makes a clone invisible and kills its server. The rest is torn down
 // afterwards: Drain waits for it. One that is protected goes by force only.
-func (m *Manager) Remove(ctx context.Context, id string, force bool) error {
-	c, err := m.find(ctx, id)
+func (m *Manager) Remove(ctx context.Context, caller access.Caller, id string, force bool) error {
+	c, err := m.find(caller, id)
 	if err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (m *Manager) Remove(ctx context.Context, id string, force bool) error {
 	if detached { // else somebody else was faster
 		m.log.Info("clone removed", "clone", c.id, "golden", c.golden.Ref().String())
 		_ = m.step("removed") // there is no way back
-		m.emit(ctx, api.EventCloneRemoved, c, "")
+		m.emit(caller, api.EventCloneRemoved, c, "")
 		m.end(ctx, c)
 	}
 	return nil

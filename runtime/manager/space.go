@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -52,7 +53,7 @@ func (m *Manager) patrol() {
 		case <-m.ctx.Done():
 			return
 		}
-		clones := m.labelled(m.ctx, nil)
+		clones := m.labelled(access.Daemon, nil)
 		w.space()
 		w.disks(clones)
 		w.runDirs(clones)
@@ -207,5 +208,5 @@ func (m *Manager) halt(ctx context.Context, c *clone, reason string) {
 	}
 	m.log.Warn("clone stopped", "clone", c.id, "golden", c.golden.Ref().String(), "reason", reason)
 	m.kill(ctx, c)
-	m.emit(ctx, api.EventCloneStopped, c, reason)
+	m.emit(access.Daemon, api.EventCloneStopped, c, reason)
 }

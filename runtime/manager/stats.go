@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -43,7 +43,7 @@ func (m *Manager) Load() Load {
 // Seen returns all clones with what they used when it was last measured: nothing is
 // measured for it.
 func (m *Manager) Seen() []api.Clone {
-	clones := m.labelled(m.ctx, nil)
+	clones := m.labelled(access.Daemon, nil)
 	list := make([]api.Clone, len(clones))
 	for i, c := range clones {
 		list[i] = m.describe(c)
@@ -52,9 +52,12 @@ func (m *Manager) Seen() []api.Clone {
 	return list
 }
 
-// Stats returns what the clones that the sender of ctx's request may know of use now.
-func (m *Manager) Stats(ctx context.Context) (api.Stats, error) {
-	s := api.Stats{Schema: api.Schema, Clones: m.measureAll(ctx, m.labelled(ctx, nil))}
+// Stats returns what the clones that the caller may know of use now.
+func (m *Manager) Stats(ctx context.Context, caller access.Caller) (api.Stats, error) {
+	if err := caller.CheckKnown("show statistics"); err != nil {
+		return api.Stats{}, err
+	}
+	s := api.Stats{Schema: api.Schema, Clones: m.measureAll(ctx, m.labelled(caller, nil))}
 	load := m.Load()
 	s.Queue = load.Waiting + load.Admissions
 	for _, p := range m.pool.Stats() {
@@ -69,5 +72,3 @@ func (m *Manager) Stats(ctx context.Context) (api.Stats, error) {
 	}
 	return s, nil
 }
-
-var _ server.Stats = (*Manager)(nil)

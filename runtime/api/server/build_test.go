@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
@@ -105,8 +106,8 @@ func TestBuildBothWays(t *testing.T) {
 	// of the reader, so that one that buffers is seen.
 	source := &pacedReader{left: size, allowed: make(chan int, size/step+2)}
 	var ahead int64
-	var before runtime.MemStats
-	runtime.ReadMemStats(&before)
+	var before goruntime.MemStats
+	goruntime.ReadMemStats(&before)
 	_, _, err := c.Build(testContext(t), api.BuildRequest{Name: "shop"},
 		[]client.Part{{Kind: "dump", Name: "big", Open: func() (io.ReadCloser, error) { return source, nil }}},
 		func(e api.BuildEvent) error {
@@ -117,8 +118,8 @@ func TestBuildBothWays(t *testing.T) {
 	if err != nil || read.Load() != size {
 		t.Fatalf("read %d bytes: %v", read.Load(), err)
 	}
-	var after runtime.MemStats
-	runtime.ReadMemStats(&after)
+	var after goruntime.MemStats
+	goruntime.ReadMemStats(&after)
 	if ahead > step || after.HeapAlloc > before.HeapAlloc+32<<20 {
 		t.Errorf("%d bytes ahead, heap grew from %d to %d", ahead, before.HeapAlloc, after.HeapAlloc)
 	}
@@ -213,7 +214,7 @@ func TestBuildEndsWithItsClient(t *testing.T) {
 	if err := build(); !errors.Is(err, enough) {
 		t.Errorf("got %v", err)
 	}
-	if cause := <-ended; errors.Is(cause, ErrStopping) {
+	if cause := <-ended; errors.Is(cause, runtime.ErrStopping) {
 		t.Error("a client that goes looks like a daemon that stops")
 	}
 	result := make(chan error, 1)
@@ -230,7 +231,7 @@ func TestBuildEndsWithItsClient(t *testing.T) {
 	<-begun
 	d.stop()
 	wantCode(t, <-result, api.CodeGeneral, "daemon is stopping")
-	if cause := <-ended; !errors.Is(cause, ErrStopping) {
+	if cause := <-ended; !errors.Is(cause, runtime.ErrStopping) {
 		t.Errorf("cause %v", cause)
 	}
 }

@@ -41,22 +41,24 @@ func (s *Server) cloneRoutes() {
 	handle(s, operation(http.MethodGet, "/v1/clones", "list-clones", "List clones"), s.listClones)
 	handle(s, operation(http.MethodGet, "/v1/clones/{id}", "get-clone", "Show a clone"),
 		func(ctx context.Context, in *cloneIn) (api.Clone, error) {
-			c, err := s.clones.Get(ctx, in.ID)
+			c, err := s.clones.Get(ctx, callOf(ctx).caller, in.ID)
 			return finishClone(c), err
 		})
 	handleEmpty(s, operation(http.MethodDelete, "/v1/clones/{id}", "remove-clone", "End a clone"),
-		func(ctx context.Context, in *removeIn) error { return s.clones.Remove(ctx, in.ID, in.Force) })
+		func(ctx context.Context, in *removeIn) error {
+			return s.clones.Remove(ctx, callOf(ctx).caller, in.ID, in.Force)
+		})
 	handle(s, operation(http.MethodPost, "/v1/clones/{id}/extend", "extend-clone", "Let a clone live longer"),
 		func(ctx context.Context, in *extendIn) (api.Clone, error) {
 			if in.Body == (api.ExtendRequest{}) {
 				return api.Clone{}, usage(http.StatusBadRequest, "invalid request: ttl: expected it, or protect", "see /openapi.json")
 			}
-			c, err := s.clones.Extend(ctx, in.ID, in.Body)
+			c, err := s.clones.Extend(ctx, callOf(ctx).caller, in.ID, in.Body)
 			return finishClone(c), err
 		})
 	handle(s, operation(http.MethodGet, "/v1/clones/{id}/client", "get-client", "Give the command that connects an interactive client"),
 		func(ctx context.Context, in *clientIn) (api.ClientRequest, error) {
-			c, err := s.clones.Client(ctx, in.ID, in.Args)
+			c, err := s.clones.Client(ctx, callOf(ctx).caller, in.ID, in.Args)
 			return api.ClientRequest{Args: list(c.Args), Env: list(c.Env)}, err
 		})
 }
@@ -76,7 +78,7 @@ func (s *Server) listClones(ctx context.Context, in *listClonesIn) ([]api.Clone,
 		}
 		labels[k] = v
 	}
-	clones, err := s.clones.List(ctx, labels)
+	clones, err := s.clones.List(ctx, callOf(ctx).caller, labels)
 	return finishClones(clones), err
 }
 

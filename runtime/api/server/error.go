@@ -113,7 +113,7 @@ func usage(status int, message, hint string) *failure {
 // fail turns err into what goes out. An internal error is logged, with the id
 // that the caller is shown too.
 func (s *Server) fail(ctx context.Context, err error) *failure {
-	if cause := context.Cause(ctx); errors.Is(cause, ErrStopping) && errors.Is(err, context.Canceled) {
+	if cause := context.Cause(ctx); errors.Is(cause, runtime.ErrStopping) && errors.Is(err, context.Canceled) {
 		err = cause
 	}
 	f := newFailure(err)
@@ -166,7 +166,7 @@ func isSourceError(err error) bool {
 	return errors.As(err, &e)
 }
 
-func isStopping(err error) bool { return errors.Is(err, ErrStopping) }
+func isStopping(err error) bool { return errors.Is(err, runtime.ErrStopping) }
 
 // isReadOnly says whether a filesystem of the daemon's does not let it write.
 func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }

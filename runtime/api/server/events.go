@@ -7,13 +7,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 )
 
 // Stats is the part of the daemon that knows what clones use.
 type Stats interface {
-	Stats(ctx context.Context) (api.Stats, error)
+	Stats(ctx context.Context, caller access.Caller) (api.Stats, error)
 }
 
 type eventsIn struct {
@@ -29,7 +30,7 @@ func (s *Server) eventRoutes() {
 	if s.stats != nil {
 		handle(s, operation(http.MethodGet, "/v1/stats", "stats", "Tell what clones use"),
 			func(ctx context.Context, _ *struct{}) (api.Stats, error) {
-				st, err := s.stats.Stats(ctx)
+				st, err := s.stats.Stats(ctx, callOf(ctx).caller)
 				st.Schema, st.Clones = api.Schema, finishClones(st.Clones)
 				return st, err
 			})

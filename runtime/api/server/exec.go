@@ -97,7 +97,7 @@ func (x *execution) run(ctx context.Context, id string, req api.ExecRequest) {
 		cancel(err)
 	}()
 	stdio := runtime.Stdio{Stdin: stdin, Stdout: &frames{x, api.StreamStdout}, Stderr: &frames{x, api.StreamStderr}}
-	code, err := x.server.clones.Exec(ctx, id, req, stdio, sizes)
+	code, err := x.server.clones.Exec(ctx, callOf(ctx).caller, id, req, stdio, sizes)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

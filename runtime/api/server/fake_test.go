@@ -72,7 +72,7 @@ func (f fakeClones) Create(ctx context.Context, caller Caller, req api.CloneRequ
 	return resp, nil
 }
 
-func (f fakeClones) Get(_ context.Context, id string) (api.Clone, error) {
+func (f fakeClones) Get(_ context.Context, _ Caller, id string) (api.Clone, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.clones {
@@ -83,7 +83,7 @@ func (f fakeClones) Get(_ context.Context, id string) (api.Clone, error) {
 	return api.Clone{}, notFound("clone", id)
 }
 
-func (f fakeClones) List(_ context.Context, labels map[string]string) ([]api.Clone, error) {
+func (f fakeClones) List(_ context.Context, _ Caller, labels map[string]string) ([]api.Clone, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []api.Clone
@@ -99,22 +99,22 @@ func (f fakeClones) List(_ context.Context, labels map[string]string) ([]api.Clo
 	return out, nil
 }
 
-func (f fakeClones) Remove(ctx context.Context, id string, _ bool) error {
-	c, err := f.Get(ctx, id)
+func (f fakeClones) Remove(ctx context.Context, caller Caller, id string, _ bool) error {
+	c, err := f.Get(ctx, caller, id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.clones, c.ID)
 	return err
 }
 
-func (f fakeClones) Extend(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error) {
-	c, err := f.Get(ctx, id)
+func (f fakeClones) Extend(ctx context.Context, caller Caller, id string, req api.ExtendRequest) (api.Clone, error) {
+	c, err := f.Get(ctx, caller, id)
 	end := time.Unix(0, 0).Add(time.Duration(req.TTL))
 	c.ExpiresAt = &end
 	return c, err
 }
 
-func (f fakeClones) Hold(ctx context.Context, lease string, held func()) error {
+func (f fakeClones) Hold(ctx context.Context, _ Caller, lease string, held func()) error {
 	if f.hold != nil {
 		return f.hold(ctx, lease, held)
 	}
@@ -129,8 +129,8 @@ func (f fakeClones) Hold(ctx context.Context, lease string, held func()) error {
 	return nil
 }
 
-func (f fakeClones) Logs(ctx context.Context, id string, tail int, follow bool, w io.Writer) error {
-	if _, err := f.Get(ctx, id); err != nil {
+func (f fakeClones) Logs(ctx context.Context, caller Caller, id string, tail int, follow bool, w io.Writer) error {
+	if _, err := f.Get(ctx, caller, id); err != nil {
 		return err
 	}
 	if f.logs != nil {
@@ -140,23 +140,23 @@ func (f fakeClones) Logs(ctx context.Context, id string, tail int, follow bool, 
 	return err
 }
 
-func (f fakeClones) Exec(ctx context.Context, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
-	if _, err := f.Get(ctx, id); err != nil {
+func (f fakeClones) Exec(ctx context.Context, caller Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
+	if _, err := f.Get(ctx, caller, id); err != nil {
 		return 0, err
 	}
 	return f.exec(ctx, req, stdio, size)
 }
 
-func (f fakeClones) Client(ctx context.Context, id string, args []string) (api.ClientRequest, error) {
-	_, err := f.Get(ctx, id)
+func (f fakeClones) Client(ctx context.Context, caller Caller, id string, args []string) (api.ClientRequest, error) {
+	_, err := f.Get(ctx, caller, id)
 	return api.ClientRequest{Args: append([]string{"psql"}, args...)}, err
 }
 
 type fakePools struct{ *fake }
 
-func (f fakePools) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
+func (f fakePools) Pools(context.Context, Caller) ([]api.Pool, error) { return nil, nil }
 
-func (f fakePools) SetPool(_ context.Context, golden string, req api.PoolRequest) (api.Pool, error) {
+func (f fakePools) SetPool(_ context.Context, _ Caller, golden string, req api.PoolRequest) (api.Pool, error) {
 	if golden != "shop" {
 		return api.Pool{}, notFound("golden", golden)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -12,7 +13,7 @@ import (
 type Interfaces interface {
 	Attach(ctx context.Context, caller Caller, id string, req api.AttachRequest) (api.Attachment, error)
 	Detach(ctx context.Context, caller Caller, id, ifName string) error
-	Interfaces(ctx context.Context, id string) ([]api.Interface, error)
+	Interfaces(ctx context.Context, caller access.Caller, id string) ([]api.Interface, error)
 }
 
 // Networks is the part of the daemon that knows the networks by name.
@@ -47,7 +48,7 @@ func (s *Server) netRoutes() {
 	}
 	handle(s, operation(http.MethodGet, "/v1/clones/{id}/interfaces", "list-interfaces", "List the interfaces of a clone"),
 		func(ctx context.Context, in *cloneIn) ([]api.Interface, error) {
-			all, err := s.interfaces.Interfaces(ctx, in.ID)
+			all, err := s.interfaces.Interfaces(ctx, callOf(ctx).caller, in.ID)
 			for i := range all {
 				all[i].Schema, all[i].Addresses = api.Schema, list(all[i].Addresses)
 			}

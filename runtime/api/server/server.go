@@ -7,27 +7,28 @@ import (
 	"io"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // Clones is the part of the daemon that serves clones. id is an id, a unique
-// prefix of one, or a name, of a clone that who sent the request ([CallerOf]) may
+// prefix of one, or a name, of a clone that the caller may
 // know of: others are not found.
 type Clones interface {
-	Create(ctx context.Context, caller Caller, req api.CloneRequest) (api.CloneResponse, error)
-	Get(ctx context.Context, id string) (api.Clone, error)
-	List(ctx context.Context, labels map[string]string) ([]api.Clone, error)
+	Create(ctx context.Context, caller access.Caller, req api.CloneRequest) (api.CloneResponse, error)
+	Get(ctx context.Context, caller access.Caller, id string) (api.Clone, error)
+	List(ctx context.Context, caller access.Caller, labels map[string]string) ([]api.Clone, error)
 	// Remove ends a clone; one that is protected only with force.
-	Remove(ctx context.Context, id string, force bool) error
-	Extend(ctx context.Context, id string, req api.ExtendRequest) (api.Clone, error)
+	Remove(ctx context.Context, caller access.Caller, id string, force bool) error
+	Extend(ctx context.Context, caller access.Caller, id string, req api.ExtendRequest) (api.Clone, error)
 	// Hold takes a lease until ctx ends; then its clones are removed, unless
-	// the daemon itself is stopping (context.Cause is [ErrStopping]). It calls held once the lease is taken.
-	Hold(ctx context.Context, lease string, held func()) error
+	// the daemon itself is stopping (context.Cause is [runtime.ErrStopping]). It calls held once the lease is taken.
+	Hold(ctx context.Context, caller access.Caller, lease string, held func()) error
 	// Logs writes the last tail lines (all if negative), and with follow what
 	// comes until ctx ends or the clone does.
-	Logs(ctx context.Context, id string, tail int, follow bool, w io.Writer) error
-	Exec(ctx context.Context, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error)
-	Client(ctx context.Context, id string, args []string) (api.ClientRequest, error)
+	Logs(ctx context.Context, caller access.Caller, id string, tail int, follow bool, w io.Writer) error
+	Exec(ctx context.Context, caller access.Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error)
+	Client(ctx context.Context, caller access.Caller, id string, args []string) (api.ClientRequest, error)
 }
 
 // Goldens is the part of the daemon that keeps and builds goldens. Who sent the
@@ -60,8 +61,8 @@ type Part struct {
 
 // Pools is the part of the daemon that keeps clones ahead. golden is a name.
 type Pools interface {
-	Pools(ctx context.Context) ([]api.Pool, error)
-	SetPool(ctx context.Context, golden string, req api.PoolRequest) (api.Pool, error)
+	Pools(ctx context.Context, caller access.Caller) ([]api.Pool, error)
+	SetPool(ctx context.Context, caller access.Caller, golden string, req api.PoolRequest) (api.Pool, error)
 }
 
 // Host is the part of the daemon that knows about the machine and itself.

@@ -162,7 +162,7 @@ func TestErrors(t *testing.T) {
 		"deadline":     {context.DeadlineExceeded, api.CodeTimeout, 504},
 		"permission":   {errdefs.ErrPermissionDenied, api.CodeNotAllowed, 403},
 		"source":       {fmt.Errorf("build shop: %w", &runtime.SourceError{File: "1.sql"}), api.CodeGoldenInvalid, 422},
-		"stopping":     {ErrStopping, api.CodeGeneral, 503},
+		"stopping":     {runtime.ErrStopping, api.CodeGeneral, 503},
 		"cancelled":    {context.Canceled, api.CodeGeneral, 499},
 		"own":          {&api.Error{Code: api.CodeTimeout}, api.CodeTimeout, 504},
 		"own general":  {&api.Error{Code: api.CodeGeneral}, api.CodeGeneral, 500},

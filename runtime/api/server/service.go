@@ -11,13 +11,10 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 )
-
-// ErrStopping is the cause of a context that ended because the server stops,
-// not because the client went.
-var ErrStopping = errors.New("daemon is stopping")
 
 // Options say what a Server serves.
 type Options struct {
@@ -81,7 +78,7 @@ type Server struct {
 	certUsers  *access.CertUsers
 	certAdmins []string
 
-	stopping context.Context // ends with ErrStopping
+	stopping context.Context // ends with runtime.ErrStopping
 	stop     context.CancelCauseFunc
 	active   sync.WaitGroup // requests in progress, hijacked ones too
 }
@@ -115,7 +112,7 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // server serves once, any number of listeners.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(ErrStopping)
+	defer cancel(runtime.ErrStopping)
 	hs := &http.Server{
 		Handler:           s.handler,
 		BaseContext:       func(net.Listener) context.Context { return base },
@@ -135,9 +132,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		left--
 	case <-ctx.Done():
 	}
-	s.stop(ErrStopping)
+	s.stop(runtime.ErrStopping)
 	err = errors.Join(err, s.shutdown(ctx, hs))
-	cancel(ErrStopping) // what is left is told, and waited for
+	cancel(runtime.ErrStopping) // what is left is told, and waited for
 	s.active.Wait()
 	for range left {
 		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
@@ -162,7 +159,7 @@ func (s *Server) shutdown(ctx context.Context, hs *http.Server) error {
 // request body is at its end.
 func (s *Server) stream(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(r.Context())
-	forget := context.AfterFunc(s.stopping, func() { cancel(ErrStopping) })
+	forget := context.AfterFunc(s.stopping, func() { cancel(runtime.ErrStopping) })
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)

@@ -68,7 +68,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request, in *logsIn) {
 	ctx, done := s.stream(r)
 	defer done()
 	out := &flusher{w: w, contentType: "text/plain; charset=utf-8"}
-	err := s.clones.Logs(ctx, in.ID, in.Tail, in.Follow, out)
+	err := s.clones.Logs(ctx, callOf(ctx).caller, in.ID, in.Tail, in.Follow, out)
 	switch {
 	case err == nil && !out.begun:
 		_, _ = out.Write(nil)
@@ -109,7 +109,7 @@ func (s *Server) lease(w http.ResponseWriter, r *http.Request, in *leaseIn) {
 	out := &flusher{w: w, contentType: "application/x-ndjson"}
 	var once sync.Once
 	var alive sync.WaitGroup
-	err := s.clones.Hold(ctx, in.ID, func() {
+	err := s.clones.Hold(ctx, callOf(ctx).caller, in.ID, func() {
 		once.Do(func() {
 			if writeJSON(out, api.Lease{Schema: api.Schema, ID: in.ID}) != nil {
 				cancel()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -102,7 +103,7 @@ func TestLease(t *testing.T) {
 	if err := l.Err(); err != nil {
 		t.Errorf("error of a closed lease: %v", err)
 	}
-	if cause := <-released; errors.Is(cause, ErrStopping) {
+	if cause := <-released; errors.Is(cause, runtime.ErrStopping) {
 		t.Error("a client that closes its lease looks like a daemon that stops")
 	}
 
@@ -161,7 +162,7 @@ func TestLeaseSurvivesRestart(t *testing.T) {
 	<-held
 	for range 3 {
 		d.stop()
-		if cause := <-released; !errors.Is(cause, ErrStopping) {
+		if cause := <-released; !errors.Is(cause, runtime.ErrStopping) {
 			t.Errorf("cause %v, want ErrStopping", cause)
 		}
 		d = f.start(t, socket)
