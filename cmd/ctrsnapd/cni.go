@@ -23,7 +23,7 @@ func (d *daemon) openCNI(ctx context.Context) (network.Provider, error) {
 		return nil, err
 	}
 	return cni.Open(ctx, cni.Options{
-		StateDir: d.cfg.State, BinDirs: d.pluginDirs(), Networks: []cni.Conf{conf}, Log: d.log, Failpoint: d.failpoints.of("cni"),
+		StateDir: d.cfg.State, BinDirs: d.pluginDirs(), Networks: []cni.Conf{conf}, Log: d.log, Failpoint: d.failpoints.Of("cni"),
 	})
 }
 
@@ -41,7 +41,7 @@ func (d *daemon) openNamed(ctx context.Context, dir string, names []string) (nam
 	if err != nil {
 		return nil, err
 	}
-	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: min(namedAhead, d.cfg.Network.Ahead), Log: d.log, Failpoint: d.failpoints.of("netpool")})
+	return pool.Open(ctx, inner, pool.Options{Dir: filepath.Join(dir, "pool"), Size: min(namedAhead, d.cfg.Network.Ahead), Log: d.log, Failpoint: d.failpoints.Of("netpool")})
 }
 
 func (d *daemon) namedProvider(ctx context.Context, dir string, names []string) (network.Provider, error) {
@@ -55,7 +55,7 @@ func (d *daemon) namedProvider(ctx context.Context, dir string, names []string) 
 			return nil, err
 		}
 	}
-	return cni.Open(ctx, cni.Options{StateDir: dir, BinDirs: d.pluginDirs(), Networks: confs, Log: d.log, Failpoint: d.failpoints.of("cni")})
+	return cni.Open(ctx, cni.Options{StateDir: dir, BinDirs: d.pluginDirs(), Networks: confs, Log: d.log, Failpoint: d.failpoints.Of("cni")})
 }
 
 // confs are the configurations of CNI networks.

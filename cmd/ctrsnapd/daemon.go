@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
+	"github.com/ctrsnap/ctrsnap/cmd/internal/failpoint"
 	"github.com/ctrsnap/ctrsnap/cmd/internal/telemetry"
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/attach"
@@ -52,7 +53,7 @@ const stopTimeout = 30 * time.Second
 type daemon struct {
 	cfg          config.Config
 	log          *slog.Logger
-	failpoints   *failpoints // nil but in tests
+	failpoints   *failpoint.Set // nil but in tests
 	lock         *os.File
 	storage      *storage.Storage
 	containerd   *containerd.Server
@@ -102,7 +103,7 @@ func (d *daemon) open(ctx context.Context) error {
 		if err := step.do(ctx); err != nil {
 			return err
 		}
-		if err := d.failpoints.visit("start." + step.name); err != nil {
+		if err := d.failpoints.Visit("start." + step.name); err != nil {
 			return err
 		}
 	}
@@ -152,7 +153,7 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 		Image:      filepath.Join(d.cfg.Root, "storage.xfs"),
 		Size:       int64(d.cfg.Storage.Size),
 		AllowPlain: true,
-		Failpoint:  d.failpoints.of("storage"),
+		Failpoint:  d.failpoints.Of("storage"),
 	})
 	return err
 }
@@ -162,7 +163,7 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 func (d *daemon) openContainerd(ctx context.Context) error {
 	saved := checkpoint.Options{
 		Dir: d.stored("checkpoint"), Root: d.stored("containerd"), External: d.cfg.Containerd.Address != "",
-		Failpoint: d.failpoints.of("checkpoint"),
+		Failpoint: d.failpoints.Of("checkpoint"),
 	}
 	restored, err := checkpoint.Restore(saved)
 	if err != nil {
@@ -170,7 +171,7 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	}
 	d.restarted = restored.Restarted
 	d.log.Info("metadata", "restarted", restored.Restarted, "restored", restored.Restored, "taken", restored.Taken, "damaged", restored.Damaged)
-	opts := golden.Options{Exclusive: storage.Exclusive, Marked: d.marked, Failpoint: d.failpoints.of("golden")}
+	opts := golden.Options{Exclusive: storage.Exclusive, Marked: d.marked, Failpoint: d.failpoints.Of("golden")}
 	if address := d.cfg.Containerd.Address; address != "" {
 		d.containerd, err = containerd.Connect(ctx, address)
 	} else if err = containerd.MountState(d.state("containerd"), 0o711); err == nil {
@@ -213,7 +214,7 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	def, err := pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log, Failpoint: d.failpoints.of("netpool")})
+	def, err := pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log, Failpoint: d.failpoints.Of("netpool")})
 	if err != nil {
 		return err
 	}
@@ -224,12 +225,12 @@ func (d *daemon) openNetwork(ctx context.Context) error {
 	if err := d.openAttach(); err != nil {
 		return err
 	}
-	d.publish, err = publish.Open(ctx, publish.Options{Dir: d.state("publish"), Program: d.program("ctrsnap-proxy"), Log: d.log, Failpoint: d.failpoints.of("publish")})
+	d.publish, err = publish.Open(ctx, publish.Options{Dir: d.state("publish"), Program: d.program("ctrsnap-proxy"), Log: d.log, Failpoint: d.failpoints.Of("publish")})
 	return err
 }
 
 func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
-	opts := bridge.Options{StateDir: d.cfg.State, Bridge: d.cfg.Network.Bridge, Log: d.log, Failpoint: d.failpoints.of("bridge")}
+	opts := bridge.Options{StateDir: d.cfg.State, Bridge: d.cfg.Network.Bridge, Log: d.log, Failpoint: d.failpoints.Of("bridge")}
 	if s := d.cfg.Network.Subnet; s != "" {
 		var err error
 		if opts.Subnet, err = netip.ParsePrefix(s); err != nil {
@@ -251,7 +252,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		Address:    d.containerd.Address(),
 		CgroupPath: d.cfg.Containerd.Cgroup,
 		Logger:     d.log,
-		Failpoint:  d.failpoints.of("runner"),
+		Failpoint:  d.failpoints.Of("runner"),
 	}
 	if d.shims != nil {
 		opts.Shims = d.shims
@@ -266,7 +267,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 	}
 	d.events = event.New()
 	d.manager = manager.New(manager.Options{
-		Ports: d.publish, Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.of("clone"),
+		Ports: d.publish, Interfaces: d.attach, IsNetworkAdmin: d.isNetworkAdmin, Failpoint: d.failpoints.Of("clone"),
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
@@ -277,7 +278,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
 		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
 		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events, Users: d.certUsers,
-		Failpoint: d.failpoints.of("build"),
+		Failpoint: d.failpoints.Of("build"),
 	})
 	d.openHost()
 	return nil
@@ -355,7 +356,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	d := &daemon{cfg: cfg, log: slog.Default()}
 	defer func() { err = errors.Join(err, d.close(ctx)) }()
 	began := time.Now()
-	if d.failpoints, err = openFailpoints(os.Getenv(failpointEnv), os.Getenv(visitsEnv)); err != nil {
+	if d.failpoints, err = failpoint.FromEnv(); err != nil {
 		return err
 	}
 	if err := d.open(ctx); err != nil {

@@ -24,7 +24,7 @@ const isolationLease = "lease"
 
 // openAttach opens what gives clones further interfaces.
 func (d *daemon) openAttach() (err error) {
-	d.attach, err = attach.Open(attach.Options{Dir: d.state("attach"), BinDirs: d.pluginDirs(), Log: d.log, Failpoint: d.failpoints.of("attach")})
+	d.attach, err = attach.Open(attach.Options{Dir: d.state("attach"), BinDirs: d.pluginDirs(), Log: d.log, Failpoint: d.failpoints.Of("attach")})
 	return err
 }
 

@@ -34,6 +34,6 @@ func (d *daemon) openShims(ctx context.Context) error {
 			used[c.SandboxID]++
 		}
 	}
-	d.shims = sandboxes.New(client.SandboxStore(), d.containerd.Sandboxes(), sandboxes.Options{Failpoint: d.failpoints.of("shim")})
+	d.shims = sandboxes.New(client.SandboxStore(), d.containerd.Sandboxes(), sandboxes.Options{Failpoint: d.failpoints.Of("shim")})
 	return d.shims.Recover(ctx, used)
 }
