@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,11 +18,10 @@ import (
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/cmd/internal/failpoint"
 	"github.com/ctrsnap/ctrsnap/cmd/internal/telemetry"
-	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/attach"
 	"github.com/ctrsnap/ctrsnap/network/bridge"
+	"github.com/ctrsnap/ctrsnap/network/dns"
 	"github.com/ctrsnap/ctrsnap/network/named"
-	"github.com/ctrsnap/ctrsnap/network/pool"
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -61,7 +59,7 @@ type daemon struct {
 	bases        *base.Maker
 	network      *named.Provider
 	bridge       *bridge.Network // nil where a CNI network is the default one
-	names        *names          // nil where nobody answers for names
+	names        *dns.Names      // nil where nobody answers for names
 	attach       *attach.Attacher
 	publish      *publish.Publisher
 	certUsers    *access.CertUsers
@@ -200,48 +198,6 @@ func (d *daemon) openContainerd(ctx context.Context) error {
 	return checkpoint.Confirm(saved)
 }
 
-// openNetwork attaches clones to the network of the configuration: the user's
-// CNI network, or a bridge of our own. Either way namespaces are made ahead.
-func (d *daemon) openNetwork(ctx context.Context) error {
-	n := d.cfg.Network
-	var inner network.Provider
-	var err error
-	if n.Conflist != "" || n.Use != "" {
-		inner, err = d.openCNI(ctx)
-	} else {
-		inner, err = d.openBridge(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	def, err := pool.Open(ctx, inner, pool.Options{Dir: d.state("pool"), Size: n.Ahead, Log: d.log, Failpoint: d.failpoints.Of("netpool")})
-	if err != nil {
-		return err
-	}
-	d.network, err = named.Open(ctx, named.Options{Dir: d.state("networks"), Default: def, Open: d.openNamed, Log: d.log})
-	if err != nil {
-		return err
-	}
-	if err := d.openAttach(); err != nil {
-		return err
-	}
-	d.publish, err = publish.Open(ctx, publish.Options{Dir: d.state("publish"), Program: d.program("ctrsnap-proxy"), Log: d.log, Failpoint: d.failpoints.Of("publish")})
-	return err
-}
-
-func (d *daemon) openBridge(ctx context.Context) (network.Provider, error) {
-	opts := bridge.Options{StateDir: d.cfg.State, Bridge: d.cfg.Network.Bridge, Log: d.log, Failpoint: d.failpoints.Of("bridge")}
-	if s := d.cfg.Network.Subnet; s != "" {
-		var err error
-		if opts.Subnet, err = netip.ParsePrefix(s); err != nil {
-			return nil, fmt.Errorf("network.subnet: %w", err)
-		}
-	}
-	var err error
-	d.bridge, err = bridge.Open(ctx, opts)
-	return d.bridge, err
-}
-
 func (d *daemon) openRuntime(ctx context.Context) error {
 	opts := runner.Options{
 		ShimBinary: d.program("containerd-shim-runc-v2"),
@@ -328,9 +284,7 @@ func (d *daemon) close(ctx context.Context) error {
 	if d.manager != nil {
 		err = d.manager.Close(ctx)
 	}
-	if d.names != nil {
-		err = errors.Join(err, d.names.server.Close())
-	}
+	err = errors.Join(err, d.names.Close())
 	if d.shims != nil {
 		d.shims.Close()
 	}
@@ -396,6 +350,6 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		return err
 	}
 	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
-		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d, Engines: engines{d}, Logger: d.log,
+		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d.networks(), Engines: engines{d}, Logger: d.log,
 		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)
 }

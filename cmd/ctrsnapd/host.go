@@ -54,10 +54,10 @@ func (d *daemon) sandboxIDs(ctx context.Context) (ids []string, err error) {
 	return ids, err
 }
 
-// checkNames looks whether clones find each other by name, where they are to.
+// checkNames looks whether clones find each other by name, where they are to. That is known when clones can be made.
 func (d *daemon) checkNames(ctx context.Context) []api.Check {
 	if d.names == nil {
 		return nil
 	}
-	return []api.Check{d.names.check(ctx)}
+	return host.Verified("names", d.names)(ctx)
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -24,6 +26,30 @@ func ContainerRanges() ([]netip.Prefix, error) {
 func HostRanges() ([]netip.Prefix, error) {
 	ranges, addrs, err := hostRanges()
 	return append(ranges, addrs...), err
+}
+
+// rangesFor is how long Containers believes what it has seen: links come and go.
+const rangesFor = 5 * time.Second
+
+// Containers knows which addresses containers of this host have, by the links
+// behind which they are. It is safe for concurrent use.
+type Containers struct {
+	mu     sync.Mutex
+	looked time.Time
+	ranges []netip.Prefix
+}
+
+// Have says whether an address is of a container. It looks at the host's links now
+// and then: a flood of queries is no flood of those.
+func (c *Containers) Have(a netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.looked) > rangesFor {
+		if ranges, err := ContainerRanges(); err == nil {
+			c.ranges, c.looked = ranges, time.Now()
+		}
+	}
+	return slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func hostRanges() (ranges, addrs []netip.Prefix, _ error) {
