@@ -68,9 +68,7 @@ type daemon struct {
 	users        *runner.Mapped // of clones in user namespaces; nil without
 	withoutUsers error          // why there are none
 	engines      *catalog.Catalog
-	metrics      *telemetry.Metrics
-	traces       *telemetry.Traces // nil where they go nowhere
-	audit        *telemetry.Audit
+	telemetry    *telemetry.Telemetry
 	recovered    manager.Report
 	events       *event.Hub
 	manager      *manager.Manager
@@ -112,6 +110,8 @@ func (d *daemon) state(elem ...string) string {
 	return filepath.Join(append([]string{d.cfg.State}, elem...)...)
 }
 
+func (d *daemon) dirs() host.Dirs { return host.Dirs{Root: d.cfg.Root, State: d.cfg.State} }
+
 // stored returns a path on the storage.
 func (d *daemon) stored(elem ...string) string {
 	return filepath.Join(append([]string{d.storage.Dir()}, elem...)...)
@@ -133,7 +133,13 @@ func (d *daemon) openState(context.Context) error {
 	if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		return fmt.Errorf("lock %s: another ctrsnapd uses it: %w", d.cfg.State, err)
 	}
-	return d.openRunDirs()
+	return d.dirs().MountRunDirs()
+}
+
+// openTelemetry opens what the daemon is watched by.
+func (d *daemon) openTelemetry(ctx context.Context) (err error) {
+	d.telemetry, err = telemetry.Open(ctx, d.cfg.Root)
+	return err
 }
 
 func (d *daemon) openStorage(ctx context.Context) (err error) {
@@ -146,14 +152,19 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 		d.storage, err = storage.At(dir)
 		return err
 	}
-	d.storage, err = d.openAgain(ctx, storage.Options{
+	d.storage, err = host.OpenStorage(ctx, storage.Options{
 		Dir:        dir,
 		Image:      filepath.Join(d.cfg.Root, "storage.xfs"),
 		Size:       int64(d.cfg.Storage.Size),
 		AllowPlain: true,
 		Failpoint:  d.failpoints.Of("storage"),
-	})
+	}, d.state("storage-stopped"), d.endUsers, d.log)
 	return err
+}
+
+// endUsers ends what holds a storage that has stopped.
+func (d *daemon) endUsers(ctx context.Context) error {
+	return d.dirs().EndAll(ctx, runner.New(nil, runner.Options{CgroupPath: d.cfg.Containerd.Cgroup}), d.state("containerd.sock"))
 }
 
 // openContainerd starts or connects containerd, restores what the last boot
@@ -227,7 +238,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.observe, Pool: d.pool(), Logger: d.log,
+		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
@@ -298,7 +309,7 @@ func (d *daemon) close(ctx context.Context) error {
 	if d.containerd != nil {
 		err = errors.Join(err, d.containerd.Stop(ctx))
 	}
-	err = errors.Join(err, d.closeTelemetry(ctx))
+	err = errors.Join(err, d.telemetry.Close(ctx))
 	if d.lock != nil {
 		err = errors.Join(err, d.lock.Close())
 	}
@@ -344,12 +355,16 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 		stop()
 	})
-	d.watched()
+	d.telemetry.Read(telemetry.Source{
+		Seen: d.manager.Seen, Pools: func(ctx context.Context) ([]api.Pool, error) { return d.manager.Pools(ctx, access.Daemon) }, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
+		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.builder.List(ctx, "") },
+		Events:  d.events, Recover: d.recovered,
+	})
 	d.scrub(serving)
-	if err := d.serveMetrics(serving); err != nil {
+	if err := d.telemetry.Serve(serving, cfg.Metrics.Listen, d.log); err != nil {
 		return err
 	}
 	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
-		Stats: d.manager, Events: d.events, Metrics: d.metrics.Handler(), Audit: d.auditLog(), Interfaces: d.manager, Networks: d.networks(), Engines: engines{d}, Logger: d.log,
+		Stats: d.manager, Events: d.events, Metrics: d.telemetry.Handler(), Audit: d.telemetry.Audit(), Interfaces: d.manager, Networks: d.networks(), Engines: engines{d}, Logger: d.log,
 		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)
 }

@@ -33,10 +33,11 @@ func (d *daemon) openHost() {
 // parts have what can be left behind.
 func (d *daemon) parts() *host.Parts {
 	p := &host.Parts{
-		Dirs:   host.Dirs{Root: d.cfg.Root, State: d.cfg.State, Storage: d.storage.Dir()},
+		Dirs:   d.dirs(),
 		Runner: d.runner, Store: d.store, Network: d.network, Ports: d.publish, Interfaces: d.attach,
 		Clones: d.manager, Builds: d.builder, Sandboxes: d.sandboxIDs,
 	}
+	p.Storage = d.storage.Dir()
 	if d.containerd.Embedded() {
 		p.Address = d.containerd.Address()
 	}

@@ -3,12 +3,10 @@ package main
 import (
 	"github.com/ctrsnap/ctrsnap/cmd/internal/config"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/host"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
 )
-
-// maxReserve is the most that is kept free unless the configuration says so.
-const maxReserve = 10 << 30
 
 // limits are what the configuration says, completed by what there is.
 func (d *daemon) limits() manager.Limits {
@@ -30,23 +28,7 @@ func together(q config.Quota) quota.Bounds {
 	return quota.Bounds{Clones: q.Clones, Memory: int64(q.Memory), Disk: int64(q.Disk)}
 }
 
-// space looks at the filesystem that holds the layers. Of a sparse image, what it
-// has not taken of the host's disk yet is free only while that has it.
+// space looks at the filesystem that holds the layers.
 func (d *daemon) space() (manager.Space, error) {
-	i, err := d.storage.Info()
-	if err == nil {
-		err = d.storage.Alive()
-	}
-	if err != nil {
-		return manager.Space{}, err
-	}
-	s := manager.Space{Size: i.Size, Free: i.Free, Reserve: int64(d.cfg.Storage.Reserve)}
-	if i.Image != "" {
-		taken := max(0, i.ImageUsed-(i.Size-i.Free)) // of the image, free inside
-		s.Free = min(s.Free, i.HostFree+taken)
-	}
-	if s.Reserve == 0 {
-		s.Reserve = min(s.Size/20, maxReserve)
-	}
-	return s, nil
+	return host.Space(d.storage, int64(d.cfg.Storage.Reserve))
 }

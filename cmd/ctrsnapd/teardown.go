@@ -41,7 +41,7 @@ func tearDown(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.close(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(d.storage.Unmount(ctx), d.closeRunDirs(), containerd.UnmountState(d.state("containerd")), containerd.UnmountState(cfg.State)); err != nil {
+	if err := errors.Join(d.storage.Unmount(ctx), d.dirs().UnmountRunDirs(), containerd.UnmountState(d.state("containerd")), containerd.UnmountState(cfg.State)); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(cfg.State); err != nil {

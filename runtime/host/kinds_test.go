@@ -224,9 +224,7 @@ func TestDirectories(t *testing.T) {
 
 // TestMounts lists what is mounted for somebody, also where the state directory is named by a link.
 func TestMounts(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	dir := t.TempDir()
 	if err := os.Symlink(dir, dir+"-link"); err != nil {
 		t.Fatal(err)

@@ -37,13 +37,18 @@ type Dirs struct {
 	Storage string // the storage's, below Root or elsewhere
 }
 
-// mounts lists what is mounted below our directories for clones and builds.
-func (d Dirs) mounts() (paths []string, _ error) {
+// mounts lists what is mounted for clones and builds.
+func (d Dirs) mounts() ([]string, error) {
 	state, err := filepath.EvalSymlinks(d.State)
 	if err != nil {
 		return nil, err
 	}
-	all, err := mountinfo.GetMounts(mountinfo.PrefixFilter(state))
+	return mountsOf(state)
+}
+
+// mountsOf lists what is mounted below dir, which is without symbolic links, for clones and builds.
+func mountsOf(dir string) (paths []string, _ error) {
+	all, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	for _, m := range all {
 		if OwnerOf(m.Mountpoint) != "" {
 			paths = append(paths, m.Mountpoint)

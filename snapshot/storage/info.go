@@ -27,6 +27,16 @@ type Info struct {
 	HostFree   int64  // free where the image lies
 }
 
+// Available returns how many bytes can be written. Of a sparse image, what it has not taken of the host's disk yet is
+// free only while that has it.
+func (i Info) Available() int64 {
+	if i.Image == "" {
+		return i.Free
+	}
+	taken := max(0, i.ImageUsed-(i.Size-i.Free)) // of the image, free inside
+	return min(i.Free, i.HostFree+taken)
+}
+
 // Info looks at the storage as it is now.
 func (s *Storage) Info() (Info, error) {
 	var st unix.Statfs_t

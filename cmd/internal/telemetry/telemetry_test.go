@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -76,6 +79,56 @@ func TestTraces(t *testing.T) {
 	}
 	var none *Traces
 	none.Observe(t.Context(), manager.Made{})
+}
+
+// TestOpen counts clones, keeps who did what, and serves figures at an address until it is told to end.
+func TestOpen(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "root")
+	tel, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tel.Observe(t.Context(), manager.Made{Golden: snapshot.Ref{Name: "shop"}, Timings: api.Timings{api.StageClaim: 1}})
+	tel.Audit().Info("clone", "caller", "ann")
+	var log strings.Builder
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := tel.Serve(ctx, "127.0.0.1:0", slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+		t.Fatal(err)
+	}
+	_, address, _ := strings.Cut(strings.TrimSpace(log.String()), "address=")
+	get := func(path string) (int, string) {
+		resp, err := http.Get("http://" + address + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(b)
+	}
+	if code, text := get("/metrics"); code != 200 || !strings.Contains(text, `ctrsnap_clone_made_total{golden="shop",result="ok",way="pool"} 1`) {
+		t.Errorf("metrics: %d %s", code, text)
+	}
+	if code, _ := get("/v1/clones"); code != 404 {
+		t.Errorf("more than metrics is served there: %d", code)
+	}
+	if err := tel.Serve(ctx, address, slog.Default()); err == nil {
+		t.Error("served at an address that is taken")
+	}
+	cancel()
+	if err := tel.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "audit.log")); err != nil || !strings.Contains(string(b), `"caller":"ann"}`) {
+		t.Errorf("audit log %q, %v", b, err)
+	}
+	var none *Telemetry
+	if err := none.Close(t.Context()); err != nil {
+		t.Errorf("close nothing: %v", err)
+	}
+	if tel, err := Open(t.Context(), filepath.Join(dir, "audit.log")); err == nil {
+		t.Errorf("opened below a file: %v", tel)
+	}
 }
 
 func TestAuditRotates(t *testing.T) {
