@@ -357,7 +357,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	})
 	d.telemetry.Read(telemetry.Source{
 		Seen: d.manager.Seen, Pools: func(ctx context.Context) ([]api.Pool, error) { return d.manager.Pools(ctx, access.Daemon) }, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
-		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.builder.List(ctx, "") },
+		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.builder.List(ctx, access.Daemon, "") },
 		Events:  d.events, Recover: d.recovered,
 	})
 	d.scrub(serving)

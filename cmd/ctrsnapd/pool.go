@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -41,25 +41,25 @@ func (p pooled) refresh(ctx context.Context) {
 }
 
 // Promote implements [server.Goldens].
-func (p pooled) Promote(ctx context.Context, ref string) (api.Golden, error) {
+func (p pooled) Promote(ctx context.Context, caller access.Caller, ref string) (api.Golden, error) {
 	defer p.refresh(ctx)
-	return p.Builder.Promote(ctx, ref)
+	return p.Builder.Promote(ctx, caller, ref)
 }
 
 // Rollback implements [server.Goldens].
-func (p pooled) Rollback(ctx context.Context, name string) (api.Golden, error) {
+func (p pooled) Rollback(ctx context.Context, caller access.Caller, name string) (api.Golden, error) {
 	defer p.refresh(ctx)
-	return p.Builder.Rollback(ctx, name)
+	return p.Builder.Rollback(ctx, caller, name)
 }
 
 // SetAccess implements [server.Goldens].
-func (p pooled) SetAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+func (p pooled) SetAccess(ctx context.Context, caller access.Caller, name string, req api.AccessRequest) (api.Golden, error) {
 	defer p.refresh(ctx)
-	return p.Builder.SetAccess(ctx, name, req)
+	return p.Builder.SetAccess(ctx, caller, name, req)
 }
 
 // Build implements [server.Goldens].
-func (p pooled) Build(ctx context.Context, caller server.Caller, req api.BuildRequest, next func() (server.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+func (p pooled) Build(ctx context.Context, caller access.Caller, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 	g, existed, err := p.Builder.Build(ctx, caller, req, next, events)
 	if err == nil && !existed {
 		p.refresh(ctx)
@@ -69,19 +69,19 @@ func (p pooled) Build(ctx context.Context, caller server.Caller, req api.BuildRe
 
 // Remove implements [server.Goldens]: clones that nobody has do not keep a
 // golden from being removed.
-func (p pooled) Remove(ctx context.Context, name string) error {
+func (p pooled) Remove(ctx context.Context, caller access.Caller, name string) error {
 	ref, err := snapshot.ParseRef(name)
 	if err != nil {
 		return err
 	}
 	if ref.Version == 0 && strings.Contains(name, ":") { // the current one, not all: see Builder.Remove
-		g, err := p.Get(ctx, ref.String())
+		g, err := p.Get(ctx, caller, ref.String())
 		if err != nil {
 			return err
 		}
 		ref.Version = g.Version
 	}
-	if err := p.MayRemove(ctx, ref); err != nil { // before its pool is emptied
+	if err := p.MayRemove(ctx, caller, ref); err != nil { // before its pool is emptied
 		return err
 	}
 	resume, err := p.d.manager.SuspendPool(ctx, ref)
@@ -90,5 +90,5 @@ func (p pooled) Remove(ctx context.Context, name string) error {
 	}
 	defer resume()
 	defer p.refresh(ctx)
-	return p.Builder.Remove(ctx, ref.String())
+	return p.Builder.Remove(ctx, caller, ref.String())
 }

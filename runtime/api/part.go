@@ -1,5 +1,7 @@
 package api
 
+import "io"
+
 // Kinds of the parts of a build request: the form names of the multipart body.
 const (
 	PartSpec    = "spec"     // the BuildRequest as JSON; comes first
@@ -13,6 +15,13 @@ const (
 
 // Parts lists the kinds of the parts after the spec.
 var Parts = []string{PartInit, PartDump, PartDumpTar, PartDirTar, PartArchive, PartMask}
+
+// Part is one file of a build request, as the daemon takes it in.
+type Part struct {
+	Kind string // form name
+	Name string // file name, as sent: not trusted
+	io.Reader
+}
 
 // Types of a BuildEvent.
 const (

@@ -9,21 +9,21 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// find returns a golden that the sender of ctx's request may know of.
-func (b *Builder) find(ctx context.Context, r snapshot.Ref) (snapshot.Golden, error) {
+// find returns a golden that the caller may know of.
+func (b *Builder) find(ctx context.Context, caller access.Caller, r snapshot.Ref) (snapshot.Golden, error) {
 	g, err := b.Store.Golden(ctx, r)
-	return server.Readable(ctx, r, g, err)
+	return caller.Readable(r, g, err)
 }
 
-// writable says whether he may change a golden, or with version 0 a name.
-func (b *Builder) writable(ctx context.Context, r snapshot.Ref) (g snapshot.Golden, err error) {
-	all, err := b.goldens(ctx)
+// writable returns a golden that the caller may change; with version 0 one of a name.
+func (b *Builder) writable(ctx context.Context, caller access.Caller, r snapshot.Ref) (g snapshot.Golden, err error) {
+	all, err := b.goldens(ctx, caller)
 	if err != nil {
 		return g, err
 	}
@@ -31,21 +31,21 @@ func (b *Builder) writable(ctx context.Context, r snapshot.Ref) (g snapshot.Gold
 	if i < 0 {
 		return g, snapshot.NoGolden(r)
 	}
-	return all[i], server.CheckWrite(ctx, all[i])
+	return all[i], caller.CheckWrite(all[i])
 }
 
-// goldens are those that the sender of ctx's request may know of.
-func (b *Builder) goldens(ctx context.Context) ([]snapshot.Golden, error) {
+// goldens are those that the caller may know of.
+func (b *Builder) goldens(ctx context.Context, caller access.Caller) ([]snapshot.Golden, error) {
 	all, err := b.Store.Goldens(ctx)
-	return slices.DeleteFunc(all, func(g snapshot.Golden) bool {
-		_, err := server.Readable(ctx, g.Ref(), g, nil)
-		return err != nil
-	}), err
+	return slices.DeleteFunc(all, func(g snapshot.Golden) bool { return !caller.MayRead(g) }), err
 }
 
-// mayBuild says whether caller may build the next version of a name. That a name is
-// taken cannot be kept from who wants it himself.
-func (b *Builder) mayBuild(ctx context.Context, caller server.Caller, name string) error {
+// mayBuild says whether the caller may build the next version of a name. That a name is
+// taken cannot be kept from those who want it themselves.
+func (b *Builder) mayBuild(ctx context.Context, caller access.Caller, name string) error {
+	if err := caller.CheckKnown("build a golden"); err != nil {
+		return err
+	}
 	all, err := b.Store.Goldens(ctx)
 	if err != nil {
 		return err
@@ -71,18 +71,18 @@ func (j *job) access() (snapshot.Access, error) {
 }
 
 // SetAccess says who may do what with the goldens of a name. The owner gives the
-// group, one of his own, and the mode; the rest is for administrators.
-func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+// group, one of their own, and the mode; the rest is for administrators.
+func (b *Builder) SetAccess(ctx context.Context, caller access.Caller, name string, req api.AccessRequest) (api.Golden, error) {
 	if err := snapshot.ValidateName(name); err != nil {
 		return api.Golden{}, err
 	}
 	b.naming.Lock()
 	defer b.naming.Unlock()
-	g, err := b.find(ctx, snapshot.Ref{Name: name})
+	g, err := b.find(ctx, caller, snapshot.Ref{Name: name})
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("set access of golden %s: %w", name, err)
 	}
-	a, err := b.changed(ctx, g.Access, req)
+	a, err := b.changed(caller, g.Access, req)
 	if err == nil {
 		err = b.Store.SetAccess(ctx, name, a)
 	}
@@ -91,15 +91,13 @@ func (b *Builder) SetAccess(ctx context.Context, name string, req api.AccessRequ
 	}
 	b.Logger.InfoContext(ctx, "golden access set", "golden", name, "access", a.String())
 	g.Access = a
-	b.emit(ctx, api.EventGoldenChanged, g, "", "access "+a.String())
-	return b.Get(ctx, name)
+	b.emit(caller, api.EventGoldenChanged, g, "access "+a.String())
+	return b.Get(ctx, caller, name)
 }
 
-// changed returns a with what a request wants, if its sender may.
-func (b *Builder) changed(ctx context.Context, a snapshot.Access, req api.AccessRequest) (snapshot.Access, error) {
-	who, known := server.CallerOf(ctx)
-	admin := !known || who.IsAdmin()
-	if !admin && who.UID() != a.Owner {
+// changed returns a with what a request wants, if the caller may have it so.
+func (b *Builder) changed(who access.Caller, a snapshot.Access, req api.AccessRequest) (snapshot.Access, error) {
+	if !who.May(a.Owner) {
 		return a, fmt.Errorf("it is somebody else's: %w", errdefs.ErrPermissionDenied)
 	}
 	var err error
@@ -112,12 +110,12 @@ func (b *Builder) changed(ctx context.Context, a snapshot.Access, req api.Access
 		if a.Group, err = groupID(req.Group); err != nil {
 			return a, err
 		}
-		if !admin && !who.In(a.Group) {
+		if !who.IsAdmin() && !who.In(a.Group) {
 			return a, fmt.Errorf("you are not in group %.64q: %w", req.Group, errdefs.ErrPermissionDenied)
 		}
 	}
 	if req.Owner != "" {
-		if !admin {
+		if !who.IsAdmin() {
 			return a, fmt.Errorf("the owner is given by administrators: %w", errdefs.ErrPermissionDenied)
 		}
 		a.Owner, err = b.userID(req.Owner)
@@ -177,21 +175,18 @@ func groupName(id int) string {
 	return text
 }
 
-// MayRemove says whether the sender of ctx's request may remove a golden that is there.
-func (b *Builder) MayRemove(ctx context.Context, r snapshot.Ref) error {
-	if _, err := b.writable(ctx, r); err != nil {
+// MayRemove says why the caller may not remove a golden.
+func (b *Builder) MayRemove(ctx context.Context, caller access.Caller, r snapshot.Ref) error {
+	if _, err := b.writable(ctx, caller, r); err != nil {
 		return fmt.Errorf("remove golden %s: %w", r, err)
 	}
 	return nil
 }
 
-// emit has the world know what happened to a golden.
-func (b *Builder) emit(ctx context.Context, t api.EventType, g snapshot.Golden, by, reason string) {
-	if who, known := server.CallerOf(ctx); known {
-		by = who.Name
-	}
+// emit has the world know what a caller did to a golden.
+func (b *Builder) emit(by access.Caller, t api.EventType, g snapshot.Golden, reason string) {
 	b.Events.Emit(event.Event{
-		Event:  api.Event{Type: t, Golden: g.Ref().String(), Owner: b.userName(g.Access.Owner), By: by, Reason: reason},
+		Event:  api.Event{Type: t, Golden: g.Ref().String(), Owner: b.userName(g.Access.Owner), By: by.Name, Reason: reason},
 		Access: &g.Access,
 	})
 }

@@ -1,7 +1,8 @@
 package build
 
 import (
-	"context"
+	"errors"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -9,7 +10,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // TestOthersGoldens: the owner and those that the mode lets may read and change a
@@ -19,29 +20,28 @@ func TestOthersGoldens(t *testing.T) {
 	bob := access.User("bob", 1001, 1001, 1000)
 	eve := access.User("eve", 1002, 1002)
 	root := access.User("", 0)
-	as := func(who server.Caller) context.Context { return server.WithCaller(t.Context(), who) }
-	build := func(who server.Caller, mode, key string) (api.Golden, bool, error) {
+	build := func(who access.Caller, mode, key string) (api.Golden, bool, error) {
 		r := shop()
 		r.Mode, r.Key = mode, key
-		return w.Build(as(who), who, r.BuildRequest, r.next, r.event)
+		return w.Build(t.Context(), who, r.BuildRequest, r.next, r.event)
 	}
 	g, _, err := build(ada, "0640", "k")
 	if err != nil || g.Mode != "0640" {
 		t.Fatalf("%+v, %v", g, err)
 	}
-	if list, err := w.List(as(bob), ""); err != nil || len(list) != 1 {
+	if list, err := w.List(t.Context(), bob, ""); err != nil || len(list) != 1 {
 		t.Errorf("the group lists %v, %v", list, err)
 	}
-	if list, err := w.List(as(eve), ""); err != nil || len(list) != 0 {
+	if list, err := w.List(t.Context(), eve, ""); err != nil || len(list) != 0 {
 		t.Errorf("others list %v, %v", list, err)
 	}
-	verbs := map[string]func(ctx context.Context) error{
-		"promote":  func(ctx context.Context) error { _, err := w.Promote(ctx, "shop:1"); return err },
-		"rollback": func(ctx context.Context) error { _, err := w.Rollback(ctx, "shop"); return err },
-		"remove":   func(ctx context.Context) error { return w.Remove(ctx, "shop:1") },
-		"all":      func(ctx context.Context) error { return w.Remove(ctx, "shop") },
-		"access": func(ctx context.Context) error {
-			_, err := w.SetAccess(ctx, "shop", api.AccessRequest{Mode: "0666"})
+	verbs := map[string]func(who access.Caller) error{
+		"promote":  func(who access.Caller) error { _, err := w.Promote(t.Context(), who, "shop:1"); return err },
+		"rollback": func(who access.Caller) error { _, err := w.Rollback(t.Context(), who, "shop"); return err },
+		"remove":   func(who access.Caller) error { return w.Remove(t.Context(), who, "shop:1") },
+		"all":      func(who access.Caller) error { return w.Remove(t.Context(), who, "shop") },
+		"access": func(who access.Caller) error {
+			_, err := w.SetAccess(t.Context(), who, "shop", api.AccessRequest{Mode: "0666"})
 			return err
 		},
 	}
@@ -49,21 +49,21 @@ func TestOthersGoldens(t *testing.T) {
 		t.Fatal(err)
 	}
 	for verb, try := range verbs {
-		if err := try(as(bob)); !errdefs.IsPermissionDenied(err) {
+		if err := try(bob); !errdefs.IsPermissionDenied(err) {
 			t.Errorf("%s by the group: %v", verb, err)
 		}
-		if err := try(as(eve)); !errdefs.IsNotFound(err) {
+		if err := try(eve); !errdefs.IsNotFound(err) {
 			t.Errorf("%s by others: %v", verb, err)
 		}
 	}
-	for verb, try := range map[string]func(ctx context.Context) error{
-		"get":    func(ctx context.Context) error { _, err := w.Get(ctx, "shop"); return err },
-		"verify": func(ctx context.Context) error { _, err := w.Verify(ctx, "shop:1"); return err },
+	for verb, try := range map[string]func(who access.Caller) error{
+		"get":    func(who access.Caller) error { _, err := w.Get(t.Context(), who, "shop"); return err },
+		"verify": func(who access.Caller) error { _, err := w.Verify(t.Context(), who, "shop:1"); return err },
 	} {
-		if err := try(as(bob)); err != nil {
+		if err := try(bob); err != nil {
 			t.Errorf("%s by the group: %v", verb, err)
 		}
-		if err := try(as(eve)); !errdefs.IsNotFound(err) {
+		if err := try(eve); !errdefs.IsNotFound(err) {
 			t.Errorf("%s by others: %v", verb, err)
 		}
 	}
@@ -76,32 +76,32 @@ func TestOthersGoldens(t *testing.T) {
 		t.Errorf("the group's key: %v, %v", existed, err)
 	}
 	child := &request{BuildRequest: api.BuildRequest{Name: "child", Parent: "shop"}}
-	if _, _, err := w.Build(as(eve), eve, child.BuildRequest, child.next, child.event); !errdefs.IsNotFound(err) {
+	if _, _, err := w.Build(t.Context(), eve, child.BuildRequest, child.next, child.event); !errdefs.IsNotFound(err) {
 		t.Errorf("on top of what is not hers: %v", err)
 	}
 
-	if _, err := w.SetAccess(as(ada), "shop", api.AccessRequest{Owner: "1001"}); !errdefs.IsPermissionDenied(err) {
+	if _, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Owner: "1001"}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("given away: %v", err)
 	}
-	if _, err := w.SetAccess(as(ada), "shop", api.AccessRequest{Group: "1001"}); !errdefs.IsPermissionDenied(err) {
+	if _, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Group: "1001"}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("a group that she is not in: %v", err)
 	}
-	if _, err := w.SetAccess(as(ada), "shop", api.AccessRequest{Mode: "0777"}); !errdefs.IsInvalidArgument(err) {
+	if _, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Mode: "0777"}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a mode that is none: %v", err)
 	}
-	if g, err := w.SetAccess(as(ada), "shop", api.AccessRequest{Mode: "0660"}); err != nil || g.Mode != "0660" {
+	if g, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Mode: "0660"}); err != nil || g.Mode != "0660" {
 		t.Errorf("%+v, %v", g, err)
 	}
 	if g, _, err := build(bob, "0600", "bob's"); err != nil || g.Mode != "0660" {
 		t.Errorf("by the group that may: %+v, %v", g, err)
 	}
-	if _, err := w.SetAccess(as(root), "shop", api.AccessRequest{Owner: "1002", Group: "1002", Mode: "0600"}); err != nil {
+	if _, err := w.SetAccess(t.Context(), root, "shop", api.AccessRequest{Owner: "1002", Group: "1002", Mode: "0600"}); err != nil {
 		t.Error(err)
 	}
-	if _, err := w.Get(as(ada), "shop"); !errdefs.IsNotFound(err) {
+	if _, err := w.Get(t.Context(), ada, "shop"); !errdefs.IsNotFound(err) {
 		t.Errorf("it was hers: %v", err)
 	}
-	if err := w.Remove(as(eve), "shop"); err != nil {
+	if err := w.Remove(t.Context(), eve, "shop"); err != nil {
 		t.Errorf("the new owner's: %v", err)
 	}
 }
@@ -118,7 +118,7 @@ func TestOthersAnswer(t *testing.T) {
 			return
 		}
 		build := r.events[0].BuildID
-		answer := func(who server.Caller, build, token string) error {
+		answer := func(who access.Caller, build, token string) error {
 			return w.Answer(t.Context(), who, build, api.HostResult{Output: "nothing to migrate", Token: token})
 		}
 		for name, err := range map[string]error{
@@ -157,5 +157,101 @@ func TestOthersAnswer(t *testing.T) {
 		if e.Token != "" && strings.Contains(log, e.Token) {
 			t.Error("the token is in the log")
 		}
+	}
+}
+
+// TestNobody: the zero Caller gets nothing by any verb, where the daemon itself gets something.
+func TestNobody(t *testing.T) {
+	ctx := t.Context()
+	none := func(n int, err error) error {
+		if err == nil && n == 0 {
+			return errdefs.ErrNotFound
+		}
+		return err
+	}
+	verbs := map[string]func(*world, access.Caller) error{
+		"Build": func(w *world, c access.Caller) error {
+			r := shop()
+			r.Name = "new"
+			_, _, err := w.Build(ctx, c, r.BuildRequest, r.next, r.event)
+			return err
+		},
+		"Get":      func(w *world, c access.Caller) error { _, err := w.Get(ctx, c, "shop"); return err },
+		"List":     func(w *world, c access.Caller) error { l, err := w.List(ctx, c, ""); return none(len(l), err) },
+		"Promote":  func(w *world, c access.Caller) error { _, err := w.Promote(ctx, c, "shop:1"); return err },
+		"Rollback": func(w *world, c access.Caller) error { _, err := w.Rollback(ctx, c, "shop"); return err },
+		"Verify":   func(w *world, c access.Caller) error { _, err := w.Verify(ctx, c, "shop"); return err },
+		"SetAccess": func(w *world, c access.Caller) error {
+			_, err := w.SetAccess(ctx, c, "shop", api.AccessRequest{Owner: "0"})
+			return err
+		},
+		"MayRemove": func(w *world, c access.Caller) error { return w.MayRemove(ctx, c, snapshot.Ref{Name: "shop"}) },
+		"Remove":    func(w *world, c access.Caller) error { return w.Remove(ctx, c, "shop") },
+		"Answer": func(w *world, c access.Caller) (err error) {
+			w.engine = everything
+			r := full(w)
+			r.Key = "" // it is built
+			err = errors.New("nothing was asked")
+			r.on = func(e api.BuildEvent) {
+				if e.Type == api.EventExec {
+					answer := api.HostResult{Token: e.Token}
+					err = w.Answer(ctx, c, r.events[0].BuildID, answer)
+					_ = w.Answer(ctx, ada, r.events[0].BuildID, answer) // if it waits still
+				}
+			}
+			if _, _, err := w.run(ctx, r); err != nil {
+				t.Error(err)
+			}
+			return err
+		},
+	}
+	builder := reflect.TypeFor[*Builder]()
+	for i := range builder.NumMethod() {
+		verb := builder.Method(i)
+		for n := range verb.Type.NumIn() {
+			if verb.Type.In(n) == reflect.TypeFor[access.Caller]() && verbs[verb.Name] == nil {
+				t.Errorf("%s takes a caller: try it with nobody", verb.Name)
+			}
+		}
+	}
+	for verb, try := range verbs {
+		w := newWorld(t)
+		for _, key := range []string{"k1", "k2"} { // something to roll back to
+			r := shop()
+			r.Key, r.Mode = key, "0666"
+			if _, _, err := w.run(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := try(w, access.Caller{}); !errdefs.IsNotFound(err) && !errdefs.IsPermissionDenied(err) {
+			t.Errorf("%s by nobody: %v", verb, err)
+		}
+		if err := try(w, access.Daemon); err != nil {
+			t.Errorf("%s by the daemon: %v", verb, err)
+		}
+	}
+}
+
+// TestCertificate: whoever comes by a certificate is in no group, and neither are their goldens.
+func TestCertificate(t *testing.T) {
+	w := newWorld(t)
+	cert := access.User("cert:ann", 0xF0000000)
+	r := shop()
+	r.Mode = "0660"
+	g, _, err := w.Build(t.Context(), cert, r.BuildRequest, r.next, r.event)
+	if err != nil || g.Owner != "4026531840" || g.Group != "" {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	if _, err := w.Get(t.Context(), access.User("operator", 1001, 1001, 0), "shop"); !errdefs.IsNotFound(err) {
+		t.Errorf("a member of root's group: %v", err)
+	}
+	if _, err := w.Get(t.Context(), access.User("cert:bob", 0xF0000001), "shop"); !errdefs.IsNotFound(err) {
+		t.Errorf("another certificate: %v", err)
+	}
+	if g, err := w.SetAccess(t.Context(), cert, "shop", api.AccessRequest{Mode: "0600"}); err != nil || g.Mode != "0600" || g.Group != "" {
+		t.Errorf("the owner: %+v, %v", g, err)
+	}
+	if _, err := w.SetAccess(t.Context(), cert, "shop", api.AccessRequest{Group: "0"}); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("root's group: %v", err)
 	}
 }

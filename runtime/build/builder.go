@@ -21,8 +21,8 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -106,8 +106,6 @@ type Builder struct {
 	jobs map[string]*job // by id, those under way
 }
 
-var _ server.Goldens = (*Builder)(nil)
-
 // New returns a Builder. Call Recover before its first build.
 func New(o Options) *Builder {
 	if o.Live == nil {
@@ -181,7 +179,7 @@ func (b *Builder) unregister(j *job) {
 // Answer hands the result of a command to the build that asked for it. NotFound if the
 // caller has no such build, FailedPrecondition if it does not wait, PermissionDenied if the
 // result lacks the token of the question.
-func (b *Builder) Answer(_ context.Context, caller server.Caller, build string, r api.HostResult) error {
+func (b *Builder) Answer(_ context.Context, caller access.Caller, build string, r api.HostResult) error {
 	b.mu.Lock()
 	j := b.jobs[build]
 	b.mu.Unlock()

@@ -7,18 +7,20 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// List returns the goldens of name, or all if name is empty, by name and version.
-func (b *Builder) List(ctx context.Context, name string) ([]api.Golden, error) {
+// List returns the goldens of name, or all if name is empty, by name and version, of those that the
+// caller may know of.
+func (b *Builder) List(ctx context.Context, caller access.Caller, name string) ([]api.Golden, error) {
 	if name != "" {
 		if err := snapshot.ValidateName(name); err != nil {
 			return nil, err
 		}
 	}
-	all, err := b.goldens(ctx)
+	all, err := b.goldens(ctx, caller)
 	if err != nil {
 		return nil, fmt.Errorf("list goldens: %w", err)
 	}
@@ -32,12 +34,12 @@ func (b *Builder) List(ctx context.Context, name string) ([]api.Golden, error) {
 }
 
 // Get returns one golden; without a version the current one.
-func (b *Builder) Get(ctx context.Context, ref string) (api.Golden, error) {
+func (b *Builder) Get(ctx context.Context, caller access.Caller, ref string) (api.Golden, error) {
 	r, err := snapshot.ParseRef(ref)
 	if err != nil {
 		return api.Golden{}, err
 	}
-	g, err := b.find(ctx, r)
+	g, err := b.find(ctx, caller, r)
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("get golden %s: %w", r, err)
 	}
@@ -45,7 +47,7 @@ func (b *Builder) Get(ctx context.Context, ref string) (api.Golden, error) {
 }
 
 // Promote makes ref, which has a version, the current one of its name.
-func (b *Builder) Promote(ctx context.Context, ref string) (api.Golden, error) {
+func (b *Builder) Promote(ctx context.Context, caller access.Caller, ref string) (api.Golden, error) {
 	r, err := snapshot.ParseRef(ref)
 	if err != nil {
 		return api.Golden{}, err
@@ -55,11 +57,11 @@ func (b *Builder) Promote(ctx context.Context, ref string) (api.Golden, error) {
 			fmt.Errorf("promote golden %s: no version given: %w", r, errdefs.ErrInvalidArgument),
 			"say which version: "+r.Name+":1")
 	}
-	return b.promote(ctx, r)
+	return b.promote(ctx, caller, r)
 }
 
-func (b *Builder) promote(ctx context.Context, r snapshot.Ref) (api.Golden, error) {
-	g, err := b.writable(ctx, r)
+func (b *Builder) promote(ctx context.Context, caller access.Caller, r snapshot.Ref) (api.Golden, error) {
+	g, err := b.writable(ctx, caller, r)
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("promote golden %s: %w", r, err)
 	}
@@ -67,17 +69,17 @@ func (b *Builder) promote(ctx context.Context, r snapshot.Ref) (api.Golden, erro
 		return api.Golden{}, fmt.Errorf("promote golden %s: %w", r, err)
 	}
 	b.Logger.InfoContext(ctx, "golden promoted", "golden", r.String())
-	b.emit(ctx, api.EventGoldenChanged, g, "", "current")
-	return b.Get(ctx, r.String())
+	b.emit(caller, api.EventGoldenChanged, g, "current")
+	return b.Get(ctx, caller, r.String())
 }
 
 // Verify reads a golden whole and compares it with the digest of what was built.
-func (b *Builder) Verify(ctx context.Context, ref string) (api.Golden, error) {
+func (b *Builder) Verify(ctx context.Context, caller access.Caller, ref string) (api.Golden, error) {
 	r, err := snapshot.ParseRef(ref)
 	if err != nil {
 		return api.Golden{}, err
 	}
-	g, err := b.find(ctx, r)
+	g, err := b.find(ctx, caller, r)
 	if err != nil {
 		return api.Golden{}, err
 	}
@@ -86,15 +88,15 @@ func (b *Builder) Verify(ctx context.Context, ref string) (api.Golden, error) {
 
 // Rollback makes the next older version that exists the current one.
 // FailedPrecondition if there is none.
-func (b *Builder) Rollback(ctx context.Context, name string) (api.Golden, error) {
+func (b *Builder) Rollback(ctx context.Context, caller access.Caller, name string) (api.Golden, error) {
 	if err := snapshot.ValidateName(name); err != nil {
 		return api.Golden{}, err
 	}
-	current, err := b.find(ctx, snapshot.Ref{Name: name})
+	current, err := b.find(ctx, caller, snapshot.Ref{Name: name})
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("roll back golden %s: %w", name, err)
 	}
-	all, err := b.goldens(ctx)
+	all, err := b.goldens(ctx, caller)
 	if err != nil {
 		return api.Golden{}, fmt.Errorf("roll back golden %s: %w", name, err)
 	}
@@ -110,16 +112,16 @@ func (b *Builder) Rollback(ctx context.Context, name string) (api.Golden, error)
 			"'ctrsnap golden history "+name+"' lists the versions")
 	}
 	b.Logger.InfoContext(ctx, "golden rolls back", "golden", name, "from", current.Version, "to", older)
-	return b.promote(ctx, snapshot.Ref{Name: name, Version: older})
+	return b.promote(ctx, caller, snapshot.Ref{Name: name, Version: older})
 }
 
 // Remove removes one version: "shop:3", "shop:current"; or all: "shop".
-func (b *Builder) Remove(ctx context.Context, ref string) error {
+func (b *Builder) Remove(ctx context.Context, caller access.Caller, ref string) error {
 	r, err := snapshot.ParseRef(ref)
 	if err != nil {
 		return err
 	}
-	gone, err := b.writable(ctx, r)
+	gone, err := b.writable(ctx, caller, r)
 	if err != nil {
 		return fmt.Errorf("remove golden %s: %w", r, err)
 	}
@@ -140,7 +142,7 @@ func (b *Builder) Remove(ctx context.Context, ref string) error {
 	}
 	b.Logger.InfoContext(ctx, "golden removed", "golden", r.String())
 	gone.Version = r.Version
-	b.emit(ctx, api.EventGoldenRemoved, gone, "", "")
+	b.emit(caller, api.EventGoldenRemoved, gone, "")
 	return nil
 }
 

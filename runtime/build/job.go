@@ -12,8 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -22,7 +22,7 @@ type job struct {
 	*Builder
 	id     string
 	start  time.Time
-	caller server.Caller
+	caller access.Caller
 	req    api.BuildRequest
 	engine runtime.Engine
 	tree   snapshot.HostTree // of a host base
@@ -39,8 +39,8 @@ type job struct {
 // Build builds a golden, or finds that there is one with the wanted key. The
 // first event has type "id"; none comes if nothing has to be built.
 func (b *Builder) Build(
-	ctx context.Context, caller server.Caller, req api.BuildRequest,
-	next func() (server.Part, error), events func(api.BuildEvent),
+	ctx context.Context, caller access.Caller, req api.BuildRequest,
+	next func() (api.Part, error), events func(api.BuildEvent),
 ) (api.Golden, bool, error) {
 	if err := validate(req); err != nil {
 		return api.Golden{}, false, fmt.Errorf("build golden: %w", err)
@@ -53,8 +53,8 @@ func (b *Builder) Build(
 }
 
 func (b *Builder) build(
-	ctx context.Context, caller server.Caller, req api.BuildRequest,
-	next func() (server.Part, error), events func(api.BuildEvent),
+	ctx context.Context, caller access.Caller, req api.BuildRequest,
+	next func() (api.Part, error), events func(api.BuildEvent),
 ) (g snapshot.Golden, existed bool, err error) {
 	if g, existed, err = b.hit(ctx, caller, req); existed || err != nil {
 		return g, existed, err
@@ -88,7 +88,7 @@ func (b *Builder) build(
 
 // locked keeps builds of the same name and key from doing the same work
 // twice: the later waits and finds what the earlier has built.
-func (j *job) locked(ctx context.Context, next func() (server.Part, error)) (g snapshot.Golden, existed bool, err error) {
+func (j *job) locked(ctx context.Context, next func() (api.Part, error)) (g snapshot.Golden, existed bool, err error) {
 	if j.req.Key != "" {
 		unlock, err := j.locks.lock(ctx, j.req.Name+" "+j.req.Key, func() { j.out.step("wait for the build of the same key") })
 		if err != nil {
@@ -106,7 +106,7 @@ func (j *job) locked(ctx context.Context, next func() (server.Part, error)) (g s
 // make takes the steps of a build. The sources come in before the build waits for
 // its turn: only a request that is read to its end shows when the caller
 // is gone.
-func (j *job) make(ctx context.Context, next func() (server.Part, error)) (g snapshot.Golden, err error) {
+func (j *job) make(ctx context.Context, next func() (api.Part, error)) (g snapshot.Golden, err error) {
 	if err := j.setSources(); err != nil {
 		return g, err
 	}
@@ -188,7 +188,7 @@ func (j *job) work(ctx context.Context) (g snapshot.Golden, err error) {
 	j.out.step("commit")
 	if g, err = j.commit(ctx, wb.build, built); err == nil {
 		j.Logger.InfoContext(ctx, "golden built", "golden", g.Ref().String(), "engine", g.Engine, "build", j.id, "builder", g.Builder)
-		j.emit(ctx, api.EventGoldenBuilt, g, g.Builder, "")
+		j.emit(j.caller, api.EventGoldenBuilt, g, "")
 	}
 	return g, err
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -229,13 +228,13 @@ func TestValidate(t *testing.T) {
 		"no URL":             func(r *request) { r.FromURL = "host=db password=secret" },
 		"malformed URL":      func(r *request) { r.FromURL = "postgres://u:secret@db:x:y/" },
 		"no sources":         func(r *request) { r.parts = nil },
-		"mask only":          func(r *request) { r.parts = []server.Part{part("mask", "m", "")} },
-		"unknown part":       func(r *request) { r.parts = []server.Part{part("x", "m", "")} },
-		"part without name":  func(r *request) { r.parts = []server.Part{part("init", "", "")} },
-		"two dumps":          func(r *request) { r.parts = []server.Part{part("dump", "a", ""), part("dump", "b", "")} },
+		"mask only":          func(r *request) { r.parts = []api.Part{part("mask", "m", "")} },
+		"unknown part":       func(r *request) { r.parts = []api.Part{part("x", "m", "")} },
+		"part without name":  func(r *request) { r.parts = []api.Part{part("init", "", "")} },
+		"two dumps":          func(r *request) { r.parts = []api.Part{part("dump", "a", ""), part("dump", "b", "")} },
 		"dump and URL": func(r *request) {
 			r.FromURL = "postgres://db/x"
-			r.parts = []server.Part{part("dump", "a", "")}
+			r.parts = []api.Part{part("dump", "a", "")}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -19,7 +19,7 @@ import (
 // programs, and returns it without symbolic links. The daemon reads it as
 // root, so a caller who is not root may only name what is his own or root's,
 // what he can reach himself, and what nobody else can exchange.
-func checkPrefix(prefix string, caller server.Caller) (string, error) {
+func checkPrefix(prefix string, caller access.Caller) (string, error) {
 	if caller.Remote != "" {
 		return "", snapshot.WithHint(fmt.Errorf("use %.80q as prefix: it is of the daemon's host, and the caller is not: %w", prefix, errdefs.ErrPermissionDenied),
 			"leave it out: from_host takes what is installed there")
@@ -44,7 +44,7 @@ func checkPrefix(prefix string, caller server.Caller) (string, error) {
 	}
 }
 
-func checkPrefixDir(dir string, caller server.Caller) error {
+func checkPrefixDir(dir string, caller access.Caller) error {
 	fi, err := os.Lstat(dir)
 	if err != nil {
 		return fmt.Errorf("read prefix: %w", err)

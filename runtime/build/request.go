@@ -11,8 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -149,7 +149,7 @@ func redactURL(s string) (string, error) {
 
 // hit looks for a golden that a build of req would make anew: the current
 // version if it has the key, else the latest that has.
-func (b *Builder) hit(ctx context.Context, caller server.Caller, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
+func (b *Builder) hit(ctx context.Context, caller access.Caller, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
 	if req.Key == "" {
 		return g, false, nil
 	}
@@ -236,7 +236,7 @@ func (b *Builder) engine(name string) (runtime.Engine, error) {
 }
 
 // builder names the caller for a golden's record.
-func builder(c server.Caller) string {
+func builder(c access.Caller) string {
 	if c.Name != "" {
 		return c.Name
 	}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
@@ -35,7 +34,7 @@ type spool struct {
 }
 
 // spoolParts takes in all parts of the request.
-func (j *job) spoolParts(ctx context.Context, next func() (server.Part, error)) error {
+func (j *job) spoolParts(ctx context.Context, next func() (api.Part, error)) error {
 	root, err := j.openSpool()
 	if err != nil {
 		return fmt.Errorf("make spool: %w", err)
@@ -88,7 +87,7 @@ func mkdir(dir string, mode os.FileMode) error {
 	return os.Chmod(dir, mode)
 }
 
-func (s *spool) take(ctx context.Context, part server.Part) error {
+func (s *spool) take(ctx context.Context, part api.Part) error {
 	if s.parts++; s.parts > maxParts {
 		return invalid("too many files, at most %d", maxParts)
 	}
@@ -118,7 +117,7 @@ func (s *spool) take(ctx context.Context, part server.Part) error {
 }
 
 // data takes what the database is restored from: one thing only.
-func (s *spool) data(part server.Part, r io.Reader) (err error) {
+func (s *spool) data(part api.Part, r io.Reader) (err error) {
 	if s.src.Dump != "" || s.src.Dir || s.src.URL != "" {
 		return invalid("more than one of dump, data directory and URL")
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // tree lists dir with modes.
@@ -114,7 +114,7 @@ func TestSpoolUploadBreaks(t *testing.T) {
 	w := newWorld(t)
 	for _, kind := range []string{"init", "dump", "dump-tar", "dir-tar"} {
 		body := io.MultiReader(strings.NewReader(string(tarOf(t, tar.Header{Typeflag: tar.TypeReg, Name: "f"}))[:512]), failingReader{errBoom})
-		_, _, err := w.run(t.Context(), shop(server.Part{Kind: kind, Name: "x", Reader: body}))
+		_, _, err := w.run(t.Context(), shop(api.Part{Kind: kind, Name: "x", Reader: body}))
 		if !errors.Is(err, errBoom) {
 			t.Errorf("%s: %v", kind, err)
 		}
@@ -138,7 +138,7 @@ func TestSpoolNoSpace(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	_, _, err := w.run(t.Context(), shop(server.Part{Kind: "dump", Name: "big.dump", Reader: io.LimitReader(rand.Reader, 1<<20)}))
+	_, _, err := w.run(t.Context(), shop(api.Part{Kind: "dump", Name: "big.dump", Reader: io.LimitReader(rand.Reader, 1<<20)}))
 	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "big.dump") || !strings.Contains(hintOf(err), "doctor") {
 		t.Errorf("%v, hint %q", err, hintOf(err))
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -161,7 +160,7 @@ func (w *world) checkNothingLeft() {
 
 type request struct {
 	api.BuildRequest
-	parts  []server.Part
+	parts  []api.Part
 	onPart func()
 	on     func(api.BuildEvent)
 
@@ -169,16 +168,16 @@ type request struct {
 	events []api.BuildEvent
 }
 
-func part(kind, name, content string) server.Part {
-	return server.Part{Kind: kind, Name: name, Reader: strings.NewReader(content)}
+func part(kind, name, content string) api.Part {
+	return api.Part{Kind: kind, Name: name, Reader: strings.NewReader(content)}
 }
 
-func (r *request) next() (server.Part, error) {
+func (r *request) next() (api.Part, error) {
 	if r.onPart != nil {
 		r.onPart()
 	}
 	if len(r.parts) == 0 {
-		return server.Part{}, io.EOF
+		return api.Part{}, io.EOF
 	}
 	p := r.parts[0]
 	r.parts = r.parts[1:]
@@ -213,9 +212,9 @@ func (w *world) run(ctx context.Context, r *request) (api.Golden, bool, error) {
 	return w.Build(ctx, ada, r.BuildRequest, r.next, r.event)
 }
 
-func shop(parts ...server.Part) *request {
+func shop(parts ...api.Part) *request {
 	if len(parts) == 0 {
-		parts = []server.Part{part("init", "a.sql", "select 1")}
+		parts = []api.Part{part("init", "a.sql", "select 1")}
 	}
 	return &request{BuildRequest: api.BuildRequest{Name: "shop"}, parts: parts}
 }

@@ -28,7 +28,7 @@ func part(kind, name, content string) client.Part {
 	}}
 }
 
-func spool(next func() (Part, error)) ([]string, error) {
+func spool(next func() (api.Part, error)) ([]string, error) {
 	var got []string
 	for {
 		p, err := next()
@@ -49,7 +49,7 @@ func spool(next func() (Part, error)) ([]string, error) {
 func TestBuild(t *testing.T) {
 	f := newFake()
 	var got []string
-	f.build = func(_ context.Context, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.build = func(_ context.Context, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 		events(api.BuildEvent{Type: api.EventID, BuildID: "b1"})
 		var err error
 		if got, err = spool(next); err != nil {
@@ -80,7 +80,7 @@ func TestBuildBothWays(t *testing.T) {
 	const size, step = 200 << 20, 20 << 20
 	var read atomic.Int64
 	f := newFake()
-	f.build = func(_ context.Context, _ api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.build = func(_ context.Context, _ api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 		events(api.BuildEvent{Type: api.EventID, BuildID: "b1"})
 		p, err := next()
 		if err != nil {
@@ -153,7 +153,7 @@ func TestBuildFails(t *testing.T) {
 	_, c := serve(t, f)
 	big := part("dump", "big", strings.Repeat("x", 8<<20))
 	fail := func(first bool) {
-		f.build = func(_ context.Context, _ api.BuildRequest, _ func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+		f.build = func(_ context.Context, _ api.BuildRequest, _ func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 			if first {
 				events(api.BuildEvent{Type: api.EventID, BuildID: "b1"})
 			}
@@ -167,7 +167,7 @@ func TestBuildFails(t *testing.T) {
 			wantCode(t, err, api.CodeConflict, "build shop")
 		}
 	}
-	f.build = func(_ context.Context, _ api.BuildRequest, next func() (Part, error), _ func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.build = func(_ context.Context, _ api.BuildRequest, next func() (api.Part, error), _ func(api.BuildEvent)) (api.Golden, bool, error) {
 		_, err := spool(next)
 		return api.Golden{}, false, err
 	}
@@ -198,7 +198,7 @@ func TestBuildFails(t *testing.T) {
 func TestBuildEndsWithItsClient(t *testing.T) {
 	f := newFake()
 	ended := make(chan error, 1)
-	f.build = func(ctx context.Context, _ api.BuildRequest, _ func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.build = func(ctx context.Context, _ api.BuildRequest, _ func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 		events(api.BuildEvent{Type: api.EventID, BuildID: "b1"})
 		<-ctx.Done()
 		ended <- context.Cause(ctx)
@@ -240,7 +240,7 @@ func TestBuildEndsWithItsClient(t *testing.T) {
 func TestBuildCut(t *testing.T) {
 	f := newFake()
 	whole := make(chan bool, 1)
-	f.build = func(_ context.Context, _ api.BuildRequest, next func() (Part, error), _ func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.build = func(_ context.Context, _ api.BuildRequest, next func() (api.Part, error), _ func(api.BuildEvent)) (api.Golden, bool, error) {
 		_, err := spool(next)
 		whole <- err == nil
 		return api.Golden{Name: "shop"}, false, err
@@ -286,7 +286,7 @@ func TestBuildByCurl(t *testing.T) {
 	}
 	f := newFake()
 	var got []string
-	f.build = func(_ context.Context, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.build = func(_ context.Context, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 		events(api.BuildEvent{Type: api.EventID, BuildID: "b1"})
 		var err error
 		got, err = spool(next)

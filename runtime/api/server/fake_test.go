@@ -37,7 +37,7 @@ type fake struct {
 	hold   func(ctx context.Context, lease string, held func()) error
 	logs   func(ctx context.Context, w io.Writer) error
 	exec   func(ctx context.Context, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error)
-	build  func(ctx context.Context, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error)
+	build  func(ctx context.Context, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error)
 	answer func(caller Caller, build string, r api.HostResult) error
 }
 
@@ -176,30 +176,34 @@ func (f fakeGoldens) golden(ref string) (api.Golden, error) {
 	return api.Golden{Name: r.Name, Version: max(1, r.Version)}, nil
 }
 
-func (f fakeGoldens) List(_ context.Context, name string) ([]api.Golden, error) {
+func (f fakeGoldens) List(_ context.Context, _ Caller, name string) ([]api.Golden, error) {
 	if name != "" && name != "shop" {
 		return nil, nil
 	}
 	return []api.Golden{{Name: "shop", Version: 1}, {Name: "shop", Version: 2, Current: true}}, nil
 }
 
-func (f fakeGoldens) Get(_ context.Context, ref string) (api.Golden, error)     { return f.golden(ref) }
-func (f fakeGoldens) Promote(_ context.Context, ref string) (api.Golden, error) { return f.golden(ref) }
-func (f fakeGoldens) Verify(ctx context.Context, ref string) (api.Golden, error) {
-	return f.Get(ctx, ref)
+func (f fakeGoldens) Get(_ context.Context, _ Caller, ref string) (api.Golden, error) {
+	return f.golden(ref)
+}
+func (f fakeGoldens) Promote(_ context.Context, _ Caller, ref string) (api.Golden, error) {
+	return f.golden(ref)
+}
+func (f fakeGoldens) Verify(ctx context.Context, caller Caller, ref string) (api.Golden, error) {
+	return f.Get(ctx, caller, ref)
 }
 
-func (f fakeGoldens) Rollback(_ context.Context, name string) (api.Golden, error) {
+func (f fakeGoldens) Rollback(_ context.Context, _ Caller, name string) (api.Golden, error) {
 	return f.golden(name)
 }
 
-func (f fakeGoldens) SetAccess(_ context.Context, name string, req api.AccessRequest) (api.Golden, error) {
+func (f fakeGoldens) SetAccess(_ context.Context, _ Caller, name string, req api.AccessRequest) (api.Golden, error) {
 	g, err := f.golden(name)
 	g.Owner, g.Group, g.Mode = req.Owner, req.Group, req.Mode
 	return g, err
 }
 
-func (f fakeGoldens) Remove(_ context.Context, ref string) error {
+func (f fakeGoldens) Remove(_ context.Context, _ Caller, ref string) error {
 	if strings.HasPrefix(ref, "shop") {
 		return fmt.Errorf("golden %s has clones: %w", ref, errdefs.ErrFailedPrecondition)
 	}
@@ -207,7 +211,7 @@ func (f fakeGoldens) Remove(_ context.Context, ref string) error {
 	return err
 }
 
-func (f fakeGoldens) Build(ctx context.Context, _ Caller, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+func (f fakeGoldens) Build(ctx context.Context, _ Caller, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
 	return f.build(ctx, req, next, events)
 }
 

@@ -46,26 +46,26 @@ func (f *form) spec() (io.Reader, error) {
 // next returns io.EOF itself only where the body has its proper end: one that
 // was cut must not pass for a whole one. [multipart.Reader] says io.EOF also
 // for a body that ends within the head of a part.
-func (f *form) next() (Part, error) {
+func (f *form) next() (api.Part, error) {
 	p, err := f.parts.NextPart()
 	switch {
 	case f.ctx.Err() != nil:
-		return Part{}, context.Cause(f.ctx)
+		return api.Part{}, context.Cause(f.ctx)
 	case errors.Is(err, io.EOF) && bytes.Contains(f.tail.bytes, f.last):
-		return Part{}, io.EOF
+		return api.Part{}, io.EOF
 	case errors.Is(err, io.EOF):
-		return Part{}, errCut
+		return api.Part{}, errCut
 	case err != nil:
-		return Part{}, usage(http.StatusBadRequest, "invalid request: read form: "+err.Error(), "")
+		return api.Part{}, usage(http.StatusBadRequest, "invalid request: read form: "+err.Error(), "")
 	}
 	kind, name := p.FormName(), p.FileName()
 	if !slices.Contains(api.Parts, kind) {
-		return Part{}, usage(http.StatusBadRequest, fmt.Sprintf("invalid request: unknown part %q", kind), "use "+strings.Join(api.Parts, ", "))
+		return api.Part{}, usage(http.StatusBadRequest, fmt.Sprintf("invalid request: unknown part %q", kind), "use "+strings.Join(api.Parts, ", "))
 	}
 	if name == "" {
-		return Part{}, usage(http.StatusBadRequest, fmt.Sprintf("invalid request: part %s has no file name", kind), "send it as a file")
+		return api.Part{}, usage(http.StatusBadRequest, fmt.Sprintf("invalid request: part %s has no file name", kind), "send it as a file")
 	}
-	return Part{Kind: kind, Name: name, Reader: &partReader{f.ctx, p}}, nil
+	return api.Part{Kind: kind, Name: name, Reader: &partReader{f.ctx, p}}, nil
 }
 
 var errCut = usage(http.StatusBadRequest, "invalid request: the body is cut", "")

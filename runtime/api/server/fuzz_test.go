@@ -43,7 +43,7 @@ func FuzzBuildForm(f *testing.F) {
 	f.Add([]byte("--B\r\nContent-Disposition: form-data; name=\"spec\"\r\n\r\n{\"name\":\"shop\"}\r\n--B\r\nContent-Disposition: form-data; name=\"init\"; filename=\"a.sql\"\r\n\r\nselect 1\r\n--B--\r\n"))
 	f.Add([]byte("--B--"))
 	fake := newFake()
-	fake.build = func(_ context.Context, _ api.BuildRequest, next func() (Part, error), _ func(api.BuildEvent)) (api.Golden, bool, error) {
+	fake.build = func(_ context.Context, _ api.BuildRequest, next func() (api.Part, error), _ func(api.BuildEvent)) (api.Golden, bool, error) {
 		_, err := spool(next)
 		return api.Golden{}, false, err
 	}

@@ -31,32 +31,25 @@ type Clones interface {
 	Client(ctx context.Context, caller access.Caller, id string, args []string) (api.ClientRequest, error)
 }
 
-// Goldens is the part of the daemon that keeps and builds goldens. Who sent the
-// request ([CallerOf]) finds those only that he may read.
+// Goldens is the part of the daemon that keeps and builds goldens. The
+// caller finds only those that they may read.
 type Goldens interface {
-	List(ctx context.Context, name string) ([]api.Golden, error)
-	Get(ctx context.Context, ref string) (api.Golden, error)
-	Promote(ctx context.Context, ref string) (api.Golden, error)
-	Rollback(ctx context.Context, name string) (api.Golden, error)
+	List(ctx context.Context, caller access.Caller, name string) ([]api.Golden, error)
+	Get(ctx context.Context, caller access.Caller, ref string) (api.Golden, error)
+	Promote(ctx context.Context, caller access.Caller, ref string) (api.Golden, error)
+	Rollback(ctx context.Context, caller access.Caller, name string) (api.Golden, error)
 	// Verify compares a golden with the digest of what was built.
-	Verify(ctx context.Context, ref string) (api.Golden, error)
-	Remove(ctx context.Context, ref string) error
+	Verify(ctx context.Context, caller access.Caller, ref string) (api.Golden, error)
+	Remove(ctx context.Context, caller access.Caller, ref string) error
 	// SetAccess says who may do what with all versions of a name.
-	SetAccess(ctx context.Context, name string, req api.AccessRequest) (api.Golden, error)
+	SetAccess(ctx context.Context, caller access.Caller, name string, req api.AccessRequest) (api.Golden, error)
 	// Build builds a golden. next returns the parts of the request one after
 	// the other and io.EOF at the end; events takes what happens; it ends when
 	// ctx does (the caller is gone) and leaves nothing behind unless it
 	// returns nil. existed says that nothing had to be built.
-	Build(ctx context.Context, caller Caller, req api.BuildRequest, next func() (Part, error), events func(api.BuildEvent)) (g api.Golden, existed bool, err error)
+	Build(ctx context.Context, caller access.Caller, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (g api.Golden, existed bool, err error)
 	// Answer passes on how a command ended that an event "exec" of the caller's build asked for.
-	Answer(ctx context.Context, caller Caller, build string, r api.HostResult) error
-}
-
-// Part is one file of a build request.
-type Part struct {
-	Kind string // form name: init, dump, dump-tar, dir-tar, archive, mask
-	Name string // file name, as sent: not trusted
-	io.Reader
+	Answer(ctx context.Context, caller access.Caller, build string, r api.HostResult) error
 }
 
 // Pools is the part of the daemon that keeps clones ahead. golden is a name.
