@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
@@ -99,7 +100,7 @@ func (r *Rig) text(c Config) string {
 // protocol of sd_notify(3).
 func (r *Rig) Start(ctx context.Context, c Config) error {
 	if r.running {
-		_, err := r.client.Version(ctx)
+		_, err := client.Do(ctx, r.client, api.GetVersion, api.None{})
 		return err
 	}
 	if err := os.WriteFile(r.config(), []byte(r.text(c)), 0o600); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench/rig"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // TestMain is the programs under test as well: this binary under their names.
@@ -92,7 +93,7 @@ func TestRigStartsRestartsAndLeavesNothing(t *testing.T) {
 		if err := r.Start(t.Context(), rig.Config{"pool": "max = 0"}); err != nil {
 			t.Fatal(err)
 		}
-		if v, err := r.Client().Version(t.Context()); err != nil || v.Version != "fake" {
+		if v, err := client.Do(t.Context(), r.Client(), api.GetVersion, api.None{}); err != nil || v.Version != "fake" {
 			t.Errorf("got %+v, %v", v, err)
 		}
 		var exit *rig.ExitError
@@ -105,7 +106,7 @@ func TestRigStartsRestartsAndLeavesNothing(t *testing.T) {
 		if err := r.Stop(sig); err != nil {
 			t.Error(err)
 		}
-		if _, err := r.Client().Version(t.Context()); err == nil {
+		if _, err := client.Do(t.Context(), r.Client(), api.GetVersion, api.None{}); err == nil {
 			t.Error("a daemon that was stopped answers")
 		}
 		os.Remove(filepath.Join(r.State(), "ctrsnap.sock"))

@@ -14,6 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/sim"
 	"github.com/ctrsnap/ctrsnap/bench/stat"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 const (
@@ -198,7 +199,7 @@ func (tr *trial) judge(t *take) {
 // caller takes a clone, checks it, keeps it and gives it back. It returns how long the
 // clone took.
 func (t *take) caller(ctx context.Context, golden string, intended time.Time, keeps float64) (time.Duration, error) {
-	resp, err := t.Rig.Client().Clone(ctx, api.CloneRequest{Golden: t.ref(golden)})
+	resp, err := client.Do(ctx, t.Rig.Client(), api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: t.ref(golden)}})
 	if err != nil {
 		return 0, err
 	}
@@ -211,5 +212,5 @@ func (t *take) caller(ctx context.Context, golden string, intended time.Time, ke
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return took, errors.Join(err, t.Rig.Client().RemoveClone(context.WithoutCancel(ctx), c.ID))
+	return took, errors.Join(err, client.Tell(context.WithoutCancel(ctx), t.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID}))
 }

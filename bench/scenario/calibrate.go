@@ -14,6 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/bench/sim"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 const (
@@ -138,7 +139,7 @@ func (k *calibrator) step(name string, n int, do func(i int) (time.Duration, err
 // ask asks for a clone, and nothing of it.
 func (k *calibrator) ask(ctx context.Context) (time.Duration, error) {
 	begun := time.Now()
-	resp, err := k.Rig.Client().Clone(ctx, api.CloneRequest{Golden: k.ref(k.golden)})
+	resp, err := client.Do(ctx, k.Rig.Client(), api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: k.ref(k.golden)}})
 	if err != nil {
 		return 0, err
 	}
@@ -156,7 +157,7 @@ func (k *calibrator) removeLast(ctx context.Context) (time.Duration, error) {
 	id := k.live[len(k.live)-1].ID
 	k.live = k.live[:len(k.live)-1]
 	begun := time.Now()
-	err := errors.Join(k.Rig.Client().RemoveClone(ctx, id), k.gone(ctx, id))
+	err := errors.Join(client.Tell(ctx, k.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: id}), k.gone(ctx, id))
 	return time.Since(begun), err
 }
 

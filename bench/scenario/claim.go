@@ -11,6 +11,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // claim compares the whole process `ctrsnap clone shop` on a warm pool with a
@@ -92,7 +93,7 @@ func (t *take) claimOne(ctx context.Context, golden string, members int, r *reco
 }
 
 func (t *take) byURL(ctx context.Context, url string) (api.Clone, error) {
-	clones, err := t.Rig.Client().Clones(ctx, nil)
+	clones, err := client.Do(ctx, t.Rig.Client(), api.ListClones, api.ListClonesArgs{})
 	if err != nil {
 		return api.Clone{}, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // claims has eight callers take clones while the daemon is restarted, killed
@@ -121,7 +122,7 @@ func (r *claimRun) claim(ctx context.Context) error {
 	var c api.Clone
 	err := r.whileAway(ctx, func() error {
 		begun := time.Now()
-		resp, err := r.Rig.Client().Clone(ctx, api.CloneRequest{Golden: r.ref(r.golden)})
+		resp, err := client.Do(ctx, r.Rig.Client(), api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: r.ref(r.golden)}})
 		if err != nil {
 			return err
 		}
@@ -134,7 +135,7 @@ func (r *claimRun) claim(ctx context.Context) error {
 	}
 	err = errors.Join(r.first(c.ID), r.fresh(ctx, c))
 	return errors.Join(err, r.whileAway(ctx, func() error {
-		err := r.Rig.Client().RemoveClone(ctx, c.ID)
+		err := client.Tell(ctx, r.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID})
 		var e *api.Error
 		if errors.As(err, &e) && e.Code == api.CodeNotFound {
 			return nil // removed by a request whose answer was cut off
@@ -186,12 +187,12 @@ func (r *claimRun) whileAway(ctx context.Context, do func() error) error {
 
 // clear removes what requests have left that were cut off: nobody knows them.
 func (r *claimRun) clear(ctx context.Context) error {
-	clones, err := r.Rig.Client().Clones(ctx, nil)
+	clones, err := client.Do(ctx, r.Rig.Client(), api.ListClones, api.ListClonesArgs{})
 	if err != nil {
 		return err
 	}
 	for _, c := range clones {
-		err = errors.Join(err, r.Rig.Client().RemoveClone(ctx, c.ID))
+		err = errors.Join(err, client.Tell(ctx, r.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID}))
 	}
 	return errors.Join(err, r.drained(ctx, 0))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/machine"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 const (
@@ -149,7 +150,7 @@ func (t *take) weigh(ctx context.Context, golden string, clones []api.Clone) err
 		own.Add(float64(m.own))
 	}
 	for i := 0; i < len(clones); i += max(1, len(clones)/50) {
-		c, err := t.Rig.Client().CloneByID(ctx, clones[i].ID)
+		c, err := client.Do(ctx, t.Rig.Client(), api.GetClone, api.CloneArgs{ID: clones[i].ID})
 		if err != nil {
 			return err
 		}
@@ -176,7 +177,7 @@ func (t *take) emptyBut(ctx context.Context, clones []api.Clone, keep int) error
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, c := range clones {
-		g.Go(func() error { return t.Rig.Client().RemoveClone(gctx, c.ID) })
+		g.Go(func() error { return client.Tell(gctx, t.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID}) })
 	}
 	if err := errors.Join(g.Wait(), t.drained(ctx, keep)); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // destroy compares how long it takes until nothing is left of a clone with how
@@ -53,7 +54,7 @@ func (t *take) destroyOne(ctx context.Context, golden string, d destruction) err
 		return errors.Join(err, t.remove(ctx, c.ID))
 	}
 	begun := time.Now()
-	if err := t.Rig.Client().RemoveClone(ctx, c.ID); err != nil {
+	if err := client.Tell(ctx, t.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID}); err != nil {
 		return err
 	}
 	returned := time.Since(begun)
@@ -131,7 +132,7 @@ func (t *take) wrote(ctx context.Context, c api.Clone, disk *recorder.Recorder) 
 	if disk == nil {
 		return nil
 	}
-	seen, err := t.Rig.Client().CloneByID(ctx, c.ID)
+	seen, err := client.Do(ctx, t.Rig.Client(), api.GetClone, api.CloneArgs{ID: c.ID})
 	if err != nil {
 		return err
 	}

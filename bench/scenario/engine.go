@@ -6,6 +6,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // anyEngine are the scenarios that look at nothing but whether clones answer. The others compare them
@@ -44,5 +45,5 @@ func (e *Env) buildOther(ctx context.Context, name string) (api.Golden, error) {
 	if _, err := e.Rig.CLI(ctx, args...); err != nil {
 		return api.Golden{}, err
 	}
-	return e.Rig.Client().Golden(ctx, e.ref(name))
+	return client.Do(ctx, e.Rig.Client(), api.GetGolden, api.GoldenArgs{Ref: e.ref(name)})
 }

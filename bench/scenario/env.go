@@ -16,6 +16,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/rig"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // drainTimeout is how long taking away hundreds of clones may take.
@@ -56,12 +57,12 @@ func (e *Env) Start(ctx context.Context) error {
 	if err := e.Rig.Start(ctx, e.Daemon); err != nil {
 		return err
 	}
-	v, err := e.Rig.Client().Version(ctx)
+	v, err := client.Do(ctx, e.Rig.Client(), api.GetVersion, api.None{})
 	if err != nil {
 		return err
 	}
 	e.versions = map[string]string{"ctrsnap": v.Version, "containerd": v.Containerd}
-	d, err := e.Rig.Client().Doctor(ctx)
+	d, err := client.Do(ctx, e.Rig.Client(), api.GetDoctor, api.None{})
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (e *Env) Close(ctx context.Context) error {
 	defer cancel()
 	err := errors.Join(os.RemoveAll(e.scratch()), e.giveBack(ctx))
 	for _, name := range slices.Backward(e.order) { // children before parents
-		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0), e.Rig.Client().RemoveGolden(ctx, e.ref(name)))
+		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0), client.Tell(ctx, e.Rig.Client(), api.RemoveGolden, api.GoldenArgs{Ref: e.ref(name)}))
 	}
 	return err
 }
@@ -128,7 +129,7 @@ func (e *Env) cloneAs(ctx context.Context, req api.CloneRequest) (c api.Clone, t
 	golden := req.Golden
 	req.Golden = e.ref(golden)
 	begun := time.Now()
-	resp, err := e.Rig.Client().Clone(ctx, req)
+	resp, err := client.Do(ctx, e.Rig.Client(), api.CreateClones, api.CreateArgs{Body: req})
 	if err != nil {
 		return c, 0, 0, fmt.Errorf("clone %s: %w", golden, err)
 	}
@@ -152,7 +153,7 @@ func endpoint(c api.Clone) peer.Endpoint {
 func (e *Env) remove(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if err := e.Rig.Client().RemoveClone(ctx, id); err != nil {
+	if err := client.Tell(ctx, e.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: id}); err != nil {
 		return fmt.Errorf("remove clone %s: %w", id, err)
 	}
 	return e.gone(ctx, id)

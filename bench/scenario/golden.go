@@ -12,6 +12,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // customers is how many rows the table has that every clone is checked by.
@@ -128,7 +129,7 @@ func (e *Env) build(ctx context.Context, name string) (api.Golden, error) {
 	if _, err := e.Rig.CLI(ctx, "golden", "build", e.ref(name), base, "--init", script, "--quiet"); err != nil {
 		return api.Golden{}, err
 	}
-	g, err := e.Rig.Client().Golden(ctx, e.ref(name))
+	g, err := client.Do(ctx, e.Rig.Client(), api.GetGolden, api.GoldenArgs{Ref: e.ref(name)})
 	if err != nil {
 		return g, err
 	}
@@ -160,7 +161,7 @@ func goldens(ctx context.Context, t *take) error {
 	r := recorder.New("verify", "", "ms")
 	for _, name := range t.goldenNames() {
 		begun := time.Now()
-		if _, err := t.Rig.Client().Verify(ctx, t.ref(name)); err != nil {
+		if _, err := client.Do(ctx, t.Rig.Client(), api.VerifyGolden, api.GoldenArgs{Ref: t.ref(name)}); err != nil {
 			if err := t.fail(ctx, r, fmt.Errorf("golden %s has changed: %w", name, err)); err != nil {
 				return err
 			}

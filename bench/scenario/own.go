@@ -8,6 +8,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // subject is the golden that a scenario measures: the user's own in place of one of the run's.
@@ -20,11 +21,11 @@ func (e *Env) subject(golden string) string {
 
 // adopt finds the user's golden, and what its pool is, which scenarios change.
 func (e *Env) adopt(ctx context.Context) error {
-	g, err := e.Rig.Client().Golden(ctx, e.Golden)
+	g, err := client.Do(ctx, e.Rig.Client(), api.GetGolden, api.GoldenArgs{Ref: e.Golden})
 	if err != nil {
 		return fmt.Errorf("golden %s: %w", e.Golden, err)
 	}
-	pools, err := e.Rig.Client().Pools(ctx)
+	pools, err := client.Do(ctx, e.Rig.Client(), api.ListPools, api.None{})
 	if err != nil {
 		return fmt.Errorf("pool of golden %s: %w", e.Golden, err)
 	}
@@ -45,7 +46,7 @@ func (e *Env) giveBack(ctx context.Context) error {
 	if _, ok := e.built[e.Golden]; !ok {
 		return nil
 	}
-	_, err := e.Rig.Client().SetPool(ctx, e.Golden, e.pool)
+	_, err := client.Do(ctx, e.Rig.Client(), api.SetPool, api.SetPoolArgs{Golden: e.Golden, Body: e.pool})
 	return err
 }
 

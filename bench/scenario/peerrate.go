@@ -11,6 +11,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // raceTemplates compares how many databases per second callers get and drop, of
@@ -63,7 +64,9 @@ type fast struct{ clones }
 // Get implements [peer.Peer].
 func (f fast) Get(ctx context.Context) (peer.Endpoint, peer.Drop, error) {
 	at, _, c, err := f.get(ctx)
-	return at, func(ctx context.Context) error { return f.Rig.Client().RemoveClone(ctx, c.ID) }, err
+	return at, func(ctx context.Context) error {
+		return client.Tell(ctx, f.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID})
+	}, err
 }
 
 func (f fast) get(ctx context.Context) (peer.Endpoint, time.Duration, api.Clone, error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/bench/rig"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 const (
@@ -63,7 +64,7 @@ func (e *Env) warm(ctx context.Context, golden string, n int) error {
 	var pools []api.Pool
 	var err error
 	waitErr := e.await(ctx, "the pool of "+golden, func() bool {
-		if pools, err = e.Rig.Client().Pools(ctx); err != nil {
+		if pools, err = client.Do(ctx, e.Rig.Client(), api.ListPools, api.None{}); err != nil {
 			return ctx.Err() == nil // say so now
 		}
 		return ready(pools, e.ref(golden)) >= n

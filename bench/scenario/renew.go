@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // Renew makes the daemon fit for the next scenario after one that failed, whatever that
@@ -23,10 +26,10 @@ func (e *Env) Renew(ctx context.Context) error {
 	for _, name := range e.goldenNames() {
 		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0))
 	}
-	clones, lerr := e.Rig.Client().Clones(ctx, nil)
+	clones, lerr := client.Do(ctx, e.Rig.Client(), api.ListClones, api.ListClonesArgs{})
 	err = errors.Join(err, lerr)
 	for _, c := range clones {
-		err = errors.Join(err, e.Rig.Client().RemoveClone(ctx, c.ID))
+		err = errors.Join(err, client.Tell(ctx, e.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID}))
 	}
 	return errors.Join(err, e.drained(ctx, 0))
 }

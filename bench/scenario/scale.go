@@ -14,6 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/machine"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // points are where scale measures; fewer in a smoke run.
@@ -263,7 +264,7 @@ func (t *take) derived(ctx context.Context, name, parent, script string) error {
 	if _, err := t.Rig.CLI(ctx, "golden", "build", t.ref(name), "--parent", t.ref(parent), "--init", file, "--quiet"); err != nil {
 		return fmt.Errorf("golden %s: %w", name, err)
 	}
-	g, err := t.Rig.Client().Golden(ctx, t.ref(name))
+	g, err := client.Do(ctx, t.Rig.Client(), api.GetGolden, api.GoldenArgs{Ref: t.ref(name)})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,9 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/machine"
 	"github.com/ctrsnap/ctrsnap/bench/recorder"
 	"github.com/ctrsnap/ctrsnap/bench/rig"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 const (
@@ -130,7 +133,7 @@ func (t *take) call(ctx context.Context, callers int, golden string, length time
 			for time.Now().Before(deadline) && gctx.Err() == nil {
 				c, took, _, err := t.clone(gctx, golden)
 				if err == nil {
-					err = t.Rig.Client().RemoveClone(gctx, c.ID)
+					err = client.Tell(gctx, t.Rig.Client(), api.RemoveClone, api.RemoveArgs{ID: c.ID})
 				}
 				if err != nil {
 					if err := t.fail(gctx, r.latency, err); err != nil {
@@ -154,7 +157,7 @@ func (t *take) call(ctx context.Context, callers int, golden string, length time
 
 // waiting is how many clones wait in pools or may be on their way there.
 func (e *Env) waiting(ctx context.Context) int {
-	pools, err := e.Rig.Client().Pools(ctx)
+	pools, err := client.Do(ctx, e.Rig.Client(), api.ListPools, api.None{})
 	if err != nil {
 		return 0
 	}

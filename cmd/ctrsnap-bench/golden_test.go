@@ -10,6 +10,9 @@ import (
 	"github.com/ctrsnap/ctrsnap/bench/plan"
 	"github.com/ctrsnap/ctrsnap/bench/report"
 	"github.com/ctrsnap/ctrsnap/bench/rig"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // programs is where those under test are: what `make test` built.
@@ -81,10 +84,10 @@ func TestGoldenOfTheUsersOwn(t *testing.T) {
 			}
 		}
 	}
-	if pools, err := r.Client().Pools(t.Context()); err != nil || len(pools) != 1 || pools[0].Size == nil || *pools[0].Size != 1 {
+	if pools, err := client.Do(t.Context(), r.Client(), api.ListPools, api.None{}); err != nil || len(pools) != 1 || pools[0].Size == nil || *pools[0].Size != 1 {
 		t.Errorf("pools are %+v, %v", pools, err)
 	}
-	if left, err := r.Client().Clones(t.Context(), nil); err != nil || len(left) > 0 {
+	if left, err := client.Do(t.Context(), r.Client(), api.ListClones, api.ListClonesArgs{}); err != nil || len(left) > 0 {
 		t.Errorf("clones are left: %+v, %v", left, err)
 	}
 	out, err := run(t, "plan", "--golden", "mine", "--from", dir, "--tests-per-day", "500", "--lifetime", "1s", "-o", "json")

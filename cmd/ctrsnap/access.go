@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) goldenAccessCommand() *cli.Command {
@@ -47,11 +48,11 @@ mode and a group that he is in, administrators all.
 	}
 }
 
-func access(ctx context.Context, d goldens, name string, req api.AccessRequest) (api.Golden, error) {
+func access(ctx context.Context, d *client.Client, name string, req api.AccessRequest) (api.Golden, error) {
 	if req == (api.AccessRequest{}) {
-		return d.Golden(ctx, name)
+		return client.Do(ctx, d, api.GetGolden, api.GoldenArgs{Ref: name})
 	}
-	return d.SetGoldenAccess(ctx, name, req)
+	return client.Do(ctx, d, api.SetAccess, api.AccessArgs{Name: name, Body: req})
 }
 
 func (a *app) printAccess(out *output, g api.Golden) error {

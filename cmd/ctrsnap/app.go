@@ -156,16 +156,10 @@ func verb(cmd *cli.Command) string {
 }
 
 // connect returns the way to the daemon; nothing is sent yet.
-func (a *app) connect() (daemon, error) {
-	c, err := client.New(a.host)
-	if err != nil {
-		return nil, err
-	}
-	return wire{c}, nil
-}
+func (a *app) connect() (*client.Client, error) { return client.New(a.host) }
 
 // connectFor is connect for a command with an output, once that is known to be one.
-func (a *app) connectFor(out *output) (daemon, error) {
+func (a *app) connectFor(out *output) (*client.Client, error) {
 	if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // maxHostOutput is how much of a host command's output goes into the
@@ -24,7 +25,7 @@ const killDelay = 5 * time.Second
 
 // golden returns the golden that b describes: the one with its key if there is
 // one, else a new one. A hit sends no file.
-func (a *app) golden(ctx context.Context, d builder, b build, quiet bool) (api.Golden, error) {
+func (a *app) golden(ctx context.Context, d *client.Client, b build, quiet bool) (api.Golden, error) {
 	if b.req.Key != "" {
 		g, found, err := lookUp(ctx, d, b.req)
 		if err != nil {
@@ -61,7 +62,7 @@ func (a *app) existed(g api.Golden, quiet bool) {
 func refOf(g api.Golden) string { return fmt.Sprintf("%s:%d", g.Name, g.Version) }
 
 // lookUp asks for a golden with the key of req.
-func lookUp(ctx context.Context, d builder, req api.BuildRequest) (g api.Golden, found bool, err error) {
+func lookUp(ctx context.Context, d *client.Client, req api.BuildRequest) (g api.Golden, found bool, err error) {
 	req.CheckOnly = true
 	missed := false
 	g, found, err = d.Build(ctx, req, nil, func(e api.BuildEvent) error {
@@ -76,7 +77,7 @@ func lookUp(ctx context.Context, d builder, req api.BuildRequest) (g api.Golden,
 }
 
 // onEvent shows events and runs the commands that the build asks for.
-func (a *app) onEvent(ctx context.Context, d builder, p *progress) func(api.BuildEvent) error {
+func (a *app) onEvent(ctx context.Context, d *client.Client, p *progress) func(api.BuildEvent) error {
 	var id string
 	return func(e api.BuildEvent) error {
 		p.event(e)
@@ -89,7 +90,7 @@ func (a *app) onEvent(ctx context.Context, d builder, p *progress) func(api.Buil
 				return err
 			}
 			r.Token = e.Token
-			return d.AnswerBuild(ctx, id, r)
+			return client.Tell(ctx, d, api.AnswerBuild, api.AnswerArgs{ID: id, Body: r})
 		}
 		return nil
 	}

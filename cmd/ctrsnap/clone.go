@@ -112,7 +112,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
 	o.req.Limits = o.limits.Limits
 	o.reach.apply(&o.req)
-	resp, err := d.Clone(client.OnSent(client.OnQueue(ctx, a.queued), watch), o.req)
+	resp, err := client.Do(client.OnSent(client.OnQueue(ctx, a.queued), watch), d, api.CreateClones, api.CreateArgs{Body: o.req})
 	if err != nil {
 		return err
 	}
@@ -124,12 +124,12 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 }
 
 // discard removes new clones that the caller did not get to know.
-func discard(ctx context.Context, d cloner, clones []api.Clone) {
+func discard(ctx context.Context, d *client.Client, clones []api.Clone) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	for _, c := range clones {
 		if c.Created {
-			_ = d.RemoveClone(ctx, c.ID) // its TTL ends it otherwise
+			_ = client.Tell(ctx, d, api.RemoveClone, api.RemoveArgs{ID: c.ID}) // its TTL ends it otherwise
 		}
 	}
 }

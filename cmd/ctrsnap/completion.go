@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // completeVerb is what the shells' scripts call: its arguments are the words up
@@ -173,10 +174,10 @@ func (a *app) names(usage []string) []candidate {
 	}
 	switch strings.Trim(usage[0], "[]…") {
 	case "GOLDEN", "NAME", "NAME:VERSION":
-		list, _ := d.Goldens(ctx, "")
+		list, _ := client.Do(ctx, d, api.ListGoldens, api.ListGoldensArgs{})
 		return goldenNames(list)
 	case "ID":
-		list, _ := d.Clones(ctx, nil)
+		list, _ := client.Do(ctx, d, api.ListClones, api.ListClonesArgs{})
 		return cloneNames(list)
 	case "bash|zsh|fish":
 		return []candidate{{"bash", ""}, {"zsh", ""}, {"fish", ""}}

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) connectCommand() *cli.Command {
@@ -37,11 +38,8 @@ goes to the client.
 	}
 }
 
-func (a *app) connectTo(ctx context.Context, d interface {
-	clones
-	execer
-}, id string, n naming) error {
-	c, err := d.CloneByID(ctx, id)
+func (a *app) connectTo(ctx context.Context, d *client.Client, id string, n naming) error {
+	c, err := cloneByID(ctx, d, id)
 	if err != nil {
 		return err
 	}
@@ -52,7 +50,7 @@ func (a *app) connectTo(ctx context.Context, d interface {
 		}
 		return syscall.Exec(path, slices.Concat([]string{path}, a.tail), withVariables(a.environ(), vars, c.UnsetEnv))
 	}
-	cmd, err := d.ClientCommand(ctx, c.ID, a.tail)
+	cmd, err := client.Do(ctx, d, api.GetClient, api.ClientArgs{ID: c.ID, Args: a.tail})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) doctorCommand() *cli.Command {
@@ -29,19 +30,18 @@ func (a *app) doctorCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			ask := d.Doctor
+			ask := api.GetDoctor
 			if fix {
-				ask = d.Fix
+				ask = api.FixHost
 			}
-			return a.printChecks(out, diagnose(ctx, ask))
+			return a.printChecks(out, diagnose(client.Do(ctx, d, ask, api.None{})))
 		},
 	}
 }
 
 // diagnose returns the daemon's checks; one that cannot be asked is a finding
 // like others.
-func diagnose(ctx context.Context, ask func(context.Context) (api.Doctor, error)) api.Doctor {
-	doc, err := ask(ctx)
+func diagnose(doc api.Doctor, err error) api.Doctor {
 	check := api.Check{Name: "daemon", Status: "ok", Detail: "answers"}
 	if err != nil {
 		check = api.Check{Name: "daemon", Status: "error", Detail: oneLine(err.Error()), Why: "without it there are no clones"}

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // engineList is the document of `engine ls -o json`.
@@ -43,7 +44,7 @@ func (a *app) engineLsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			list, err := d.Engines(ctx)
+			list, err := client.Do(ctx, d, api.ListEngines, api.None{})
 			if err != nil {
 				return about(err, "engine ls")
 			}
@@ -95,7 +96,7 @@ keep it.
 			if err != nil {
 				return err
 			}
-			e, err := d.AddEngine(ctx, api.EngineRequest{Description: string(text)})
+			e, err := client.Do(ctx, d, api.AddEngine, api.AddEngineArgs{Body: api.EngineRequest{Description: string(text)}})
 			if err != nil {
 				return about(err, "engine add %s", args[0])
 			}
@@ -112,11 +113,15 @@ keep it.
 }
 
 func (a *app) engineInspectCommand() *cli.Command {
-	return inspectCommand(a, "ENGINE", "engine inspect", daemon.Engine, nil, &cli.Command{
+	return inspectCommand(a, "ENGINE", "engine inspect", engineNamed, nil, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of an engine",
 		Description: "   ctrsnap engine inspect mariadb\n   ctrsnap engine inspect etcd --format '{{.description}}'",
 	})
+}
+
+func engineNamed(ctx context.Context, d *client.Client, name string) (api.Engine, error) {
+	return client.Do(ctx, d, api.GetEngine, api.EngineArgs{Name: name})
 }
 
 func (a *app) engineRmCommand() *cli.Command {
@@ -134,7 +139,7 @@ func (a *app) engineRmCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return about(d.RemoveEngine(ctx, args[0]), "engine rm %s", args[0])
+			return about(client.Tell(ctx, d, api.RemoveEngine, api.EngineArgs{Name: args[0]}), "engine rm %s", args[0])
 		},
 	}
 }

@@ -16,8 +16,7 @@ import (
 
 func (a *app) eventsCommand() *cli.Command {
 	out := newOutput("table", "json")
-	var follow bool
-	var filter client.EventFilter
+	var which api.EventsArgs
 	var types string
 	return &cli.Command{
 		Name:  "events",
@@ -27,10 +26,10 @@ func (a *app) eventsCommand() *cli.Command {
    ctrsnap events --follow
    ctrsnap events --type clone.expiring,clone.stopped --golden shop`,
 		Flags: slices.Concat([]cli.Flag{
-			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what happens", Destination: &follow},
+			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what happens", Destination: &which.Follow},
 			&cli.StringFlag{Name: "type", Usage: "only `TYPE[,TYPE]`, as clone.died, or clone for all of clones", Destination: &types},
-			&cli.StringFlag{Name: "clone", Usage: "only of the clone `ID`", Destination: &filter.Clone},
-			&cli.StringFlag{Name: "golden", Usage: "only of `GOLDEN` and its clones", Destination: &filter.Golden},
+			&cli.StringFlag{Name: "clone", Usage: "only of the clone `ID`", Destination: &which.Clone},
+			&cli.StringFlag{Name: "golden", Usage: "only of `GOLDEN` and its clones", Destination: &which.Golden},
 		}, out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
@@ -42,8 +41,8 @@ func (a *app) eventsCommand() *cli.Command {
 			}
 			ctx, stop := interruptible(ctx)
 			defer stop()
-			filter.Types = commaList(types)
-			return about(d.Events(ctx, filter, follow, func(e api.Event) error { return a.printEvent(out, e) }), "events")
+			which.Types = commaList(types)
+			return about(d.Events(ctx, which, func(e api.Event) error { return a.printEvent(out, e) }), "events")
 		},
 	}
 }
@@ -89,7 +88,7 @@ func (a *app) statsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			s, err := d.Stats(ctx)
+			s, err := client.Do(ctx, d, api.GetStats, api.None{})
 			if err != nil {
 				return about(err, "stats")
 			}

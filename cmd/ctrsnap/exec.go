@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 type execOptions struct {
@@ -72,7 +73,7 @@ func (a *app) onTerminal() bool {
 }
 
 // execIn runs a command in a clone on our streams; its exit code is ours.
-func (a *app) execIn(ctx context.Context, d execer, id string, req api.ExecRequest, interactive bool) error {
+func (a *app) execIn(ctx context.Context, d *client.Client, id string, req api.ExecRequest, interactive bool) error {
 	var stdin io.Reader
 	if interactive {
 		stdin = a.stdin

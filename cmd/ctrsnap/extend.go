@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) extendCommand() *cli.Command {
@@ -47,7 +48,7 @@ func (a *app) extendCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			c, err := d.UpdateClone(ctx, args[0], req)
+			c, err := client.Do(ctx, d, api.ExtendClone, api.ExtendArgs{ID: args[0], Body: req})
 			if err != nil {
 				return about(err, "extend %s", args[0])
 			}

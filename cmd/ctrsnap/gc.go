@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) gcCommand() *cli.Command {
@@ -30,7 +31,11 @@ the pool; ORPHANS belong to nobody. Exit code 1 if something could not be remove
 			if err != nil {
 				return err
 			}
-			g, err := d.GC(ctx, !dry)
+			ask := api.CollectGarbage
+			if dry {
+				ask = api.ShowGarbage
+			}
+			g, err := client.Do(ctx, d, ask, api.None{})
 			if err != nil {
 				return about(err, "gc")
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) goldenCommand() *cli.Command {
@@ -96,7 +97,7 @@ func (a *app) goldenLsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			list, err := d.Goldens(ctx, cmd.Args().First())
+			list, err := client.Do(ctx, d, api.ListGoldens, api.ListGoldensArgs{Name: cmd.Args().First()})
 			if err != nil {
 				return about(err, "golden ls")
 			}
@@ -133,7 +134,7 @@ func (a *app) printGoldens(out *output, list []api.Golden) error {
 }
 
 func (a *app) goldenInspectCommand() *cli.Command {
-	return inspectCommand(a, "GOLDEN", "golden inspect", daemon.Golden, nil, &cli.Command{
+	return inspectCommand(a, "GOLDEN", "golden inspect", byRef(api.GetGolden), nil, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of a golden",
 		Description: "   ctrsnap golden inspect shop:3\n   ctrsnap golden inspect shop --format '{{.version}}'",
@@ -162,8 +163,8 @@ func (a *app) goldenHistoryCommand() *cli.Command {
 	}
 }
 
-func (a *app) goldenHistory(ctx context.Context, d goldens, name string, out *output) error {
-	list, err := d.Goldens(ctx, name)
+func (a *app) goldenHistory(ctx context.Context, d *client.Client, name string, out *output) error {
+	list, err := client.Do(ctx, d, api.ListGoldens, api.ListGoldensArgs{Name: name})
 	if err != nil {
 		return err
 	}
@@ -211,7 +212,7 @@ func (a *app) goldenRmCommand() *cli.Command {
 				return err
 			}
 			return a.each(refs, func(ref string) error {
-				return about(d.RemoveGolden(ctx, ref), "golden rm %s", ref)
+				return about(client.Tell(ctx, d, api.RemoveGolden, api.GoldenArgs{Ref: ref}), "golden rm %s", ref)
 			})
 		},
 	}
@@ -232,19 +233,30 @@ func (a *app) each(names []string, do func(string) error) error {
 }
 
 func (a *app) goldenPromoteCommand() *cli.Command {
-	return a.moveCommand("promote", "make a version of a golden the current one", "NAME:VERSION", "   ctrsnap golden promote shop:2", goldens.Promote)
+	return a.moveCommand("promote", "make a version of a golden the current one", "NAME:VERSION", "   ctrsnap golden promote shop:2", byRef(api.PromoteGolden))
 }
 
 func (a *app) goldenRollbackCommand() *cli.Command {
-	return a.moveCommand("rollback", "make the version before the current one current", "NAME", "   ctrsnap golden rollback shop", goldens.Rollback)
+	return a.moveCommand("rollback", "make the version before the current one current", "NAME", "   ctrsnap golden rollback shop", rollback)
 }
 
 func (a *app) goldenVerifyCommand() *cli.Command {
-	return a.moveCommand("verify", "read a golden whole and compare it with what was built", "GOLDEN", "   ctrsnap golden verify shop:2", goldens.Verify)
+	return a.moveCommand("verify", "read a golden whole and compare it with what was built", "GOLDEN", "   ctrsnap golden verify shop:2", byRef(api.VerifyGolden))
+}
+
+func rollback(ctx context.Context, d *client.Client, name string) (api.Golden, error) {
+	return client.Do(ctx, d, api.RollbackGolden, api.GoldenNameArgs{Name: name})
+}
+
+// byRef is a route that takes the golden's reference alone.
+func byRef(r api.Route[api.GoldenArgs, api.Golden]) func(context.Context, *client.Client, string) (api.Golden, error) {
+	return func(ctx context.Context, d *client.Client, ref string) (api.Golden, error) {
+		return client.Do(ctx, d, r, api.GoldenArgs{Ref: ref})
+	}
 }
 
 // moveCommand is a command that does something to one golden and prints which.
-func (a *app) moveCommand(name, usage, arg, example string, move func(goldens, context.Context, string) (api.Golden, error)) *cli.Command {
+func (a *app) moveCommand(name, usage, arg, example string, move func(context.Context, *client.Client, string) (api.Golden, error)) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: arg, Description: example,
 		Action: func(ctx context.Context, cmd *cli.Command) error {
@@ -256,7 +268,7 @@ func (a *app) moveCommand(name, usage, arg, example string, move func(goldens, c
 			if err != nil {
 				return err
 			}
-			g, err := move(d, ctx, args[0])
+			g, err := move(ctx, d, args[0])
 			if err != nil {
 				return about(err, "golden %s %s", name, args[0])
 			}

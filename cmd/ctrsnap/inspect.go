@@ -9,19 +9,24 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) inspectCommand() *cli.Command {
-	return inspectCommand(a, "ID", "inspect", daemon.CloneByID, cloneDetails, &cli.Command{
+	return inspectCommand(a, "ID", "inspect", cloneByID, cloneDetails, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of a clone, its server's settings too",
 		Description: "ID here and in other commands is an id, a unique beginning of one, or a name.\n\n   ctrsnap inspect pr-42\n   ctrsnap inspect pr-42 -o table\n   ctrsnap inspect pr-42 --format '{{.host}}:{{.port}}'",
 	})
 }
 
+func cloneByID(ctx context.Context, d *client.Client, id string) (api.Clone, error) {
+	return client.Do(ctx, d, api.GetClone, api.CloneArgs{ID: id})
+}
+
 // inspectCommand completes c, a command that shows one thing whole. verb is
 // what errors call it, table prints it for people; nil if that is not done.
-func inspectCommand[T any](a *app, arg, verb string, get func(daemon, context.Context, string) (T, error), table func(io.Writer, T) error, c *cli.Command) *cli.Command {
+func inspectCommand[T any](a *app, arg, verb string, get func(context.Context, *client.Client, string) (T, error), table func(io.Writer, T) error, c *cli.Command) *cli.Command {
 	out := newOutput("json")
 	if table != nil {
 		out = newOutput("json", "table")
@@ -36,7 +41,7 @@ func inspectCommand[T any](a *app, arg, verb string, get func(daemon, context.Co
 		if err != nil {
 			return err
 		}
-		v, err := get(d, ctx, args[0])
+		v, err := get(ctx, d, args[0])
 		if err != nil {
 			return about(err, verb+" %s", args[0])
 		}

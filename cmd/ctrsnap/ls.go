@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) lsCommand() *cli.Command {
@@ -32,13 +33,22 @@ func (a *app) lsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			list, err := d.Clones(ctx, labels)
+			list, err := clonesWith(ctx, d, labels)
 			if err != nil {
 				return about(err, "ls")
 			}
 			return a.printList(out, list, quiet)
 		},
 	}
+}
+
+// clonesWith returns the clones that have all of the labels.
+func clonesWith(ctx context.Context, d *client.Client, labels pairs) ([]api.Clone, error) {
+	var args api.ListClonesArgs
+	for k, v := range labels {
+		args.Labels = append(args.Labels, k+"="+v)
+	}
+	return client.Do(ctx, d, api.ListClones, args)
 }
 
 func (a *app) printList(out *output, list []api.Clone, quiet bool) error {

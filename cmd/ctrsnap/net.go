@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // interfaceList is the document of `net ls CLONE -o json`.
@@ -46,13 +47,13 @@ func (a *app) netLsCommand() *cli.Command {
 				return err
 			}
 			if len(args) == 1 {
-				list, err := d.Interfaces(ctx, args[0])
+				list, err := client.Do(ctx, d, api.ListInterfaces, api.CloneArgs{ID: args[0]})
 				if err != nil {
 					return about(err, "net ls %s", args[0])
 				}
 				return a.printInterfaces(out, list)
 			}
-			list, err := d.Networks(ctx)
+			list, err := client.Do(ctx, d, api.ListNetworks, api.None{})
 			if err != nil {
 				return about(err, "net ls")
 			}
@@ -102,10 +103,7 @@ func (a *app) printInterfaces(out *output, list []api.Interface) error {
 }
 
 func (a *app) netInspectCommand() *cli.Command {
-	get := func(d daemon, ctx context.Context, name string) (api.Network, error) {
-		return networkNamed(ctx, d, name)
-	}
-	return inspectCommand(a, "NETWORK", "net inspect", get, nil, &cli.Command{
+	return inspectCommand(a, "NETWORK", "net inspect", networkNamed, nil, &cli.Command{
 		Name:  "inspect",
 		Usage: "show a network as JSON",
 		Description: `   ctrsnap net inspect default
@@ -113,8 +111,8 @@ func (a *app) netInspectCommand() *cli.Command {
 	})
 }
 
-func networkNamed(ctx context.Context, d daemon, name string) (api.Network, error) {
-	list, err := d.Networks(ctx)
+func networkNamed(ctx context.Context, d *client.Client, name string) (api.Network, error) {
+	list, err := client.Do(ctx, d, api.ListNetworks, api.None{})
 	if err != nil {
 		return api.Network{}, err
 	}
@@ -176,7 +174,7 @@ func (a *app) netAttachCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			att, err := d.Attach(ctx, args[0], req)
+			att, err := client.Do(ctx, d, api.AttachInterface, api.AttachArgs{ID: args[0], Body: req})
 			if err != nil {
 				return about(err, "net attach %s", args[0])
 			}
@@ -223,7 +221,7 @@ func (a *app) netDetachCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return about(d.Detach(ctx, args[0], args[1]), "net detach %s %s", args[0], args[1])
+			return about(client.Tell(ctx, d, api.DetachInterface, api.DetachArgs{ID: args[0], IfName: args[1]}), "net detach %s %s", args[0], args[1])
 		},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // poolList is the document of `pool ls -o json`.
@@ -46,7 +47,7 @@ that had to be made.
 			if err != nil {
 				return err
 			}
-			list, err := d.Pools(ctx)
+			list, err := client.Do(ctx, d, api.ListPools, api.None{})
 			if err != nil {
 				return about(err, "pool ls")
 			}
@@ -110,7 +111,7 @@ func (a *app) poolSetCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			_, err = d.SetPool(ctx, args[0], req)
+			_, err = client.Do(ctx, d, api.SetPool, api.SetPoolArgs{Golden: args[0], Body: req})
 			return about(err, "pool set %s", args[0])
 		},
 	}

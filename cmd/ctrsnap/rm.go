@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) rmCommand() *cli.Command {
@@ -42,11 +43,7 @@ func (a *app) rmCommand() *cli.Command {
 				}
 			}
 			return a.each(ids, func(id string) error {
-				remove := d.RemoveClone
-				if force {
-					remove = d.ForceRemoveClone
-				}
-				err := remove(ctx, id)
+				err := client.Tell(ctx, d, api.RemoveClone, api.RemoveArgs{ID: id, Force: force})
 				if notFound(err) && (force || chosen) { // gone by itself since it was listed
 					return nil
 				}
@@ -56,8 +53,8 @@ func (a *app) rmCommand() *cli.Command {
 	}
 }
 
-func idsOf(ctx context.Context, d clones, labels map[string]string) ([]string, error) {
-	list, err := d.Clones(ctx, labels)
+func idsOf(ctx context.Context, d *client.Client, labels pairs) ([]string, error) {
+	list, err := clonesWith(ctx, d, labels)
 	var ids []string
 	for _, c := range list {
 		ids = append(ids, c.ID)

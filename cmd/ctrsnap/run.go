@@ -220,9 +220,9 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 
 // job holds the clones of one run by a lease.
 type job struct {
-	daemon daemon
+	daemon *client.Client
 	clones []api.Clone
-	lease  lease
+	lease  *client.Lease
 	id     string // of the lease
 	kept   bool
 }
@@ -230,7 +230,7 @@ type job struct {
 // clone adds clones to the job. The first ones open its lease.
 func (j *job) clone(ctx context.Context, req api.CloneRequest) ([]api.Clone, error) {
 	req.Lease, req.LeaseID = api.LeaseConnection, j.id
-	resp, err := j.daemon.Clone(ctx, req)
+	resp, err := client.Do(ctx, j.daemon, api.CreateClones, api.CreateArgs{Body: req})
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +263,7 @@ func (j *job) remove() {
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, c := range j.clones {
-		wg.Go(func() { _ = j.daemon.RemoveClone(ctx, c.ID) })
+		wg.Go(func() { _ = client.Tell(ctx, j.daemon, api.RemoveClone, api.RemoveArgs{ID: c.ID}) })
 	}
 	wg.Wait()
 }
@@ -279,7 +279,7 @@ func (a *app) keep(ctx context.Context, o *runOptions, j *job) {
 	defer cancel()
 	j.kept = true
 	for _, c := range j.clones {
-		kept, err := j.daemon.ExtendClone(ctx, c.ID, ttl)
+		kept, err := client.Do(ctx, j.daemon, api.ExtendClone, api.ExtendArgs{ID: c.ID, Body: api.ExtendRequest{TTL: api.Duration(ttl)}})
 		if err != nil {
 			a.printError(fmt.Errorf("keep clone %s: %w", c.ID, err), false)
 			continue

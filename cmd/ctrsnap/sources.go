@@ -100,10 +100,7 @@ type know func(api.BuildRequest) (api.Engine, error)
 
 // knower asks the daemon, once: what a data directory is, a client has to know
 // before it sends one.
-func knower(ctx context.Context, d interface {
-	engines
-	goldens
-}) know {
+func knower(ctx context.Context, d *client.Client) know {
 	var once sync.Once
 	var e api.Engine
 	var err error
@@ -112,7 +109,7 @@ func knower(ctx context.Context, d interface {
 			name := req.Engine
 			if name == "" && req.Parent != "" {
 				var g api.Golden
-				if g, err = d.Golden(ctx, req.Parent); err != nil {
+				if g, err = client.Do(ctx, d, api.GetGolden, api.GoldenArgs{Ref: req.Parent}); err != nil {
 					return
 				}
 				name = g.Engine
@@ -120,7 +117,7 @@ func knower(ctx context.Context, d interface {
 			if name == "" {
 				name = "default"
 			}
-			e, err = d.Engine(ctx, name)
+			e, err = engineNamed(ctx, d, name)
 		})
 		return e, err
 	}

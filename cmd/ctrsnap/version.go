@@ -9,6 +9,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/cmd/internal/version"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // versions is the document of `version -o json`.
@@ -62,7 +63,7 @@ func (a *app) daemonVersion(ctx context.Context) (*api.Version, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := d.Version(ctx)
+	v, err := client.Do(ctx, d, api.GetVersion, api.None{})
 	if err != nil {
 		return nil, err
 	}

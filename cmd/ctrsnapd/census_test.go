@@ -8,10 +8,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // census lists what there is of a daemon and its clones, by kind.
@@ -63,7 +66,7 @@ func (d *daemon) askContainerd(ctx context.Context, c census) {
 	}
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, "ctrsnap"), 20*time.Second)
 	defer cancel()
-	ctrd, err := client.New(sock, client.WithTimeout(5*time.Second))
+	ctrd, err := containerd.New(sock, containerd.WithTimeout(5*time.Second))
 	if err != nil {
 		return
 	}
@@ -89,7 +92,7 @@ func (d *daemon) askContainerd(ctx context.Context, c census) {
 		return nil
 	})
 	// A golden has a snapshot, and two documents that describe it.
-	goldens, _ := d.client.Goldens(ctx, "")
+	goldens, _ := client.Do(ctx, d.client, api.ListGoldens, api.ListGoldensArgs{})
 	c["snapshots"] = c["snapshots"][min(len(goldens), len(c["snapshots"])):]
 	c["snapshot_directories"] = c["snapshot_directories"][min(len(goldens), len(c["snapshot_directories"])):]
 	c["content"] = c["content"][min(2*len(goldens), len(c["content"])):]

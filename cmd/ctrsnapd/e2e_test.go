@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 const schema = `
@@ -166,7 +167,7 @@ func testFiftyClones(t *testing.T, d *daemon) {
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	before := d.run("golden", "inspect", "shop", "--format", "{{.digest}}")
 	d.run("clone", "shop", "--count", "50", "-o", "json")
-	clones, err := d.client.Clones(t.Context(), nil)
+	clones, err := client.Do(t.Context(), d.client, api.ListClones, api.ListClonesArgs{})
 	if err != nil || len(clones) != 50 {
 		t.Fatalf("got %d clones: %v", len(clones), err)
 	}
@@ -297,7 +298,7 @@ func pgDump(t *testing.T, d *daemon, id, format, path string) {
 		}
 		return
 	}
-	c, err := d.client.CloneByID(t.Context(), id)
+	c, err := client.Do(t.Context(), d.client, api.GetClone, api.CloneArgs{ID: id})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/enginetest"
 )
 
@@ -106,7 +107,7 @@ func measure(t *testing.T, d *daemon, row tableRow, rounds int) measured {
 	s := row.make(base)
 	golden := "table-" + row.name
 	d.run(append([]string{"golden", "build", golden, "--engine", row.name, "--init", d.file(row.file, row.text)}, base...)...)
-	g, err := d.client.Golden(t.Context(), golden)
+	g, err := client.Do(t.Context(), d.client, api.GetGolden, api.GoldenArgs{Ref: golden})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func measure(t *testing.T, d *daemon, row tableRow, rounds int) measured {
 		m.stages[stage] = median(all)
 	}
 	m.claim = claims(t, d, s, golden, rounds)
-	seen, err := d.client.CloneByID(t.Context(), golden)
+	seen, err := client.Do(t.Context(), d.client, api.GetClone, api.CloneArgs{ID: golden})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func median(all []float64) float64 {
 func coldClone(t *testing.T, d *daemon, s enginetest.Subject, golden string) (float64, api.Clone) {
 	t.Helper()
 	begun := time.Now()
-	r, err := d.client.Clone(t.Context(), api.CloneRequest{Golden: golden})
+	r, err := client.Do(t.Context(), d.client, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: golden}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +191,7 @@ func claims(t *testing.T, d *daemon, s enginetest.Subject, golden string, rounds
 	for range min(rounds, 10) {
 		waitFor(t, "the pool to be full", func() bool { return pools(t, d)[golden+":1"].Ready == 2 })
 		begun := time.Now()
-		r, err := d.client.Clone(t.Context(), api.CloneRequest{Golden: golden})
+		r, err := client.Do(t.Context(), d.client, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: golden}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // publish has a clone at a port of the host, which answers.
@@ -27,16 +28,16 @@ func (c *caller) link() api.AttachRequest {
 // interfaces gives a clone a further interface, and takes it away.
 func (c *caller) interfaces(ctx context.Context) error {
 	h := c.pick()
-	got, err := c.d.client.Attach(ctx, h.ID, c.link())
+	got, err := client.Do(ctx, c.d.client, api.AttachInterface, api.AttachArgs{ID: h.ID, Body: c.link()})
 	if err != nil {
 		return err
 	}
-	return c.d.client.Detach(ctx, h.ID, got.IfName)
+	return client.Tell(ctx, c.d.client, api.DetachInterface, api.DetachArgs{ID: h.ID, IfName: got.IfName})
 }
 
 // access changes who may use the caller's golden.
 func (c *caller) access(ctx context.Context) error {
-	_, err := c.d.client.SetGoldenAccess(ctx, c.golden, api.AccessRequest{Mode: []string{"0600", "0644"}[c.rand.IntN(2)]})
+	_, err := client.Do(ctx, c.d.client, api.SetAccess, api.AccessArgs{Name: c.golden, Body: api.AccessRequest{Mode: []string{"0600", "0644"}[c.rand.IntN(2)]}})
 	return err
 }
 

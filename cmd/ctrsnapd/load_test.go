@@ -189,7 +189,7 @@ func (c *caller) clone(ctx context.Context, req api.CloneRequest) error {
 			}
 		}
 	}
-	resp, err := c.d.client.Clone(ctx, req)
+	resp, err := client.Do(ctx, c.d.client, api.CreateClones, api.CreateArgs{Body: req})
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (c *caller) take(got api.Clone) error {
 
 // run uses a clone of a lease and gives it back by ending that.
 func (c *caller) run(ctx context.Context) error {
-	resp, err := c.d.client.Clone(ctx, api.CloneRequest{Golden: c.source(), Lease: api.LeaseConnection})
+	resp, err := client.Do(ctx, c.d.client, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: c.source(), Lease: api.LeaseConnection}})
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (c *caller) run(ctx context.Context) error {
 // remove gives a clone back: from here on nobody may count on it.
 func (c *caller) remove(ctx context.Context, h *held) error {
 	delete(c.clones, h.ID)
-	if err := c.d.client.RemoveClone(ctx, h.ID); err != nil {
+	if err := client.Tell(ctx, c.d.client, api.RemoveClone, api.RemoveArgs{ID: h.ID}); err != nil {
 		return err
 	}
 	if _, err := tryQuery(h.URLs["socket"], "SELECT 1"); err == nil {
@@ -291,7 +291,7 @@ func (c *caller) build(ctx context.Context) error {
 
 func (c *caller) promote(ctx context.Context, version int) error {
 	c.current[version] = true // it may be, whatever the answer
-	_, err := c.d.client.Promote(ctx, fmt.Sprintf("%s:%d", c.golden, version))
+	_, err := client.Do(ctx, c.d.client, api.PromoteGolden, api.GoldenArgs{Ref: fmt.Sprintf("%s:%d", c.golden, version)})
 	if err == nil {
 		c.current = map[int]bool{version: true}
 	}
@@ -303,7 +303,7 @@ func (c *caller) removeVersion(ctx context.Context, version int) error {
 	for id, h := range c.clones {
 		if h.Golden == c.golden {
 			delete(c.clones, id)
-			if err := c.d.client.RemoveClone(ctx, id); err != nil {
+			if err := client.Tell(ctx, c.d.client, api.RemoveClone, api.RemoveArgs{ID: id}); err != nil {
 				return err
 			}
 		}
@@ -312,7 +312,7 @@ func (c *caller) removeVersion(ctx context.Context, version int) error {
 	delete(c.versions, version)
 	c.doubt(g)
 	c.current[-1] = true
-	err := c.d.client.RemoveGolden(ctx, fmt.Sprintf("%s:%d", c.golden, version))
+	err := client.Tell(ctx, c.d.client, api.RemoveGolden, api.GoldenArgs{Ref: fmt.Sprintf("%s:%d", c.golden, version)})
 	var answered *api.Error
 	if errors.As(err, &answered) && answered.Code == api.CodeConflict { // it is in use: by a clone that nobody was told of
 		c.versions[version] = g

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // pools returns what `pool ls` says, by golden and version.
@@ -91,7 +92,7 @@ func (d *daemon) claimDead() {
 			d.t.Errorf("kill %s: %v", line, err)
 		}
 	}
-	resp, err := d.client.Clone(d.t.Context(), api.CloneRequest{Golden: "shop", Count: 4})
+	resp, err := client.Do(d.t.Context(), d.client, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop", Count: 4}})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func (c *claimers) claim(n int64, halfway func()) {
 
 func (c *claimers) one() {
 	c.retry("wait for the pool", func() error {
-		list, err := c.d.client.Pools(c.t.Context())
+		list, err := client.Do(c.t.Context(), c.d.client, api.ListPools, api.None{})
 		if err == nil && (len(list) == 0 || list[0].Ready == 0) {
 			err = errors.New("it is empty")
 		}
@@ -141,7 +142,7 @@ func (c *claimers) one() {
 	})
 	var got api.Clone
 	c.retry("clone", func() error {
-		resp, err := c.d.client.Clone(c.t.Context(), api.CloneRequest{Golden: "shop"})
+		resp, err := client.Do(c.t.Context(), c.d.client, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}})
 		if err == nil {
 			got = resp.Clones[0]
 		}
@@ -159,7 +160,9 @@ func (c *claimers) one() {
 	if _, err := tryQuery(got.URL, "CREATE TABLE mine ()"); err != nil { // fails where it exists
 		c.t.Errorf("clone %s: %v", got.ID, err)
 	}
-	c.retry("remove", func() error { return c.d.client.RemoveClone(c.t.Context(), got.ID) })
+	c.retry("remove", func() error {
+		return client.Tell(c.t.Context(), c.d.client, api.RemoveClone, api.RemoveArgs{ID: got.ID})
+	})
 }
 
 // retry lets the daemon be away for a while.

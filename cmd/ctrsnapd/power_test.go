@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 var (
@@ -54,7 +55,7 @@ func TestPowercut(t *testing.T) {
 	k := &cutter{load: newLoad(t, d, *powerSeed), rand: rand.New(rand.NewPCG(*powerSeed, 2000)), disk: disk} //nolint:gosec // to be repeated
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
-	shop, err := d.client.Golden(t.Context(), "shop:1")
+	shop, err := client.Do(t.Context(), d.client, api.GetGolden, api.GoldenArgs{Ref: "shop:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,12 +161,12 @@ func (k *cutter) copyImage(other *daemon) {
 func (k *cutter) look(d *daemon, want map[string]api.Golden) {
 	k.t.Helper()
 	ctx := k.t.Context()
-	if clones, err := d.client.Clones(ctx, nil); err != nil || len(clones) > 0 {
+	if clones, err := client.Do(ctx, d.client, api.ListClones, api.ListClonesArgs{}); err != nil || len(clones) > 0 {
 		k.t.Errorf("%d clones after a power loss, %v", len(clones), err)
 	}
 	for _, ref := range slices.Sorted(maps.Keys(want)) {
 		k.goldens++
-		got, err := d.client.Verify(ctx, ref)
+		got, err := client.Do(ctx, d.client, api.VerifyGolden, api.GoldenArgs{Ref: ref})
 		if err != nil || got.Digest != want[ref].Digest {
 			k.lost = append(k.lost, fmt.Sprintf("golden %s: %v, %s, want %s", ref, err, got.Digest, want[ref].Digest))
 			continue
@@ -180,7 +181,7 @@ func (k *cutter) look(d *daemon, want map[string]api.Golden) {
 
 // amcheck has a clone of a golden answer, and PostgreSQL check it.
 func (k *cutter) amcheck(d *daemon, ref string) error {
-	resp, err := d.client.Clone(k.t.Context(), api.CloneRequest{Golden: ref})
+	resp, err := client.Do(k.t.Context(), d.client, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: ref}})
 	if err != nil {
 		return err
 	}
@@ -201,5 +202,5 @@ func (k *cutter) amcheck(d *daemon, ref string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("pg_amcheck: %w: %s", err, out)
 	}
-	return d.client.RemoveClone(k.t.Context(), c.ID)
+	return client.Tell(k.t.Context(), d.client, api.RemoveClone, api.RemoveArgs{ID: c.ID})
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // TestSettings: a golden's settings are those of its build, its clones, those of its
@@ -31,7 +32,7 @@ func TestSettings(t *testing.T) {
 	if got := query(t, own, sql); got != "6MBofftrue" {
 		t.Errorf("a clone with its own has %q", got)
 	}
-	seen, err := d.client.CloneByID(t.Context(), "own")
+	seen, err := client.Do(t.Context(), d.client, api.GetClone, api.CloneArgs{ID: "own"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // verify compares what the daemon has with what it has confirmed, and removes what
@@ -25,7 +26,7 @@ func (l *load) verify(ctx context.Context) error {
 }
 
 func (l *load) verifyClones(ctx context.Context) error {
-	list, err := l.d.client.Clones(ctx, nil)
+	list, err := client.Do(ctx, l.d.client, api.ListClones, api.ListClonesArgs{})
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (l *load) verifyClones(ctx context.Context) error {
 		}
 	}
 	for id := range there {
-		err := l.d.client.RemoveClone(ctx, id)
+		err := client.Tell(ctx, l.d.client, api.RemoveClone, api.RemoveArgs{ID: id})
 		var answered *api.Error
 		if errors.As(err, &answered) && answered.Code == api.CodeNotFound {
 			continue // a lease's that has ended just now
@@ -80,7 +81,7 @@ func (l *load) check(there map[string]api.Clone, h *held) string {
 }
 
 func (l *load) verifyGoldens(ctx context.Context) error {
-	list, err := l.d.client.Goldens(ctx, "")
+	list, err := client.Do(ctx, l.d.client, api.ListGoldens, api.ListGoldensArgs{})
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (l *load) verifyGoldens(ctx context.Context) error {
 		}
 	}
 	for ref, g := range there {
-		if err := l.d.client.RemoveGolden(ctx, ref); err != nil {
+		if err := client.Tell(ctx, l.d.client, api.RemoveGolden, api.GoldenArgs{Ref: ref}); err != nil {
 			return fmt.Errorf("remove golden %s, of which nobody was told, built %s: %w", ref, g.CreatedAt, err)
 		}
 	}
@@ -141,12 +142,12 @@ func (c *caller) verifyGolden(there map[string]api.Golden) {
 
 // verifyDigests reads all goldens.
 func (l *load) verifyDigests(ctx context.Context) error {
-	list, err := l.d.client.Goldens(ctx, "")
+	list, err := client.Do(ctx, l.d.client, api.ListGoldens, api.ListGoldensArgs{})
 	if err != nil {
 		return err
 	}
 	for _, g := range list {
-		if _, err := l.d.client.Verify(ctx, fmt.Sprintf("%s:%d", g.Name, g.Version)); err != nil {
+		if _, err := client.Do(ctx, l.d.client, api.VerifyGolden, api.GoldenArgs{Ref: fmt.Sprintf("%s:%d", g.Name, g.Version)}); err != nil {
 			l.wrong = append(l.wrong, err.Error())
 		}
 	}

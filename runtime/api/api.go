@@ -1,43 +1,9 @@
-// Package api holds the types of ctrsnapd's HTTP/JSON API: the contract between
-// daemon, command line and anything that speaks HTTP on a unix socket.
+// Package api holds ctrsnapd's HTTP/JSON API: its documents, and its endpoints as values of [Route]. It is the contract
+// between daemon, command line and anything that speaks HTTP on a unix socket, which finds it as /openapi.json, too.
+// /metrics beside it is for Prometheus.
 //
-// It imports the standard library only, so that a client stays lean. Fields are
-// added, never changed or removed. The server is in the package below, the Go
-// client in runtime/client.
-//
-//	GET    /v1/version                      Version
-//	GET    /v1/goldens                      []Golden         ?name=shop
-//	GET    /v1/goldens/{ref}                Golden           shop, shop:3
-//	POST   /v1/goldens                      multipart in, lines of BuildEvent out
-//	POST   /v1/goldens/{ref}/promote        Golden
-//	POST   /v1/goldens/{ref}/verify         Golden, if it is what was built
-//	POST   /v1/goldens/{name}/rollback      Golden
-//	POST   /v1/goldens/{name}/access        AccessRequest → Golden
-//	DELETE /v1/goldens/{ref}
-//	POST   /v1/builds/{id}/exec             HostResult: the caller's answer to a BuildEvent "exec"
-//	POST   /v1/clones                       CloneRequest → CloneResponse
-//	GET    /v1/clones                       []Clone          ?label=k=v (repeatable)
-//	GET    /v1/clones/{id}                  Clone            id, unique prefix of one, or name
-//	DELETE /v1/clones/{id}                                    ?force=true
-//	POST   /v1/clones/{id}/extend           ExtendRequest → Clone
-//	GET    /v1/clones/{id}/logs             text             ?follow=true&tail=100
-//	POST   /v1/clones/{id}/exec             Upgrade: ctrsnap-exec, then frames
-//	GET    /v1/clones/{id}/client           ClientRequest: the command that `connect` execs in the clone
-//	GET    /v1/clones/{id}/interfaces       []Interface
-//	POST   /v1/clones/{id}/interfaces       AttachRequest → Attachment; for administrators of the host
-//	DELETE /v1/clones/{id}/interfaces/{if}
-//	GET    /v1/networks                     Networks
-//	GET    /v1/leases/{id}                  held open: the lease lives as long as the connection
-//	GET    /v1/pools                        []Pool
-//	POST   /v1/pools/{golden}               PoolRequest → Pool
-//	GET    /v1/doctor                       Doctor
-//	GET    /v1/gc                           GC: what nobody has
-//	POST   /v1/gc                           GC: the same, removed
-//	POST   /v1/doctor/fix                   Doctor, after what can be mended is
-//	GET    /v1/events                       lines of Event   ?follow=true&type=clone.died&clone=ID&golden=NAME
-//	GET    /v1/stats                        Stats
-//	GET    /metrics                         Prometheus
-//	GET    /openapi.json
+// It imports the standard library only, so that a client stays lean. Fields are added, never changed or removed. The
+// server is in the package below, the Go client in runtime/client.
 package api
 
 import (

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"mime/multipart"
-	"net/url"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
@@ -23,12 +22,12 @@ type Part struct {
 
 // Build builds a golden. The parts are streamed. onEvent takes every event while
 // they are, in order and from one goroutine, and must answer an event of type
-// "exec" by AnswerBuild; its error ends the build and is returned. existed says
+// "exec" by [api.AnswerBuild], with the event's token; its error ends the build and is returned. existed says
 // that a golden with the wanted key was there. When ctx ends, so does the build.
-func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, onEvent func(api.BuildEvent) error) (g api.Golden, existed bool, err error) {
+func (c *Client) Build(ctx context.Context, spec api.BuildRequest, parts []Part, onEvent func(api.BuildEvent) error) (g api.Golden, existed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body, sent := streamForm(ctx, req, parts)
+	body, sent := streamForm(ctx, spec, parts)
 	defer func() {
 		select {
 		case sendErr := <-sent:
@@ -43,18 +42,13 @@ func (c *Client) Build(ctx context.Context, req api.BuildRequest, parts []Part, 
 			<-sent //nolint:errcheck // of a body that nobody wants any more
 		}
 	}()
-	resp, err := c.send(ctx, "POST", "/v1/goldens", nil, http1.Request{Header: map[string]string{"Content-Type": body.contentType}, Stream: body})
+	req := http1.Request{Header: map[string]string{"Content-Type": body.contentType}, Stream: body}
+	resp, err := open(ctx, c, api.BuildGolden, api.None{}, req)
 	if err != nil {
 		return api.Golden{}, false, err
 	}
 	defer resp.Body.Close()
 	return c.readEvents(ctx, resp.Body, onEvent)
-}
-
-// AnswerBuild tells how a command ended that an event "exec" of the build id
-// asked for. r has the event's token.
-func (c *Client) AnswerBuild(ctx context.Context, id string, r api.HostResult) error {
-	return c.callNoContent(ctx, "POST", "/v1/builds/"+url.PathEscape(id)+"/exec", r)
 }
 
 // readEvents passes events on until the last one.

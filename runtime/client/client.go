@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -58,72 +59,98 @@ func OnSent(ctx context.Context, sent func()) context.Context {
 	return context.WithValue(ctx, sentKey{}, sent)
 }
 
+type queueKey struct{}
+
+// OnQueue returns a context that has a request for clones tell moved of its place in the queue, from 1, and the time
+// that it may take. moved is called before the request is answered, from its goroutine.
+func OnQueue(ctx context.Context, moved func(place int, estimate time.Duration)) context.Context {
+	return context.WithValue(ctx, queueKey{}, moved)
+}
+
+// tellQueue reads a place in the queue from the header of an answer on the way.
+func tellQueue(h http1.Header, moved func(place int, estimate time.Duration)) {
+	place, estimate, _ := strings.Cut(h.Get(api.HeaderQueue), " ")
+	n, err := strconv.Atoi(place)
+	if err != nil {
+		return // of something else
+	}
+	d, _ := time.ParseDuration(estimate)
+	moved(n, d)
+}
+
 // Host returns where the daemon is, as given to New.
 func (c *Client) Host() string { return c.host }
 
-// Version says who the daemon is.
-func (c *Client) Version(ctx context.Context) (api.Version, error) {
-	return get[api.Version](ctx, c, "/v1/version", nil)
-}
-
-// Doctor returns the daemon's view of its host.
-func (c *Client) Doctor(ctx context.Context) (api.Doctor, error) {
-	return get[api.Doctor](ctx, c, "/v1/doctor", nil)
-}
-
-func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
-	return call[T](ctx, c, "GET", path, query, nil)
-}
-
-// call sends in as JSON, if it is not nil, and reads the answer.
-func call[T any](ctx context.Context, c *Client, method, path string, query url.Values, in any) (T, error) {
-	var out T
-	resp, err := c.sendJSON(ctx, method, path, query, in)
+// Do sends a request by a route and returns the answer.
+func Do[Req, Resp any](ctx context.Context, c *Client, r api.Route[Req, Resp], args Req) (Resp, error) {
+	var out Resp
+	resp, err := open(ctx, c, r, args, http1.Request{})
 	if err != nil {
 		return out, err
 	}
 	defer resp.Body.Close()
+	if _, none := any(out).(api.None); none {
+		return out, nil
+	}
 	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-		return out, c.explain(ctx, fmt.Errorf("read answer to %s %s: %w", method, path, err))
+		return out, c.explain(ctx, fmt.Errorf("read answer to %s %s: %w", r.Method, r.Path, err))
 	}
 	return out, nil
 }
 
-// callNoContent is call where there is nothing to read.
-func (c *Client) callNoContent(ctx context.Context, method, path string, in any) error {
-	path, query, _ := strings.Cut(path, "?")
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return err
-	}
-	resp, err := c.sendJSON(ctx, method, path, values, in)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
+// Tell is Do where nothing is answered.
+func Tell[Req any](ctx context.Context, c *Client, r api.Route[Req, api.None], args Req) error {
+	_, err := Do(ctx, c, r, args)
+	return err
 }
 
-func (c *Client) sendJSON(ctx context.Context, method, path string, query url.Values, in any) (*http1.Response, error) {
-	var req http1.Request
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return nil, fmt.Errorf("encode request %s %s: %w", method, path, err)
-		}
-		req.Header, req.Body = map[string]string{"Content-Type": "application/json"}, b
-	}
-	return c.send(ctx, method, path, query, req)
-}
-
-// send does one request. The protocol version travels with it, so that no
-// round trip is needed ahead. An answer that is an error becomes one.
-func (c *Client) send(ctx context.Context, method, path string, query url.Values, req http1.Request) (*http1.Response, error) {
-	if req.Method, req.Path = method, path; len(query) > 0 {
-		req.Path += "?" + query.Encode()
-	}
+// open sends a request, which may have a header and a body of its own already. The caller closes the answer's body.
+func open[Req, Resp any](ctx context.Context, c *Client, r api.Route[Req, Resp], args Req, req http1.Request) (*http1.Response, error) {
 	if req.Header == nil {
 		req.Header = map[string]string{}
 	}
+	target, body := encode(r.Path, args)
+	req.Method, req.Path = r.Method, target
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode request %s %s: %w", r.Method, r.Path, err)
+		}
+		req.Header["Content-Type"], req.Body = "application/json", b
+	}
+	return c.send(ctx, req)
+}
+
+// encode returns where a request with args goes, and its body, nil if it has none; see [api.Route].
+func encode(path string, args any) (target string, body any) {
+	query := url.Values{}
+	for v, i := reflect.ValueOf(args), 0; i < v.NumField(); i++ {
+		field, value := v.Type().Field(i), v.Field(i)
+		if name, ok := field.Tag.Lookup("path"); ok {
+			path = strings.Replace(path, "{"+name+"}", url.PathEscape(value.String()), 1)
+		}
+		if name, ok := field.Tag.Lookup("query"); ok {
+			name, _, _ = strings.Cut(name, ",")
+			_, always := field.Tag.Lookup("default")
+			if list, many := value.Interface().([]string); many {
+				query[name] = list
+			} else if always || !value.IsZero() {
+				query.Set(name, fmt.Sprint(value.Interface()))
+			}
+		}
+		if field.Name == "Body" {
+			body = value.Interface()
+		}
+	}
+	if q := query.Encode(); q != "" {
+		path += "?" + q
+	}
+	return path, body
+}
+
+// send does one request. The protocol version travels with it, so that no round trip is needed ahead. An answer that is
+// an error becomes one.
+func (c *Client) send(ctx context.Context, req http1.Request) (*http1.Response, error) {
 	req.Header[api.HeaderProtocol] = strconv.Itoa(c.protocol)
 	if moved, ok := ctx.Value(queueKey{}).(func(int, time.Duration)); ok {
 		req.Header[api.HeaderQueue] = "1"

@@ -39,7 +39,7 @@ func version(host string) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Version(context.Background())
+	_, err = client.Do(context.Background(), c, api.GetVersion, api.None{})
 	return err
 }
 
@@ -87,7 +87,7 @@ func TestOneRoundTrip(t *testing.T) {
 		}
 		fmt.Fprint(w, `{"schema":1,"clones":[{"id":"c1","a_later_field":true}]}`)
 	})
-	resp, err := c.Clone(context.Background(), api.CloneRequest{Golden: "shop"})
+	resp, err := client.Do(context.Background(), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}})
 	if err != nil || len(resp.Clones) != 1 || requests.Load() != 1 {
 		t.Errorf("%+v, %v, %d requests", resp, err, requests.Load())
 	}
@@ -106,14 +106,14 @@ func TestOnSent(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if _, err := c.Clone(client.OnSent(ctx, func() { close(sent) }), api.CloneRequest{}); err != nil {
+	if _, err := client.Do(client.OnSent(ctx, func() { close(sent) }), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{}}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestNotOurDaemon(t *testing.T) {
 	c := listen(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "what?", http.StatusTeapot) })
-	_, err := c.Version(context.Background())
+	_, err := client.Do(context.Background(), c, api.GetVersion, api.None{})
 	if e := asError(t, err); e.Code != api.CodeGeneral || !strings.Contains(e.Message, "418") || !strings.Contains(e.Hint, "CTRSNAP_HOST") {
 		t.Errorf("got %+v", e)
 	}
@@ -130,10 +130,10 @@ func TestDaemonDies(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	})
 	ctx := context.Background()
-	_, err := c.Clone(ctx, api.CloneRequest{})
+	_, err := client.Do(ctx, c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{}})
 	for name, err := range map[string]error{
 		"clone": err,
-		"logs":  c.Logs(ctx, "c1", -1, true, io.Discard),
+		"logs":  c.Logs(ctx, api.LogsArgs{ID: "c1", Tail: -1, Follow: true}, io.Discard),
 	} {
 		if e := asError(t, err); !strings.Contains(e.Message, "closed the connection") {
 			t.Errorf("%s: got %+v", name, e)
@@ -172,5 +172,39 @@ func TestNotAllowed(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "not allowed to connect to unix://"+dir) {
 		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// TestRoutes sends all that a route can carry.
+func TestRoutes(t *testing.T) {
+	var got string
+	c := listen(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got = r.Method + " " + r.RequestURI + " " + string(b)
+		w.WriteHeader(http.StatusNoContent)
+	})
+	ctx := context.Background()
+	for _, tt := range []struct {
+		want string
+		send func() error
+	}{
+		{"DELETE /v1/clones/a%2F..%2Fb%20%7Bifname%7D/interfaces/eth1 ", func() error {
+			return client.Tell(ctx, c, api.DetachInterface, api.DetachArgs{ID: "a/../b {ifname}", IfName: "eth1"})
+		}},
+		{"DELETE /v1/clones/c1 ", func() error { return client.Tell(ctx, c, api.RemoveClone, api.RemoveArgs{ID: "c1"}) }},
+		{"DELETE /v1/clones/c1?force=true ", func() error { return client.Tell(ctx, c, api.RemoveClone, api.RemoveArgs{ID: "c1", Force: true}) }},
+		{"POST /v1/builds/b1/exec {\"exit_code\":3}", func() error {
+			return client.Tell(ctx, c, api.AnswerBuild, api.AnswerArgs{ID: "b1", Body: api.HostResult{ExitCode: 3}})
+		}},
+		// none is not the default
+		{"GET /v1/clones/c1/logs?tail=0 ", func() error { return c.Logs(ctx, api.LogsArgs{ID: "c1"}, io.Discard) }},
+		{"GET /v1/clones/c1/logs?follow=true&tail=-1 ", func() error { return c.Logs(ctx, api.LogsArgs{ID: "c1", Tail: -1, Follow: true}, io.Discard) }},
+		{"GET /v1/events?golden=shop%3A1&since=7&type=a%26b&type=c ", func() error {
+			return c.Events(ctx, api.EventsArgs{Since: 7, Types: []string{"a&b", "c"}, Golden: "shop:1"}, nil)
+		}},
+	} {
+		if err := tt.send(); err != nil || got != tt.want {
+			t.Errorf("got %q, %v, want %q", got, err, tt.want)
+		}
 	}
 }

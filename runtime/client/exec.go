@@ -20,7 +20,7 @@ import (
 // A Read of stdin that is pending when the command ends is left behind: nothing
 // can end it.
 func (c *Client) Exec(ctx context.Context, id string, req api.ExecRequest, stdin io.Reader, stdout, stderr io.Writer, resize <-chan api.WindowSize) (int, error) {
-	conn, err := c.upgrade(ctx, clonePath(id)+"/exec")
+	conn, err := c.upgrade(ctx, id)
 	if err != nil {
 		return 0, err
 	}
@@ -46,10 +46,10 @@ func (c *Client) Exec(ctx context.Context, id string, req api.ExecRequest, stdin
 	return code, nil
 }
 
-// upgrade asks for an exec and returns the connection that frames go over.
-func (c *Client) upgrade(ctx context.Context, path string) (io.ReadWriteCloser, error) {
+// upgrade asks for an exec in a clone and returns the connection that frames go over.
+func (c *Client) upgrade(ctx context.Context, id string) (io.ReadWriteCloser, error) {
 	header := map[string]string{"Connection": "Upgrade", "Upgrade": api.ExecProtocol}
-	resp, err := c.send(ctx, "POST", path, nil, http1.Request{Header: header})
+	resp, err := open(ctx, c, api.ExecInClone, api.CloneArgs{ID: id}, http1.Request{Header: header})
 	if err != nil {
 		return nil, err
 	}

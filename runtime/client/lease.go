@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -115,7 +114,7 @@ type leaseBody struct {
 }
 
 func (c *Client) openLease(ctx context.Context, id string) (*leaseBody, error) {
-	resp, err := c.send(ctx, "GET", "/v1/leases/"+url.PathEscape(id), nil, http1.Request{})
+	resp, err := open(ctx, c, api.HoldLease, api.LeaseArgs{ID: id}, http1.Request{})
 	if err != nil {
 		return nil, err
 	}

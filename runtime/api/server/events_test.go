@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/client"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 )
 
@@ -22,7 +21,7 @@ func TestEventTypes(t *testing.T) {
 		want  int
 	}{{nil, len(api.EventTypes)}, {[]string{"clone.died"}, 1}, {[]string{"storage", "golden.built"}, 3}, {[]string{"clone"}, 7}} {
 		var got []api.EventType
-		if err := c.Events(ctx, client.EventFilter{Types: tt.types}, false, func(e api.Event) error { got = append(got, e.Type); return nil }); err != nil {
+		if err := c.Events(ctx, api.EventsArgs{Types: tt.types}, func(e api.Event) error { got = append(got, e.Type); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if len(got) != tt.want || len(got) != len(slices.Compact(slices.Clone(got))) {
@@ -30,7 +29,7 @@ func TestEventTypes(t *testing.T) {
 		}
 	}
 	for _, wrong := range []string{"nonsense", "clone.", "clone.die", "clone.died,clone.removed"} {
-		err := c.Events(ctx, client.EventFilter{Types: []string{"clone", wrong}}, true, func(api.Event) error { return nil })
+		err := c.Events(ctx, api.EventsArgs{Types: []string{"clone", wrong}, Follow: true}, func(api.Event) error { return nil })
 		wantCode(t, err, api.CodeUsage, "unknown type of events")
 	}
 }

@@ -48,7 +48,7 @@ func wantCode(t *testing.T, err error, code api.Code, parts ...string) *api.Erro
 func TestClones(t *testing.T) {
 	ctx := testContext(t)
 	d, c := serve(t, newFake())
-	resp, err := c.Clone(ctx, api.CloneRequest{Golden: "shop", Name: "pr-1", Count: 2, TTL: api.Duration(time.Hour), Labels: map[string]string{"job": "a,b=c"}})
+	resp, err := client.Do(ctx, c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop", Name: "pr-1", Count: 2, TTL: api.Duration(time.Hour), Labels: map[string]string{"job": "a,b=c"}}})
 	if err != nil || len(resp.Clones) != 2 || resp.Schema != api.Schema || resp.Clones[0].Schema != api.Schema {
 		t.Fatalf("clone: %+v, %v", resp, err)
 	}
@@ -58,29 +58,29 @@ func TestClones(t *testing.T) {
 	if diff := cmp.Diff(want, d.fake.caller, cmp.AllowUnexported(access.Caller{})); diff != "" || want.Name == "" {
 		t.Error(diff)
 	}
-	got, err := c.Clones(ctx, map[string]string{"job": "a,b=c"})
+	got, err := client.Do(ctx, c, api.ListClones, api.ListClonesArgs{Labels: []string{"job=a,b=c"}})
 	if err != nil || len(got) != 2 {
 		t.Fatalf("clones by label: %v, %v", got, err)
 	}
-	if got, err := c.Clones(ctx, map[string]string{"job": "other"}); err != nil || got == nil || len(got) != 0 {
+	if got, err := client.Do(ctx, c, api.ListClones, api.ListClonesArgs{Labels: []string{"job=other"}}); err != nil || got == nil || len(got) != 0 {
 		t.Errorf("clones of no job: %v, %v", got, err)
 	}
-	one, err := c.CloneByID(ctx, resp.Clones[0].ID)
+	one, err := client.Do(ctx, c, api.GetClone, api.CloneArgs{ID: resp.Clones[0].ID})
 	if diff := cmp.Diff(resp.Clones[0], one); err != nil || diff != "" {
 		t.Errorf("clone by id: %v\n%s", err, diff)
 	}
-	one, err = c.ExtendClone(ctx, one.ID, 90*time.Second)
+	one, err = client.Do(ctx, c, api.ExtendClone, api.ExtendArgs{ID: one.ID, Body: api.ExtendRequest{TTL: api.Duration(90 * time.Second)}})
 	if err != nil || one.ExpiresAt.Unix() != 90 {
 		t.Errorf("extend: %+v, %v", one, err)
 	}
-	cmd, err := c.ClientCommand(ctx, one.ID, []string{"-c", "select 'a,b'", ""})
+	cmd, err := client.Do(ctx, c, api.GetClient, api.ClientArgs{ID: one.ID, Args: []string{"-c", "select 'a,b'", ""}})
 	if diff := cmp.Diff([]string{"psql", "-c", "select 'a,b'", ""}, cmd.Args); err != nil || diff != "" {
 		t.Errorf("client command: %v\n%s", err, diff)
 	}
-	if err := c.RemoveClone(ctx, one.ID); err != nil {
+	if err := client.Tell(ctx, c, api.RemoveClone, api.RemoveArgs{ID: one.ID}); err != nil {
 		t.Error(err)
 	}
-	_, err = c.CloneByID(ctx, one.ID)
+	_, err = client.Do(ctx, c, api.GetClone, api.CloneArgs{ID: one.ID})
 	wantCode(t, err, api.CodeNotFound, one.ID, "ctrsnap ls")
 	if strings.Contains(d.log.String(), "select") {
 		t.Error("a query is in the access log")
@@ -97,50 +97,50 @@ func TestGoldens(t *testing.T) {
 		return nil
 	}
 	_, c := serve(t, f)
-	if l, err := c.Goldens(ctx, "shop"); err != nil || len(l) != 2 || l[1].Schema != api.Schema {
+	if l, err := client.Do(ctx, c, api.ListGoldens, api.ListGoldensArgs{Name: "shop"}); err != nil || len(l) != 2 || l[1].Schema != api.Schema {
 		t.Errorf("goldens: %+v, %v", l, err)
 	}
-	if l, err := c.Goldens(ctx, "other"); err != nil || l == nil {
+	if l, err := client.Do(ctx, c, api.ListGoldens, api.ListGoldensArgs{Name: "other"}); err != nil || l == nil {
 		t.Errorf("no goldens: %v, %v", l, err)
 	}
-	if g, err := c.Golden(ctx, "shop:3"); err != nil || g.Version != 3 {
+	if g, err := client.Do(ctx, c, api.GetGolden, api.GoldenArgs{Ref: "shop:3"}); err != nil || g.Version != 3 {
 		t.Errorf("golden: %+v, %v", g, err)
 	}
-	if g, err := c.Promote(ctx, "shop:2"); err != nil || g.Version != 2 {
+	if g, err := client.Do(ctx, c, api.PromoteGolden, api.GoldenArgs{Ref: "shop:2"}); err != nil || g.Version != 2 {
 		t.Errorf("promote: %+v, %v", g, err)
 	}
-	if g, err := c.Rollback(ctx, "shop"); err != nil || g.Version != 1 {
+	if g, err := client.Do(ctx, c, api.RollbackGolden, api.GoldenNameArgs{Name: "shop"}); err != nil || g.Version != 1 {
 		t.Errorf("rollback: %+v, %v", g, err)
 	}
-	if g, err := c.SetGoldenAccess(ctx, "shop", api.AccessRequest{Owner: "ann", Mode: "0600"}); err != nil || g.Owner != "ann" || g.Mode != "0600" {
+	if g, err := client.Do(ctx, c, api.SetAccess, api.AccessArgs{Name: "shop", Body: api.AccessRequest{Owner: "ann", Mode: "0600"}}); err != nil || g.Owner != "ann" || g.Mode != "0600" {
 		t.Errorf("access: %+v, %v", g, err)
 	}
-	wantCode(t, c.RemoveGolden(ctx, "shop:1"), api.CodeConflict, "has clones")
-	_, err := c.Golden(ctx, "no/../such")
+	wantCode(t, client.Tell(ctx, c, api.RemoveGolden, api.GoldenArgs{Ref: "shop:1"}), api.CodeConflict, "has clones")
+	_, err := client.Do(ctx, c, api.GetGolden, api.GoldenArgs{Ref: "no/../such"})
 	wantCode(t, err, api.CodeUsage, `"no/../such"`)
 	for _, ref := range []string{"", ".", ".."} {
-		_, err = c.Golden(ctx, ref)
+		_, err = client.Do(ctx, c, api.GetGolden, api.GoldenArgs{Ref: ref})
 		wantCode(t, err, api.CodeUsage, "invalid path")
 	}
-	if err := c.AnswerBuild(ctx, "b1", api.HostResult{ExitCode: 3, Token: "secret"}); err != nil {
+	if err := client.Tell(ctx, c, api.AnswerBuild, api.AnswerArgs{ID: "b1", Body: api.HostResult{ExitCode: 3, Token: "secret"}}); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, c.AnswerBuild(ctx, "b2", api.HostResult{}), api.CodeNotFound)
+	wantCode(t, client.Tell(ctx, c, api.AnswerBuild, api.AnswerArgs{ID: "b2", Body: api.HostResult{}}), api.CodeNotFound)
 }
 
 func TestHost(t *testing.T) {
 	ctx := testContext(t)
 	_, c := serve(t, newFake())
-	v, err := c.Version(ctx)
+	v, err := client.Do(ctx, c, api.GetVersion, api.None{})
 	want := api.Version{Schema: api.Schema, Version: "1.2.3", Protocol: api.Protocol, MinProtocol: api.MinProtocol}
 	if diff := cmp.Diff(want, v); err != nil || diff != "" {
 		t.Errorf("version: %v\n%s", err, diff)
 	}
-	if doctor, err := c.Doctor(ctx); err != nil || doctor.Checks == nil {
+	if doctor, err := client.Do(ctx, c, api.GetDoctor, api.None{}); err != nil || doctor.Checks == nil {
 		t.Errorf("doctor: %+v, %v", doctor, err)
 	}
-	for _, remove := range []bool{false, true} {
-		if g, err := c.GC(ctx, remove); err != nil || g.Removed != remove || len(g.Kinds) != 1 {
+	for i, route := range []api.Route[api.None, api.GC]{api.ShowGarbage, api.CollectGarbage} {
+		if g, err := client.Do(ctx, c, route, api.None{}); err != nil || g.Removed != (i == 1) || len(g.Kinds) != 1 {
 			t.Errorf("gc: %+v, %v", g, err)
 		}
 	}
@@ -183,7 +183,7 @@ func TestWrongRequests(t *testing.T) {
 	f := newFake()
 	f.exec = nil
 	d, c := serve(t, f)
-	if _, err := c.Clone(testContext(t), api.CloneRequest{Golden: "shop", Name: "x"}); err != nil {
+	if _, err := client.Do(testContext(t), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop", Name: "x"}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -279,9 +279,9 @@ func TestPanicIsAnsweredAndLogged(t *testing.T) {
 	}
 	f.clones["c1"] = api.Clone{ID: "c1"}
 	d, c := serve(t, f)
-	_, err := c.Clone(testContext(t), api.CloneRequest{Golden: "shop"})
+	_, err := client.Do(testContext(t), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}})
 	wantCode(t, err, api.CodeGeneral, "internal error", "see request")
-	if err := c.Logs(testContext(t), "c1", -1, false, io.Discard); err == nil {
+	if err := c.Logs(testContext(t), api.LogsArgs{ID: "c1", Tail: -1}, io.Discard); err == nil {
 		t.Error("an answer that was cut looks whole")
 	}
 	d.stop()
@@ -294,7 +294,7 @@ func TestInternalErrorsAreLogged(t *testing.T) {
 	f := newFake()
 	f.create = func(context.Context) error { return errors.New("disk on fire") }
 	d, c := serve(t, f)
-	_, err := c.Clone(testContext(t), api.CloneRequest{Golden: "shop"})
+	_, err := client.Do(testContext(t), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}})
 	e := wantCode(t, err, api.CodeGeneral, "disk on fire")
 	id := strings.Fields(e.Hint)[2]
 	if log := d.log.String(); !strings.Contains(log, "internal error") || !strings.Contains(log, id) {
@@ -318,7 +318,7 @@ func TestClientGoneEndsRequest(t *testing.T) {
 		<-began
 		cancel(gone)
 	}()
-	if _, err := c.Clone(ctx, api.CloneRequest{Golden: "shop"}); !errors.Is(err, gone) {
+	if _, err := client.Do(ctx, c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}}); !errors.Is(err, gone) {
 		t.Errorf("got %v, want the cause", err)
 	}
 	<-ended
@@ -339,7 +339,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 	d, c := serve(t, f)
 	result := make(chan error, 1)
 	go func() {
-		_, err := c.Clone(testContext(t), api.CloneRequest{Golden: "shop"})
+		_, err := client.Do(testContext(t), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}})
 		result <- err
 	}()
 	<-began
@@ -355,7 +355,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 func TestDaemonAbsent(t *testing.T) {
 	ctx := testContext(t)
 	c := dial(t, t.TempDir()+"/s")
-	_, err := c.Version(ctx)
+	_, err := client.Do(ctx, c, api.GetVersion, api.None{})
 	if e := wantCode(t, err, api.CodeGeneral, "daemon is not running at unix:///", "start ctrsnapd, or set CTRSNAP_HOST"); !e.Retryable {
 		t.Error("not retryable")
 	}
@@ -439,7 +439,7 @@ func BenchmarkClone(b *testing.B) {
 	f := newFake()
 	_, c := serve(b, f)
 	for b.Loop() {
-		if _, err := c.Clone(context.Background(), api.CloneRequest{Golden: "shop"}); err != nil {
+		if _, err := client.Do(context.Background(), c, api.CreateClones, api.CreateArgs{Body: api.CloneRequest{Golden: "shop"}}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -26,21 +26,21 @@ func TestLogs(t *testing.T) {
 		want   string
 	}{{-1, false, "tail=-1 follow=false\n"}, {0, true, "tail=0 follow=true\n"}, {20, false, "tail=20 follow=false\n"}} {
 		var out strings.Builder
-		if err := c.Logs(ctx, "c1", tt.tail, tt.follow, &out); err != nil || out.String() != tt.want {
+		if err := c.Logs(ctx, api.LogsArgs{ID: "c1", Tail: tt.tail, Follow: tt.follow}, &out); err != nil || out.String() != tt.want {
 			t.Errorf("got %q, %v, want %q", out.String(), err, tt.want)
 		}
 	}
-	wantCode(t, c.Logs(ctx, "c2", -1, false, io.Discard), api.CodeNotFound, "clone c2")
+	wantCode(t, c.Logs(ctx, api.LogsArgs{ID: "c2", Tail: -1}, io.Discard), api.CodeNotFound, "clone c2")
 
 	f.logs = func(context.Context, io.Writer) error { return nil }
-	if err := c.Logs(ctx, "c1", -1, false, io.Discard); err != nil {
+	if err := c.Logs(ctx, api.LogsArgs{ID: "c1", Tail: -1}, io.Discard); err != nil {
 		t.Errorf("empty log: %v", err)
 	}
 	f.logs = func(_ context.Context, w io.Writer) error {
 		_, _ = io.WriteString(w, "half of it")
 		return errors.New("disk is gone")
 	}
-	wantCode(t, c.Logs(ctx, "c1", -1, false, io.Discard), api.CodeGeneral, "disk is gone")
+	wantCode(t, c.Logs(ctx, api.LogsArgs{ID: "c1", Tail: -1}, io.Discard), api.CodeGeneral, "disk is gone")
 }
 
 // TestLogsFollow holds that a line is sent when it is written, and that
@@ -58,7 +58,9 @@ func TestLogsFollow(t *testing.T) {
 	d, c := serve(t, f)
 	follow := func(ctx context.Context) (first chan string, result chan error) {
 		first, result = make(chan string, 1), make(chan error, 1)
-		go func() { result <- c.Logs(ctx, "c1", -1, true, writerFunc(func(p []byte) { first <- string(p) })) }()
+		go func() {
+			result <- c.Logs(ctx, api.LogsArgs{ID: "c1", Tail: -1, Follow: true}, writerFunc(func(p []byte) { first <- string(p) }))
+		}()
 		return first, result
 	}
 	ctx, cancel := context.WithCancel(testContext(t))
