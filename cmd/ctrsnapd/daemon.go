@@ -365,6 +365,6 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		return err
 	}
 	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
-		Stats: d.manager, Events: d.events, Metrics: d.telemetry.Handler(), Audit: d.telemetry.Audit(), Interfaces: d.manager, Networks: d.networks(), Engines: engines{d}, Logger: d.log,
+		Stats: d.manager, Events: d.events, Metrics: d.telemetry.Handler(), Audit: d.telemetry.Audit(), Interfaces: d.manager, Networks: d.networks(), Engines: &host.Engines{Catalog: d.engines, Goldens: d.store.Goldens, Log: d.log}, Logger: d.log,
 		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)
 }

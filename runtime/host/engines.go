@@ -1,28 +1,35 @@
-package main
+package host
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/catalog"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// engines serves the catalog.
-type engines struct{ *daemon }
+// Engines serves a catalog of engines. It is safe for concurrent use.
+type Engines struct {
+	Catalog *catalog.Catalog
+	Goldens func(context.Context) ([]snapshot.Golden, error) // all of them
+	Log     *slog.Logger
+}
 
-var _ server.Engines = engines{}
+var _ server.Engines = (*Engines)(nil)
 
 // Engines lists the engines, built-in ones first.
-func (e engines) Engines(ctx context.Context) ([]api.Engine, error) {
+func (e *Engines) Engines(ctx context.Context) ([]api.Engine, error) {
 	var all []api.Engine
-	for _, name := range e.engines.Names() {
+	for _, name := range e.Catalog.Names() {
 		d, err := e.Engine(ctx, name)
 		if err != nil {
 			return nil, err
@@ -31,9 +38,10 @@ func (e engines) Engines(ctx context.Context) ([]api.Engine, error) {
 		all = append(all, d)
 	}
 	slices.SortStableFunc(all, func(a, b api.Engine) int {
-		if a.BuiltIn == b.BuiltIn {
+		switch {
+		case a.BuiltIn == b.BuiltIn:
 			return 0
-		} else if a.BuiltIn {
+		case a.BuiltIn:
 			return -1
 		}
 		return 1
@@ -41,17 +49,17 @@ func (e engines) Engines(ctx context.Context) ([]api.Engine, error) {
 	return all, nil
 }
 
-// Engine returns one engine; "" is the default one.
-func (e engines) Engine(ctx context.Context, name string) (api.Engine, error) {
+// Engine returns one engine; "default" is the default one.
+func (e *Engines) Engine(ctx context.Context, name string) (api.Engine, error) {
 	if name == "default" {
 		name = build.DefaultEngine
 	}
-	engine, err := e.engines.Engine(name)
+	engine, err := e.Catalog.Engine(name)
 	if err != nil {
 		return api.Engine{}, err
 	}
 	a := api.Engine{Name: name, BuiltIn: true}
-	if added, ok := e.engines.Added(name); ok {
+	if added, ok := e.Catalog.Added(name); ok {
 		a.BuiltIn, a.Digest, a.AddedAt, a.Description = false, added.Engine.Digest(), &added.Added, added.Text
 	}
 	if d, ok := engine.(runtime.Describer); ok {
@@ -63,8 +71,8 @@ func (e engines) Engine(ctx context.Context, name string) (api.Engine, error) {
 	return a, err
 }
 
-func (e engines) goldens(ctx context.Context, engine string) (n int, err error) {
-	all, err := e.store.Goldens(ctx)
+func (e *Engines) goldens(ctx context.Context, engine string) (n int, err error) {
+	all, err := e.Goldens(ctx)
 	for _, g := range all {
 		if g.Engine == engine {
 			n++
@@ -75,21 +83,21 @@ func (e engines) goldens(ctx context.Context, engine string) (n int, err error) 
 
 // AddEngine keeps a description. What it says runs in containers, but it
 // is the same for all users: only administrators may say it.
-func (e engines) AddEngine(ctx context.Context, caller server.Caller, req api.EngineRequest) (api.Engine, error) {
-	if err := adminOnly(caller, "add an engine"); err != nil {
+func (e *Engines) AddEngine(ctx context.Context, caller access.Caller, req api.EngineRequest) (api.Engine, error) {
+	if err := caller.CheckAdmin("add engine"); err != nil {
 		return api.Engine{}, err
 	}
-	added, err := e.engines.Add([]byte(req.Description))
+	added, err := e.Catalog.Add([]byte(req.Description))
 	if err != nil {
 		return api.Engine{}, err
 	}
-	e.log.InfoContext(ctx, "engine added", "engine", added.Engine.Name(), "digest", added.Engine.Digest())
+	e.Log.InfoContext(ctx, "engine added", "engine", added.Engine.Name(), "digest", added.Engine.Digest())
 	return e.Engine(ctx, added.Engine.Name())
 }
 
 // RemoveEngine forgets a description that no golden needs.
-func (e engines) RemoveEngine(ctx context.Context, caller server.Caller, name string) error {
-	if err := adminOnly(caller, "remove an engine"); err != nil {
+func (e *Engines) RemoveEngine(ctx context.Context, caller access.Caller, name string) error {
+	if err := caller.CheckAdmin("remove engine " + name); err != nil {
 		return err
 	}
 	n, err := e.goldens(ctx, name)
@@ -100,16 +108,9 @@ func (e engines) RemoveEngine(ctx context.Context, caller server.Caller, name st
 		return snapshot.WithHint(fmt.Errorf("remove engine %s: %d goldens are of it: %w", name, n, errdefs.ErrFailedPrecondition),
 			"'ctrsnap golden ls' lists them, 'ctrsnap golden rm' removes them")
 	}
-	if err := e.engines.Remove(name); err != nil {
+	if err := e.Catalog.Remove(name); err != nil {
 		return err
 	}
-	e.log.InfoContext(ctx, "engine removed", "engine", name)
+	e.Log.InfoContext(ctx, "engine removed", "engine", name)
 	return nil
-}
-
-func adminOnly(caller server.Caller, what string) error {
-	if caller.IsAdmin() {
-		return nil
-	}
-	return snapshot.WithHint(fmt.Errorf("%s: not allowed: %w", what, errdefs.ErrPermissionDenied), "an engine is for all users of this daemon: ask an administrator")
 }
