@@ -64,6 +64,12 @@ powercut: ## cut the power 100 times under load and check every golden (needs ro
 	@$(MAKE) --no-print-directory build
 	@.ci/powercut
 
+.PHONY: attack
+attack: ## attack the daemon, the host and each other as ordinary users, and say why each attack fails (needs root; ATTACK)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory build
+	@.ci/attack
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for 20 seconds (needs root; FUZZTIME)
 	@.ci/fuzz
