@@ -356,7 +356,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		stop()
 	})
 	d.telemetry.Read(telemetry.Source{
-		Seen: d.manager.Seen, Pools: func(ctx context.Context) ([]api.Pool, error) { return d.manager.Pools(ctx, access.Daemon) }, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
+		LastMeasured: d.manager.LastMeasured, Pools: func(ctx context.Context) ([]api.Pool, error) { return d.manager.Pools(ctx, access.Daemon) }, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
 		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.builder.List(ctx, access.Daemon, "") },
 		Events:  d.events, Recover: d.recovered,
 	})

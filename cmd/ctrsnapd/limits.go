@@ -5,6 +5,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/host"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
 )
 
@@ -29,6 +30,6 @@ func together(q config.Quota) quota.Bounds {
 }
 
 // space looks at the filesystem that holds the layers.
-func (d *daemon) space() (manager.Space, error) {
+func (d *daemon) space() (patrol.Space, error) {
 	return host.Space(d.storage, int64(d.cfg.Storage.Reserve))
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/containerd"
-	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	snapshots "github.com/ctrsnap/ctrsnap/snapshot/containerd"
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
@@ -23,18 +23,18 @@ import (
 const maxReserve = 10 << 30
 
 // Space looks at the filesystem that holds the layers. Of it reserve bytes are to stay free; 0 chooses.
-func Space(s *storage.Storage, reserve int64) (manager.Space, error) {
+func Space(s *storage.Storage, reserve int64) (patrol.Space, error) {
 	i, err := s.Info()
 	if err == nil {
 		err = s.Alive()
 	}
 	if err != nil {
-		return manager.Space{}, err
+		return patrol.Space{}, err
 	}
 	if reserve == 0 {
 		reserve = min(i.Size/20, maxReserve)
 	}
-	return manager.Space{Size: i.Size, Free: i.Available(), Reserve: reserve}, nil
+	return patrol.Space{Size: i.Size, Free: i.Available(), Reserve: reserve}, nil
 }
 
 // OpenStorage opens the storage. If its filesystem has stopped, after its device had failed or gone, it is mounted

@@ -191,8 +191,9 @@ func TestNobody(t *testing.T) {
 			t.Errorf("%s by nobody: %v", verb, err)
 		}
 	}
-	remove := verbs["Remove"]
+	remove, hold := verbs["Remove"], verbs["Hold"] // the clone goes with either
 	delete(verbs, "Remove")
+	delete(verbs, "Hold")
 	for verb, try := range verbs {
 		if err := try(access.Daemon); refused(err) {
 			t.Errorf("%s by the daemon: %v", verb, err)
@@ -200,5 +201,8 @@ func TestNobody(t *testing.T) {
 	}
 	if err := remove(access.Daemon); err != nil {
 		t.Errorf("Remove by the daemon: %v", err)
+	}
+	if err := hold(access.Daemon); refused(err) {
+		t.Errorf("Hold by the daemon: %v", err)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -60,16 +59,6 @@ type clone struct {
 	died    chan struct{}           // closed when the server has ended; exit is valid then
 	exit    runtime.Exit
 	gone    chan struct{} // closed when the clone is removed
-
-	disk, memory atomic.Int64 // bytes, as last measured
-
-	// Of patrol's goroutine alone.
-	measured   int64     // watcher.written when the disk was measured
-	measuredAt time.Time // when that was
-	overrun    bool      // it was stopped for what its socket directory holds
-	activity   activity
-	used       time.Time // when somebody was seen to be connected
-	warnedIdle bool
 
 	warned time.Time // of the end at that time; guarded by Manager.mu
 

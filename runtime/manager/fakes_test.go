@@ -23,6 +23,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -44,7 +45,7 @@ type world struct {
 	limits     Limits
 	events     *event.Hub
 	cgroups    string
-	space      func() (Space, error)
+	space      func() (patrol.Space, error)
 	usage      map[string]int64          // bytes of disk, by clone; else 4096
 	limited    map[string]runtime.Limits // what SetLimits was told
 	ready      func(ctx context.Context, ep runtime.Endpoint, died <-chan struct{}) error

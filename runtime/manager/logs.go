@@ -100,6 +100,15 @@ func watchFile(path string) (grown <-chan struct{}, stop func(), err error) {
 	return c, func() { _ = events.Close(); <-done }, nil
 }
 
+// afterHole moves to the first byte of a log that is there still.
+func afterHole(f *os.File) (int64, error) {
+	at, err := f.Seek(0, unix.SEEK_DATA)
+	if err != nil { // there is none, or the filesystem cannot tell
+		return f.Seek(0, 0)
+	}
+	return at, nil
+}
+
 // seekTail moves f to the beginning of its last n lines; all if n is negative.
 func seekTail(f *os.File, n int) error {
 	begin, err := afterHole(f)

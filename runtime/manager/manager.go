@@ -22,6 +22,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -79,7 +80,7 @@ type Options struct {
 
 	Limits Limits
 	// Space looks at the storage; nil leaves it, and what clones use, unwatched.
-	Space func() (Space, error)
+	Space func() (patrol.Space, error)
 	// CgroupRoot is where the cgroup filesystem is mounted; default /sys/fs/cgroup.
 	CgroupRoot string
 	Events     *event.Hub // takes what happens to clones; nil drops it
@@ -125,6 +126,7 @@ type Manager struct {
 
 	passwords passwords
 	quota     *quota.Book // of clones that are handed out, and requests for more
+	patrol    *patrol.Patrol
 
 	stopping context.Context // ends when Close begins: creations are undone
 	stop     context.CancelFunc
@@ -137,8 +139,6 @@ type Manager struct {
 	refreshing sync.Mutex // held while the pool is told of goldens; taken before all others
 
 	namesVersion atomic.Uint64 // changed with mu held
-
-	full atomic.Pointer[error] // why nothing is made; nil if it is
 
 	mu        sync.Mutex
 	closing   bool
@@ -171,9 +171,10 @@ func New(opts Options) *Manager {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)
 	m.pool = m.newPool()
+	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, RunDir: opts.RunDir, Log: opts.Logger})
 	m.wg.Go(m.expire)
 	if opts.Space != nil {
-		m.wg.Go(m.patrol)
+		m.wg.Go(func() { m.patrol.Run(m.ctx) })
 	}
 	return m
 }

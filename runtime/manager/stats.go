@@ -40,14 +40,15 @@ func (m *Manager) Load() Load {
 	return Load{Active: in, Waiting: waiting, Admissions: m.quota.Waiting(), Teardowns: len(m.teardowns)}
 }
 
-// Seen returns all clones with what they used when it was last measured: nothing is
+// LastMeasured returns all clones with what they used when it was last measured: nothing is
 // measured for it.
-func (m *Manager) Seen() []api.Clone {
+func (m *Manager) LastMeasured() []api.Clone {
 	clones := m.labelled(access.Daemon, nil)
 	list := make([]api.Clone, len(clones))
 	for i, c := range clones {
 		list[i] = m.describe(c)
-		list[i].DiskBytes, list[i].MemoryBytes = c.disk.Load(), c.memory.Load()
+		used := m.patrol.Used(c.id)
+		list[i].DiskBytes, list[i].MemoryBytes = used.Disk, used.Memory
 	}
 	return list
 }

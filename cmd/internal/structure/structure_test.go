@@ -64,6 +64,7 @@ var rules = []struct{ from, never, because string }{
 	{"runtime/engine", "runtime/manager", "an engine serves whoever calls it"},
 	{"runtime/manager", "runtime/containerd", "the manager sees a Runner"},
 	{"runtime/manager", "runtime/engine", "a new engine touches no other package"},
+	{"runtime/patrol", "runtime", "it looks and answers: whoever has the clones ends them"},
 	{"runtime/build", "runtime/containerd", "a build sees a Runner"},
 	{"runtime/build", "runtime/engine", "a new engine touches no other package"},
 	{"runtime/api", "runtime/manager", "the server consumes interfaces"},

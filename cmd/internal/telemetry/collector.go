@@ -95,7 +95,7 @@ func (c *collector) clones(gauge emit) {
 	type key struct{ golden, owner string }
 	live := map[[3]string]float64{}
 	memory, disk := map[key]float64{}, map[key]float64{}
-	for _, clone := range c.Seen() {
+	for _, clone := range c.LastMeasured() {
 		k := key{clone.Golden, clone.Owner}
 		live[[3]string{k.golden, k.owner, string(clone.State)}]++
 		memory[k] += float64(clone.MemoryBytes)

@@ -14,19 +14,20 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 )
 
 // Source is what figures are read from when somebody asks for them: nothing is counted on the
 // way of a clone but its own times.
 type Source struct {
-	Seen    func() []api.Clone
-	Pools   func(context.Context) ([]api.Pool, error)
-	Goldens func(context.Context) ([]api.Golden, error)
-	Load    func() manager.Load
-	Space   func() (manager.Space, error)
-	Room    func() error
-	Events  *event.Hub
-	Recover manager.Report // what was found at the start
+	LastMeasured func() []api.Clone
+	Pools        func(context.Context) ([]api.Pool, error)
+	Goldens      func(context.Context) ([]api.Golden, error)
+	Load         func() manager.Load
+	Space        func() (patrol.Space, error)
+	Room         func() error
+	Events       *event.Hub
+	Recover      manager.Report // what was found at the start
 }
 
 // Metrics are in a registry of their own. They are safe for concurrent use.

@@ -21,13 +21,14 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 func TestMetrics(t *testing.T) {
 	m := NewMetrics()
 	m.Read(Source{
-		Seen: func() []api.Clone {
+		LastMeasured: func() []api.Clone {
 			return []api.Clone{{ID: "c1", Golden: "shop", Owner: "ann", State: api.StateRunning, DiskBytes: 10}, {ID: "c2", Golden: "shop", Owner: "ann", State: api.StateRunning, DiskBytes: 5}}
 		},
 		Pools: func(context.Context) ([]api.Pool, error) {
@@ -35,7 +36,7 @@ func TestMetrics(t *testing.T) {
 		},
 		Goldens: func(context.Context) ([]api.Golden, error) { return nil, errors.New("not now") },
 		Load:    func() manager.Load { return manager.Load{Waiting: 7} },
-		Space:   func() (manager.Space, error) { return manager.Space{Size: 100, Free: 50, Reserve: 5}, nil },
+		Space:   func() (patrol.Space, error) { return patrol.Space{Size: 100, Free: 50, Reserve: 5}, nil },
 		Room:    func() error { return nil },
 		Events:  event.New(), Recover: manager.Report{Adopted: 3},
 	})

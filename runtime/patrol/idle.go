@@ -1,7 +1,8 @@
-package manager
+package patrol
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -9,59 +10,49 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ctrsnap/ctrsnap/runtime/access"
-	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // maxLog is how large the log of a clone may become, in bytes. Then its older half goes.
 const maxLog = 64 << 20
 
-// uses looks at what changes slowly: memory, log files, who is connected.
-func (w *watcher) uses(clones []*clone) {
+// lookAtUse looks at what changes slowly: memory, log files, who is connected.
+func (p *Patrol) lookAtUse(ctx context.Context, targets []Target) {
 	now := time.Now()
-	for _, c := range clones {
-		if c.isDead() {
+	for _, t := range targets {
+		if t.PID == 0 {
 			continue
 		}
-		if n, err := c.task.Memory(w.ctx); err == nil {
-			c.memory.Store(n)
-			w.quota.Measured(c.id, n, c.disk.Load())
+		if n, err := p.opts.Keeper.Memory(ctx, t.ID); err == nil {
+			p.measured(t.ID, Usage{n, p.of(t.ID).Disk})
 		}
-		if err := trimLog(w.logPath(c.id), maxLog); err != nil {
-			w.log.Warn("log not trimmed", "clone", c.id, "error", err)
+		if err := trimLog(t.Log, maxLog); err != nil {
+			p.opts.Log.Warn("log not trimmed", "clone", t.ID, "error", err)
 		}
-		w.idle(c, now)
+		p.lookAtIdle(t, now)
 	}
 }
 
-// idle ends a clone that nobody has used for its idle time.
-func (w *watcher) idle(c *clone, now time.Time) {
-	w.mu.Lock()
-	ttl, kept := time.Duration(c.rec.IdleTTL), c.rec.Protected
-	w.mu.Unlock()
-	if ttl == 0 {
+// lookAtIdle ends a clone that nobody has used for its idle time.
+func (p *Patrol) lookAtIdle(t Target, now time.Time) {
+	if t.IdleTTL == 0 {
 		return
 	}
-	a := activityOf(c.task.PID())
-	if c.used.IsZero() || a.since(c.activity) {
-		c.used, c.activity, c.warnedIdle = now, a, false
+	s, a := p.of(t.ID), activityOf(t.PID)
+	if s.usedAt.IsZero() || a.since(s.activity) {
+		s.usedAt, s.activity, s.warned = now, a, false
 		return
 	}
-	c.activity.lowest(a)
-	left := ttl - now.Sub(c.used)
+	s.activity.lowest(a)
+	left := t.IdleTTL - now.Sub(s.usedAt)
 	switch {
-	case kept:
+	case t.Protected:
 	case left <= 0:
-		w.expireClone(c, fmt.Sprintf("nobody was connected for %s", ttl))
-	case left <= warning(ttl) && !c.warnedIdle:
-		c.warnedIdle = true
-		w.emit(access.Daemon, api.EventCloneExpiring, c, fmt.Sprintf("nobody is connected: it ends in %s", left.Round(time.Second)))
+		p.opts.Keeper.Expire(t.ID, fmt.Sprintf("nobody was connected for %s", t.IdleTTL))
+	case left <= t.Warning && !s.warned:
+		s.warned = true
+		p.opts.Keeper.Expiring(t.ID, fmt.Sprintf("nobody is connected: it ends in %s", left.Round(time.Second)))
 	}
 }
-
-// warning is how long before its end a clone's user is warned.
-func warning(ttl time.Duration) time.Duration { return min(ttl/10, 5*time.Minute) }
 
 // activity is what a server shows of its use to its host. Who is connected by TCP is counted by
 // the kernel per network namespace; who is by a unix socket makes one process or thread
@@ -134,13 +125,4 @@ func trimLog(path string, limit int64) error {
 	}
 	defer f.Close()
 	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, (st.Size-limit/2)&^4095)
-}
-
-// afterHole moves to the first byte of a log that is there still.
-func afterHole(f *os.File) (int64, error) {
-	at, err := f.Seek(0, unix.SEEK_DATA)
-	if err != nil { // there is none, or the filesystem cannot tell
-		return f.Seek(0, 0)
-	}
-	return at, nil
 }
