@@ -48,23 +48,20 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 
 // readSchema has pg_restore print the dump without its data.
 func (b *build) readSchema(ctx context.Context, a archive) (*schema, error) {
-	s := newSchema()
+	text := newSchemaPipe()
 	var out tail
 	p := b.tool("pg_restore", "--schema-only", "--create", "--no-tablespaces", "-f", "-", a.path)
-	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdout: s, Stderr: &out})
+	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdout: text, Stderr: &out})
 	err = b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(out.String())) })
-	if err != nil {
-		return nil, err
-	}
-	s.tables = s.count("TABLE")
-	return s, nil
+	s, perr := text.end()
+	return s, errors.Join(err, perr)
 }
 
 // makeRoles makes the roles that a dump names and that are missing. A dump of
 // one database does not say more of them than their names: they cannot log in.
 func (b *build) makeRoles(ctx context.Context, roles []string) error {
 	for _, role := range roles {
-		_, err := b.query(ctx, "postgres", "CREATE ROLE "+role+" NOLOGIN")
+		_, err := b.query(ctx, "postgres", "CREATE ROLE "+ident(role)+" NOLOGIN")
 		if sqlState(err) == "42710" { // duplicate_object
 			continue
 		}

@@ -156,11 +156,10 @@ func (b *build) runLive(ctx context.Context, l live, stdout *bytes.Buffer, args 
 // to itself fails here and is in the log; a role that is missing after all is
 // made when the dump names it.
 func (b *build) restoreRoles(ctx context.Context, sql []byte) error {
-	roles, err := b.query(ctx, "postgres", "SELECT quote_ident(rolname) FROM pg_catalog.pg_roles")
+	f, err := b.newFilter(ctx, bytes.NewReader(sql), "postgres", true)
 	if err != nil {
 		return err
 	}
-	f := newFilter(ctx, b, bytes.NewReader(sql), true, roles)
 	p := b.tool("psql", "-X", "-q", "-d", "postgres", "-f", "-")
 	err = b.watch(new(atomic.Int64), 0, func() error { return b.svc.Exec(ctx, p, runtime.Stdio{Stdin: f}) })
 	if err != nil {

@@ -1,14 +1,15 @@
 package postgres
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"sync/atomic"
 
+	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres/psql"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 )
 
@@ -22,8 +23,8 @@ type plainDump struct {
 	size    int64
 }
 
-// restorePlain sends a dump through psql. On the way, missing roles are made
-// as their names come by, and what cannot work is left out.
+// restorePlain sends a dump through psql. On the way, roles that are missing are made
+// where they are named, and what cannot work is left out.
 func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 	database := "postgres"
 	if d.cluster {
@@ -34,118 +35,174 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 		}
 		database = b.st.DB
 	}
-	roles, err := b.query(ctx, "postgres", "SELECT quote_ident(rolname) FROM pg_catalog.pg_roles")
+	in := &source.Reader{R: d.r}
+	f, err := b.newFilter(ctx, in, database, d.cluster)
 	if err != nil {
 		return err
 	}
-	in := &source.Reader{R: d.r}
-	f := newFilter(ctx, b, in, d.cluster, roles)
 	err = b.watch(d.read, d.size, func() error { return b.psql(ctx, d.name, database, "-", f) })
 	switch {
 	case in.Err != nil:
 		return source.UnpackError(d.name, in.Err)
 	case f.err != nil:
-		return f.err
+		return dumpError(d.name, "%s", f.err)
 	case err != nil:
 		return err
 	case truncated(d.head, []byte(f.end.String())):
 		return dumpError(d.name, "the dump is cut short: its last line is missing")
 	}
+	return b.tellRoles(ctx, f)
+}
+
+// tellRoles says which roles are there that the dump has named but not made.
+func (b *build) tellRoles(ctx context.Context, f *filter) error {
+	if len(f.named) == 0 {
+		return nil
+	}
+	roles, err := b.query(ctx, "postgres", "SELECT rolname FROM pg_catalog.pg_roles WHERE NOT rolcanlogin ORDER BY 1")
+	if err != nil {
+		return err
+	}
+	for _, role := range roles {
+		if !f.known[role] {
+			fmt.Fprintf(b.wb.Log(), "role %s is named in the dump and missing: made without login\n", role)
+		}
+	}
 	return nil
 }
 
-// filter is the text of a dump as psql gets it.
+// filter is the text of a dump as psql gets it: all of it, byte for byte and line for line, but for statements
+// that cannot work, and what is put before those that name roles.
 type filter struct {
-	ctx     context.Context //nolint:containedctx // lives as long as one restore
-	b       *build
-	src     *bufio.Reader
-	cluster bool
-	known   map[string]bool // roles
-	data    bool            // within the rows of a COPY
-	long    bool            // within a line that is longer than the buffer
+	src     *psql.Scanner
+	cluster bool            // roles that are there are not made again
+	known   map[string]bool // roles that were there, or that the dump makes
+	named   map[string]bool // roles that were seen to
+	as      string          // SET SESSION AUTHORIZATION that holds, "" for none
 	end     tail
 	out     []byte
 	err     error // other than of src
 }
 
-func newFilter(ctx context.Context, b *build, r io.Reader, cluster bool, roles []string) *filter {
-	f := &filter{ctx: ctx, b: b, src: bufio.NewReaderSize(r, 256<<10), cluster: cluster, known: map[string]bool{}}
+func (b *build) newFilter(ctx context.Context, r io.Reader, database string, cluster bool) (*filter, error) {
+	roles, err := b.query(ctx, "postgres", "SELECT rolname FROM pg_catalog.pg_roles")
+	if err != nil {
+		return nil, err
+	}
+	std, err := b.query(ctx, database, "SHOW standard_conforming_strings")
+	if err != nil {
+		return nil, err
+	}
+	return newFilter(r, std[0] == "on", cluster, roles), nil
+}
+
+func newFilter(r io.Reader, standardStrings, cluster bool, roles []string) *filter {
+	f := &filter{src: psql.NewScanner(r, standardStrings), cluster: cluster, known: map[string]bool{}, named: map[string]bool{}}
 	for _, role := range roles {
 		f.known[role] = true
 	}
 	return f
 }
 
-// Read implements io.Reader.
-func (f *filter) Read(p []byte) (int, error) {
-	for len(f.out) == 0 {
-		chunk, err := f.src.ReadSlice('\n')
-		whole := !errors.Is(err, bufio.ErrBufferFull)
-		if len(chunk) == 0 && err != nil {
-			return 0, err
+// Read implements io.Reader. It fills p: what it returns is a write to a pipe each.
+func (f *filter) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if len(f.out) == 0 && !f.next() {
+			return n, io.EOF
 		}
-		_, _ = f.end.Write(chunk) // never fails
-		if f.long || !whole || f.pass(string(chunk)) {
-			f.out = chunk
-		}
-		f.long = !whole
-		if f.err != nil {
-			return 0, io.EOF
-		}
+		m := copy(p[n:], f.out)
+		f.out = f.out[m:]
+		n += m
 	}
-	n := copy(p, f.out)
-	f.out = f.out[n:]
 	return n, nil
 }
 
-var (
-	copyRE     = regexp.MustCompile(`^COPY .* FROM stdin;$`)
-	makeRoleRE = regexp.MustCompile(`^CREATE (?:ROLE|USER) ` + name)
-	dropRoleRE = regexp.MustCompile(`^DROP ROLE (?:IF EXISTS )?` + name + `;$`)
-	// restrictRE guards psql on a person's machine from the server that the
-	// dump came from. Older ones do not know it, and here psql is confined.
-	restrictRE = regexp.MustCompile(`^\\(?:un)?restrict [0-9A-Za-z]+$`)
-)
-
-// pass says whether psql gets a line.
-func (f *filter) pass(line string) bool {
-	if f.data {
-		f.data = strings.TrimRight(line, "\r\n") != `\.`
-		return true
-	}
-	// Few lines of a dump are more than rows, and those are short.
-	if len(line) > 4096 {
-		return true
-	}
-	line = strings.TrimRight(line, "\r\n")
-	if copyRE.MatchString(line) {
-		f.data = true
-		return true
-	}
-	if restrictRE.MatchString(line) {
+// next takes a piece. It says whether there was one.
+func (f *filter) next() bool {
+	piece, err := f.src.Next()
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			f.err = err
+		}
 		return false
 	}
-	if m := makeRoleRE.FindStringSubmatch(line); m != nil {
-		// pg_dumpall writes the first superuser as well, who is there.
-		exists := f.known[m[1]]
-		f.known[m[1]] = true
-		return !exists || !f.cluster
-	}
-	if m := dropRoleRE.FindStringSubmatch(line); m != nil && f.cluster {
-		return !f.known[m[1]]
-	}
-	if !f.cluster {
-		f.makeRoles(line)
-	}
+	_, _ = f.end.Write(piece.Text) // never fails
+	f.out = f.pass(piece)
 	return true
 }
 
-func (f *filter) makeRoles(line string) {
-	for _, role := range rolesOf(line) {
-		if f.known[role] || f.err != nil {
+// pass returns what psql gets of a piece.
+func (f *filter) pass(p psql.Piece) []byte {
+	switch p.Command() {
+	case "restrict", "unrestrict":
+		// They guard psql on a person's machine from the server that the dump came from.
+		// Older ones do not know them, and here psql is confined.
+		return nil
+	case "c", "connect":
+		f.as = ""
+	}
+	switch string(p.Verb) {
+	case "grant", "revoke", "alter", "create", "drop", "set", "reset", "discard":
+	default: // most of a dump: rows, with or without INSERT
+		return p.Text
+	}
+	s := stmt{p.Text, p.Tokens}
+	if f.needless(s) {
+		return bytes.Repeat([]byte{'\n'}, bytes.Count(p.Text, []byte{'\n'})) // psql counts lines
+	}
+	before := f.makeRoles(s.roles())
+	f.follow(s)
+	if before == "" {
+		return p.Text
+	}
+	return append([]byte(before), p.Text...)
+}
+
+// needless says that a statement of pg_dumpall is about roles that are there: it writes the
+// first superuser as well.
+func (f *filter) needless(s stmt) bool {
+	switch {
+	case s.has(0, "CREATE", "ROLE|USER|GROUP") && !s.has(2, "MAPPING"):
+		role := s.name(2)
+		exists := f.known[role]
+		f.known[role] = true
+		return exists && f.cluster
+	case s.has(0, "DROP", "ROLE|USER|GROUP", "IF", "EXISTS"):
+		return f.cluster && f.known[s.name(4)]
+	case s.has(0, "DROP", "ROLE|USER|GROUP"):
+		return f.cluster && f.known[s.name(2)]
+	}
+	return false
+}
+
+// follow notes who the session is.
+func (f *filter) follow(s stmt) {
+	switch i := s.after(1, "SESSION", "AUTHORIZATION"); {
+	case s.has(0, "SET") && i > 0 && !strings.Contains(s.raw(i), "\n"):
+		f.as = s.authorized(i)
+	case s.has(0, "RESET", "SESSION", "AUTHORIZATION"), s.has(0, "RESET", "ALL"), s.has(0, "DISCARD", "ALL"):
+		f.as = ""
+	}
+}
+
+// makeRoles returns what makes psql make roles that are not there when it comes to them: a dump may have made
+// them in a way that cannot be seen here. It is on one line, and in the dump's own encoding.
+func (f *filter) makeRoles(roles []string) string {
+	var out strings.Builder
+	for _, role := range roles {
+		if f.known[role] || f.named[role] || strings.ContainsAny(role, "\n\r\x00") {
 			continue
 		}
-		f.known[role] = true
-		_, f.err = f.b.query(f.ctx, "postgres", "CREATE ROLE "+role+" NOLOGIN")
+		f.named[role] = true
+		const quote = "$ctrsnap$"
+		if strings.Contains(role, "$ctrsnap") {
+			continue
+		}
+		out.WriteString("SELECT " + quote + "CREATE ROLE " + ident(role) + " NOLOGIN" + quote +
+			" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = " + quote + role + quote + `) \gexec \\ `)
 	}
+	if out.Len() == 0 || f.as == "" {
+		return out.String()
+	}
+	return "RESET SESSION AUTHORIZATION; " + out.String() + "SET SESSION AUTHORIZATION " + ident(f.as) + "; "
 }

@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
@@ -163,6 +165,40 @@ func TestRestore(t *testing.T) {
 				t.Errorf("the database's setting is %s", got)
 			}
 		})
+	}
+}
+
+// TestRestoreTexts says that a dump whose texts hold lines of dumps is loaded as psql loads it, and that no roles
+// are made of texts.
+func TestRestoreTexts(t *testing.T) {
+	l := newLive(t)
+	text := rapid.Custom(drawText)
+	out := "--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n\nCREATE TABLE public.wiki (id integer, page text);\n"
+	for id := range 300 {
+		out += holders[id%len(holders)](id, text.Example(id))
+	}
+	out += "ALTER TABLE public.wiki OWNER TO missing;\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n"
+	w := newBench(t)
+	w.put("dump", "texts.sql", out)
+	g, err := w.build(runtime.Sources{Dump: "texts.sql"})
+	must(t, err)
+	_, ask := w.clone(g, nil)
+	const rows, roles = "SELECT id, page FROM wiki ORDER BY id", "SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles WHERE rolname !~ '^pg_'"
+	if got := ask(roles); got != "missing,postgres" {
+		t.Errorf("roles %s", got)
+	}
+	got := ask(rows)
+
+	psqlURL(t, l.url, "CREATE DATABASE control")
+	psqlURL(t, l.url, "CREATE ROLE missing")
+	control := state{User: "postgres", Passwd: livePassword, DB: "control"}.url(net.JoinHostPort(l.host, "5432"), nil)
+	cmd := l.in.command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", control)
+	cmd.Stdin = strings.NewReader(strings.NewReplacer("\n\\restrict abc\n", "\n", "\n\\unrestrict abc\n", "\n").Replace(out))
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("control: %v: %s", err, text)
+	}
+	if diff := cmp.Diff(psqlURL(t, control, rows), got); diff != "" {
+		t.Error(diff)
 	}
 }
 

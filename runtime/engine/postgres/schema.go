@@ -1,103 +1,97 @@
 package postgres
 
 import (
-	"bytes"
-	"regexp"
+	"errors"
+	"io"
 	"slices"
-	"strings"
+
+	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres/psql"
 )
 
-// name is an SQL identifier as pg_dump writes it.
-const name = `("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)`
-
-var (
-	// roleREs are the lines in which a dump names roles. Privileges are written
-	// to one line each by dumputils.c, so a line is enough to look at.
-	roleREs = []*regexp.Regexp{
-		regexp.MustCompile(`^ALTER .* OWNER TO ` + name + `;$`),
-		regexp.MustCompile(`^(?:GRANT|REVOKE) .* (?:TO|FROM) (?:GROUP )?` + name + `(?: WITH GRANT OPTION)?(?: GRANTED BY .*)?;$`),
-		regexp.MustCompile(`^ALTER DEFAULT PRIVILEGES FOR ROLE ` + name + ` `),
-		regexp.MustCompile(`^ALTER DEFAULT PRIVILEGES .* (?:TO|FROM) ` + name + `(?: WITH GRANT OPTION)?;$`),
-		regexp.MustCompile(`^SET SESSION AUTHORIZATION ` + name + `;$`),
-		regexp.MustCompile(`^CREATE USER MAPPING FOR ` + name + ` `),
-		regexp.MustCompile(`^CREATE SCHEMA .* AUTHORIZATION ` + name + `;$`),
-	}
-	policyRE   = regexp.MustCompile(`^CREATE POLICY .* TO ((?:` + name + `(?:, )?)+)(?: USING| WITH CHECK|;)`)
-	nameListRE = regexp.MustCompile(name)
-	createRE   = regexp.MustCompile(`^CREATE DATABASE ` + name + ` (WITH .*);$`)
-	alterRE    = regexp.MustCompile(`^(ALTER DATABASE )` + name + `( (?:OWNER TO|SET) .*;)$`)
-	settingsRE = regexp.MustCompile(`^(ALTER ROLE .* IN DATABASE )` + name + `( SET .*;)$`)
-	grantDBRE  = regexp.MustCompile(`^((?:GRANT|REVOKE) .* ON DATABASE )` + name + `( .*;)$`)
-	commentRE  = regexp.MustCompile(`^(COMMENT ON DATABASE )` + name + `( IS .*;)$`)
-)
-
-// schema takes the text of a dump without data and picks what has to be done
-// before it is restored. It is an io.Writer.
+// schema is what has to be done before a dump is restored, by its text without data.
 type schema struct {
-	roles  []string // quoted where need be
+	roles  []string // named in the dump
 	create string   // options of CREATE DATABASE
 	alter  []around // statements about the database
 	tables int64    // how many hold data
-	counts map[string]int64
-	rest   []byte // a line that is not whole yet
 }
 
 // around is a statement about a database, without the database's name.
 type around struct{ before, after string }
 
-func newSchema() *schema { return &schema{counts: map[string]int64{}} }
-
-// Write never fails.
-func (s *schema) Write(p []byte) (int, error) {
-	s.rest = append(s.rest, p...)
-	for {
-		i := bytes.IndexByte(s.rest, '\n')
-		if i < 0 {
-			return len(p), nil
+// parseSchema reads the text of a dump without data, as far as it goes.
+func parseSchema(r io.Reader) (*schema, error) {
+	s := &schema{}
+	for sc := psql.NewScanner(r, true); ; {
+		p, err := sc.Next()
+		if errors.Is(err, io.EOF) {
+			return s, nil
 		}
-		s.line(strings.TrimSuffix(string(s.rest[:i]), "\r"))
-		s.rest = s.rest[i+1:]
+		if err != nil {
+			return nil, err
+		}
+		if p.Whole() {
+			s.add(stmt{p.Text, p.Tokens})
+		}
 	}
 }
 
-func (s *schema) line(line string) {
-	for _, role := range rolesOf(line) {
+func (s *schema) add(st stmt) {
+	for _, role := range st.roles() {
 		if !slices.Contains(s.roles, role) {
 			s.roles = append(s.roles, role)
 		}
 	}
-	if m := createRE.FindStringSubmatch(line); m != nil {
-		s.create = m[2]
-	}
-	for _, re := range []*regexp.Regexp{alterRE, settingsRE, grantDBRE, commentRE} {
-		if m := re.FindStringSubmatch(line); m != nil {
-			s.alter = append(s.alter, around{m[1], m[3]})
+	switch {
+	case st.has(0, "CREATE", "TABLE"):
+		s.tables++
+	case st.has(0, "CREATE", "DATABASE") && st.has(3, "WITH"):
+		s.create = string(st.text[st.tokens[3].Start:])
+	default:
+		if i := st.database(); i > 0 {
+			t := st.tokens[i]
+			s.alter = append(s.alter, around{string(st.text[:t.Start]), string(st.text[t.End:])})
 		}
-	}
-	if strings.HasPrefix(line, "CREATE TABLE ") {
-		s.counts["TABLE"]++
 	}
 }
 
-func (s *schema) count(kind string) int64 { return s.counts[kind] }
+// database returns where the name of the database is that a statement says something about; 0 for others.
+func (s stmt) database() int {
+	switch {
+	case s.has(0, "ALTER", "DATABASE") && (s.has(3, "OWNER", "TO") || s.has(3, "SET")):
+		return 2
+	case s.has(0, "ALTER", "ROLE|USER") && s.has(3, "IN", "DATABASE") && s.has(6, "SET"):
+		return 5
+	case s.has(0, "GRANT|REVOKE"):
+		return max(0, s.after(1, "ON", "DATABASE"))
+	case s.has(0, "COMMENT", "ON", "DATABASE"):
+		return 3
+	}
+	return 0
+}
 
-// rolesOf returns the roles that a line of a dump names. Words that are no
-// roles there are left out.
-func rolesOf(line string) []string {
-	var roles []string
-	for _, re := range roleREs {
-		if m := re.FindStringSubmatch(line); m != nil {
-			roles = append(roles, m[1])
-		}
-	}
-	if m := policyRE.FindStringSubmatch(line); m != nil {
-		roles = append(roles, nameListRE.FindAllString(m[1], -1)...)
-	}
-	return slices.DeleteFunc(roles, func(r string) bool {
-		switch strings.ToLower(r) {
-		case "public", "default", "current_user", "session_user", "current_role":
-			return true
-		}
-		return strings.HasPrefix(strings.Trim(r, `"`), "pg_") // predefined
-	})
+// schemaPipe parses what is written to it.
+type schemaPipe struct {
+	*io.PipeWriter
+	done chan struct{}
+	s    *schema
+	err  error
+}
+
+func newSchemaPipe() *schemaPipe {
+	r, w := io.Pipe()
+	p := &schemaPipe{PipeWriter: w, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.s, p.err = parseSchema(r)
+		_ = r.CloseWithError(p.err) // never fails
+	}()
+	return p
+}
+
+// end returns what was written, as a schema.
+func (p *schemaPipe) end() (*schema, error) {
+	_ = p.Close() // never fails
+	<-p.done
+	return p.s, p.err
 }

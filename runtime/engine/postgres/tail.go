@@ -23,7 +23,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p[max(0, len(p)-tailSize):]...)
-	if extra := len(t.buf) - tailSize; extra > 0 {
+	if extra := len(t.buf) - tailSize; extra > tailSize { // not each time
 		t.buf = append(t.buf[:0], t.buf[extra:]...)
 	}
 	return len(p), nil
@@ -32,7 +32,7 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return strings.ToValidUTF8(string(t.buf), "?")
+	return strings.ToValidUTF8(string(t.buf[max(0, len(t.buf)-tailSize):]), "?")
 }
 
 var (

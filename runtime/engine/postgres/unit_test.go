@@ -112,24 +112,6 @@ func TestParseLive(t *testing.T) {
 	}
 }
 
-func TestRolesOf(t *testing.T) {
-	for line, want := range map[string][]string{
-		`ALTER TABLE public.a OWNER TO bob;`:                                                 {"bob"},
-		`GRANT SELECT,INSERT ON TABLE public.a TO "Odd ""One" WITH GRANT OPTION;`:            {`"Odd ""One"`},
-		`REVOKE ALL ON SCHEMA public FROM PUBLIC;`:                                           nil,
-		`GRANT ALL ON SCHEMA public TO PUBLIC;`:                                              nil,
-		`GRANT pg_read_all_data TO x;`:                                                       {"x"},
-		`ALTER DEFAULT PRIVILEGES FOR ROLE a IN SCHEMA public GRANT SELECT ON TABLES  TO b;`: {"a", "b"},
-		`CREATE POLICY p ON public.t FOR SELECT TO a, "B c" USING ((id > 1));`:               {"a", `"B c"`},
-		`CREATE POLICY p ON public.t USING (true);`:                                          nil,
-		`SELECT 1;`: nil,
-	} {
-		if diff := cmp.Diff(want, rolesOf(line)); diff != "" && len(want)+len(rolesOf(line)) > 0 {
-			t.Errorf("%s: %s", line, diff)
-		}
-	}
-}
-
 func TestHostNotFound(t *testing.T) {
 	_, err := New().Host(context.Background(), t.TempDir())
 	var hint interface{ Hint() string }
@@ -177,16 +159,3 @@ func FuzzSniff(f *testing.F) {
 }
 
 var packedSeed = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1, 0, 0, 0xff, 0xff}
-
-func FuzzSchema(f *testing.F) {
-	f.Add("GRANT SELECT ON TABLE a TO b;\nCREATE DATABASE x WITH TEMPLATE = template0;\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		s := newSchema()
-		s.Write([]byte(text))
-		for _, r := range s.roles {
-			if !nameListRE.MatchString(r) || strings.Contains(r, ";") && !strings.HasPrefix(r, `"`) {
-				t.Errorf("role %q", r)
-			}
-		}
-	})
-}
