@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
@@ -26,7 +27,14 @@ func One(look func(context.Context) api.Check) Check {
 }
 
 // Doctor looks at what clones depend on.
-func (h *Host) Doctor(ctx context.Context) api.Doctor {
+func (h *Host) Doctor(ctx context.Context, caller access.Caller) (api.Doctor, error) {
+	if err := caller.CheckKnown("check the host"); err != nil {
+		return api.Doctor{}, err
+	}
+	return h.look(ctx), nil
+}
+
+func (h *Host) look(ctx context.Context) api.Doctor {
 	report := api.Doctor{Schema: api.Schema}
 	for _, look := range h.opts.Checks {
 		report.Checks = append(report.Checks, look(ctx)...)
@@ -35,17 +43,20 @@ func (h *Host) Doctor(ctx context.Context) api.Doctor {
 }
 
 // Fix does what can be done without harm to anybody, and looks again. What it has mended
-// is told beside what is.
-func (h *Host) Fix(ctx context.Context) (api.Doctor, error) {
+// is told beside what is. It is for administrators.
+func (h *Host) Fix(ctx context.Context, caller access.Caller) (api.Doctor, error) {
+	if err := caller.CheckAdmin("mend"); err != nil {
+		return api.Doctor{}, err
+	}
 	was := map[string]string{}
-	for _, c := range h.Doctor(ctx).Checks { // some mend by looking
+	for _, c := range h.look(ctx).Checks { // some mend by looking
 		was[c.Name] = c.Status
 	}
 	done := []api.Check{h.mendLeftovers(ctx)}
 	for _, mend := range h.opts.Mends {
 		done = append(done, mend(ctx)...)
 	}
-	after := h.Doctor(ctx)
+	after := h.look(ctx)
 	for i, c := range after.Checks {
 		if c.Status == ok && was[c.Name] != "" && was[c.Name] != ok {
 			after.Checks[i].Detail += " (mended)"
@@ -59,7 +70,7 @@ func (h *Host) Fix(ctx context.Context) (api.Doctor, error) {
 func (h *Host) mendLeftovers(ctx context.Context) api.Check {
 	c := api.Check{Name: "fix leftovers", Status: ok}
 	removed := 0
-	for _, k := range h.GC(ctx, true).Kinds {
+	for _, k := range h.gc(ctx, true).Kinds {
 		removed += len(k.Orphans)
 		for _, text := range k.Errors {
 			c.Status, c.Why = warning, text

@@ -11,7 +11,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/build"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/catalog"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -24,13 +23,14 @@ type Engines struct {
 	Log     *slog.Logger
 }
 
-var _ server.Engines = (*Engines)(nil)
-
 // Engines lists the engines, built-in ones first.
-func (e *Engines) Engines(ctx context.Context) ([]api.Engine, error) {
+func (e *Engines) Engines(ctx context.Context, caller access.Caller) ([]api.Engine, error) {
+	if err := caller.CheckKnown("list engines"); err != nil {
+		return nil, err
+	}
 	var all []api.Engine
 	for _, name := range e.Catalog.Names() {
-		d, err := e.Engine(ctx, name)
+		d, err := e.Engine(ctx, caller, name)
 		if err != nil {
 			return nil, err
 		}
@@ -49,8 +49,11 @@ func (e *Engines) Engines(ctx context.Context) ([]api.Engine, error) {
 	return all, nil
 }
 
-// Engine returns one engine; "default" is the default one.
-func (e *Engines) Engine(ctx context.Context, name string) (api.Engine, error) {
+// Engine returns one engine; "default" is the default one. It counts the goldens that the caller may know of.
+func (e *Engines) Engine(ctx context.Context, caller access.Caller, name string) (api.Engine, error) {
+	if err := caller.CheckKnown("show engine " + name); err != nil {
+		return api.Engine{}, err
+	}
 	if name == "default" {
 		name = build.DefaultEngine
 	}
@@ -67,14 +70,14 @@ func (e *Engines) Engine(ctx context.Context, name string) (api.Engine, error) {
 		a.Scripts, a.DumpDir, a.DataDir, a.LinkedDirs, a.EmptyDirs = i.Scripts, i.DumpDir, i.DataDir, i.LinkedDirs, i.EmptyDirs
 		a.PIDFile, a.Processes, a.PasswordEnv, a.Settings = i.PIDFile, i.Processes, i.PasswordEnv, i.Settings
 	}
-	a.Goldens, err = e.goldens(ctx, name)
+	a.Goldens, err = e.goldens(ctx, caller, name)
 	return a, err
 }
 
-func (e *Engines) goldens(ctx context.Context, engine string) (n int, err error) {
+func (e *Engines) goldens(ctx context.Context, caller access.Caller, engine string) (n int, err error) {
 	all, err := e.Goldens(ctx)
 	for _, g := range all {
-		if g.Engine == engine {
+		if g.Engine == engine && caller.MayRead(g) {
 			n++
 		}
 	}
@@ -92,7 +95,7 @@ func (e *Engines) AddEngine(ctx context.Context, caller access.Caller, req api.E
 		return api.Engine{}, err
 	}
 	e.Log.InfoContext(ctx, "engine added", "engine", added.Engine.Name(), "digest", added.Engine.Digest())
-	return e.Engine(ctx, added.Engine.Name())
+	return e.Engine(ctx, caller, added.Engine.Name())
 }
 
 // RemoveEngine forgets a description that no golden needs.
@@ -100,7 +103,7 @@ func (e *Engines) RemoveEngine(ctx context.Context, caller access.Caller, name s
 	if err := caller.CheckAdmin("remove engine " + name); err != nil {
 		return err
 	}
-	n, err := e.goldens(ctx, name)
+	n, err := e.goldens(ctx, access.Daemon, name)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,11 @@ func TestEngines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	goldens := []snapshot.Golden{{Engine: "postgres"}, {Engine: "etcd"}, {Engine: "etcd"}}
+	goldens := []snapshot.Golden{
+		{Engine: "postgres", Access: snapshot.Access{Owner: 1001, Mode: 0o644}},
+		{Engine: "etcd", Access: snapshot.Access{Owner: 1000, Mode: 0o600}},
+		{Engine: "etcd", Access: snapshot.Access{Owner: 1001, Mode: 0o600}},
+	}
 	e := &Engines{Catalog: c, Log: slog.New(slog.DiscardHandler), Goldens: func(context.Context) ([]snapshot.Golden, error) { return goldens, nil }}
 	ann, request := access.User("ann", 1000, 1000), api.EngineRequest{Description: string(text)}
 	if _, err := e.AddEngine(t.Context(), ann, request); !errdefs.IsPermissionDenied(err) {
@@ -36,15 +40,18 @@ func TestEngines(t *testing.T) {
 	if err != nil || added.Name != "etcd" || added.BuiltIn || added.Digest == "" || added.AddedAt == nil || added.Description != string(text) || added.Goldens != 2 {
 		t.Errorf("added: %+v, %v", added, err)
 	}
-	if d, err := e.Engine(t.Context(), "default"); err != nil || d.Name != "postgres" || !d.BuiltIn || !d.Settings || d.PIDFile == "" || d.Goldens != 1 {
+	if d, err := e.Engine(t.Context(), ann, "default"); err != nil || d.Name != "postgres" || !d.BuiltIn || !d.Settings || d.PIDFile == "" || d.Goldens != 1 {
 		t.Errorf("the default one: %+v, %v", d, err)
 	}
-	all, err := e.Engines(t.Context())
+	all, err := e.Engines(t.Context(), ann)
 	var names []string
 	for _, e := range all {
 		names = append(names, e.Name)
 		if e.Description != "" {
 			t.Errorf("the list has the description of %s", e.Name)
+		}
+		if e.Goldens != 1 { // what others have hidden is not told by a number
+			t.Errorf("%d goldens of %s are ann's or everybody's", e.Goldens, e.Name)
 		}
 	}
 	if diff := cmp.Diff([]string{"postgres", "etcd"}, names); diff != "" || err != nil { // built-in ones first
@@ -67,7 +74,7 @@ func TestEngines(t *testing.T) {
 	if err := e.RemoveEngine(t.Context(), access.Daemon, "etcd"); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := e.Engine(t.Context(), "etcd"); !errdefs.IsNotFound(err) {
+	if d, err := e.Engine(t.Context(), access.Daemon, "etcd"); !errdefs.IsNotFound(err) {
 		t.Errorf("after it was removed: %+v, %v", d, err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/api/server"
 	"github.com/ctrsnap/ctrsnap/runtime/gc"
 )
 
@@ -31,8 +31,6 @@ type Host struct {
 	start api.GCStart
 }
 
-var _ server.Host = (*Host)(nil)
-
 // New returns a Host, which has done nothing yet.
 func New(o Options) *Host { return &Host{opts: o} }
 
@@ -43,7 +41,7 @@ func (h *Host) Version() api.Version { return h.opts.Version }
 // for those who ask.
 func (h *Host) Recover(ctx context.Context, found api.GCStart) {
 	h.start = found
-	h.start.Kinds = h.GC(ctx, true).Kinds
+	h.start.Kinds = h.gc(ctx, true).Kinds
 	s := h.start
 	attrs := []any{"adopted", s.Adopted, "pool", s.Pool, "removed", s.Removed, "orphans", s.Orphans, "builds", s.Builds, "damaged", s.Goldens}
 	for _, k := range s.Kinds {
@@ -54,8 +52,15 @@ func (h *Host) Recover(ctx context.Context, found api.GCStart) {
 	h.opts.Log.InfoContext(ctx, "recovered", attrs...)
 }
 
-// GC finds what nobody has, and removes it if remove says so.
-func (h *Host) GC(ctx context.Context, remove bool) api.GC {
+// GC finds what nobody has, and removes it if remove says so. It names things of everybody: it is for administrators.
+func (h *Host) GC(ctx context.Context, caller access.Caller, remove bool) (api.GC, error) {
+	if err := caller.CheckAdmin("collect garbage"); err != nil {
+		return api.GC{}, err
+	}
+	return h.gc(ctx, remove), nil
+}
+
+func (h *Host) gc(ctx context.Context, remove bool) api.GC {
 	do := gc.Find
 	if remove {
 		do = gc.Remove

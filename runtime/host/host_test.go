@@ -6,12 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/catalog"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
 	"github.com/ctrsnap/ctrsnap/runtime/gc"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
@@ -52,19 +58,19 @@ func TestGC(t *testing.T) {
 		{Kind: "plates", Orphans: []string{}},
 	}}
 	for range 2 {
-		if diff := cmp.Diff(want, h.GC(t.Context(), false)); diff != "" {
+		if diff := cmp.Diff(want, h.gc(t.Context(), false)); diff != "" {
 			t.Error(diff)
 		}
 	}
 	want.Removed, want.Kinds[0].Errors = true, []string{"remove old: busy"}
-	if diff := cmp.Diff(want, h.GC(t.Context(), true)); diff != "" {
+	if diff := cmp.Diff(want, h.gc(t.Context(), true)); diff != "" {
 		t.Error(diff)
 	}
 	if !strings.Contains(log.String(), "remove old: busy") {
 		t.Errorf("the log says nothing of it: %s", log)
 	}
 	want.Removed, want.Kinds[0] = false, api.GCKind{Kind: "cups", Used: 1, Orphans: []string{"old"}}
-	if diff := cmp.Diff(want, h.GC(t.Context(), false)); diff != "" {
+	if diff := cmp.Diff(want, h.gc(t.Context(), false)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -75,7 +81,7 @@ func TestRecover(t *testing.T) {
 	h, log := newHost(t, Options{Kinds: []gc.Kind{cups.kind("cups")}})
 	h.Recover(t.Context(), api.GCStart{Adopted: 3, Orphans: 1})
 	want := api.GCStart{Adopted: 3, Orphans: 1, Kinds: []api.GCKind{{Kind: "cups", Used: 1, Orphans: []string{"left"}}}}
-	if diff := cmp.Diff(want, h.GC(t.Context(), false).Start); diff != "" {
+	if diff := cmp.Diff(want, h.gc(t.Context(), false).Start); diff != "" {
 		t.Error(diff)
 	}
 	if len(cups.names) != 1 {
@@ -115,7 +121,7 @@ func TestDoctor(t *testing.T) {
 		{Name: "sound", Status: "ok", Detail: "wire"},
 		{Name: "broken", Status: "warning", Detail: "wire", Why: "torn", Fix: "tie it"},
 	}}
-	if diff := cmp.Diff(want, h.Doctor(t.Context())); diff != "" {
+	if diff := cmp.Diff(want, h.look(t.Context())); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -136,7 +142,7 @@ func TestFix(t *testing.T) {
 			MendPool(func(context.Context) error { return errors.New("dry") }),
 		},
 	})
-	got, err := h.Fix(t.Context())
+	got, err := h.Fix(t.Context(), access.Daemon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,5 +247,53 @@ func TestCheckContainerd(t *testing.T) {
 	}
 	if c := fmt.Sprint(CheckCgroups(t.Context())); !strings.Contains(c, "cgroups ok v") {
 		t.Errorf("cgroups: %s", c)
+	}
+}
+
+// TestNobody: the zero Caller gets nothing by any verb; a user who is no administrator sees the
+// doctor's report only.
+func TestNobody(t *testing.T) {
+	h := New(Options{Log: slog.New(slog.DiscardHandler), Owners: func(context.Context) (map[string]bool, error) { return nil, nil }})
+	n := Networks{Default: &wire{}}
+	c, _, err := catalog.Open(t.TempDir(), postgres.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &Engines{Catalog: c, Log: slog.New(slog.DiscardHandler), Goldens: func(context.Context) ([]snapshot.Golden, error) { return nil, nil }}
+	ctx := t.Context()
+	verbs := map[string]func(access.Caller) error{
+		"Doctor":   func(c access.Caller) error { _, err := h.Doctor(ctx, c); return err },
+		"GC":       func(c access.Caller) error { _, err := h.GC(ctx, c, true); return err },
+		"Fix":      func(c access.Caller) error { _, err := h.Fix(ctx, c); return err },
+		"Networks": func(c access.Caller) error { _, err := n.Networks(ctx, c); return err },
+		"Engines":  func(c access.Caller) error { _, err := e.Engines(ctx, c); return err },
+		"Engine":   func(c access.Caller) error { _, err := e.Engine(ctx, c, "postgres"); return err },
+		"AddEngine": func(c access.Caller) error {
+			_, err := e.AddEngine(ctx, c, api.EngineRequest{})
+			return err
+		},
+		"RemoveEngine": func(c access.Caller) error { return e.RemoveEngine(ctx, c, "none") },
+	}
+	for _, what := range []reflect.Type{reflect.TypeFor[*Host](), reflect.TypeFor[Networks](), reflect.TypeFor[*Engines]()} {
+		for i := range what.NumMethod() {
+			verb := what.Method(i)
+			for n := range verb.Type.NumIn() {
+				if verb.Type.In(n) == reflect.TypeFor[access.Caller]() && verbs[verb.Name] == nil {
+					t.Errorf("%s takes a caller: try it with nobody", verb.Name)
+				}
+			}
+		}
+	}
+	for verb, try := range verbs {
+		if err := try(access.Caller{}); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("%s by nobody: %v", verb, err)
+		}
+		want := !slices.Contains([]string{"Doctor", "Networks", "Engines", "Engine"}, verb)
+		if err := try(access.User("eve", 1002, 1002)); errdefs.IsPermissionDenied(err) != want {
+			t.Errorf("%s by a user: %v", verb, err)
+		}
+		if err := try(access.User("admin", 1003, 1003).AsAdmin()); errdefs.IsPermissionDenied(err) {
+			t.Errorf("%s by an administrator: %v", verb, err)
+		}
 	}
 }

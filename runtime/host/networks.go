@@ -8,6 +8,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network/cni"
 	"github.com/ctrsnap/ctrsnap/network/none"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -24,7 +25,10 @@ type Networks struct {
 }
 
 // Networks lists them. What is wrong with one is told beside it.
-func (n Networks) Networks(ctx context.Context) (api.Networks, error) {
+func (n Networks) Networks(ctx context.Context, caller access.Caller) (api.Networks, error) {
+	if err := caller.CheckKnown("list networks"); err != nil {
+		return api.Networks{}, err
+	}
 	var list api.Networks
 	own := api.Network{Kind: "bridge", Isolation: isolationLease}
 	if n.Conf != nil {

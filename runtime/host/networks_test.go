@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ctrsnap/ctrsnap/network/cni"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -31,7 +32,7 @@ func TestNetworks(t *testing.T) {
 		Confs:   cni.Confs{Dirs: []cni.Dir{{Path: filepath.Join(dir, "own")}, {Path: filepath.Join(dir, "shared"), Shared: true}}, FlannelFile: env},
 		Plugins: cni.NewPlugins(filepath.Join(dir, "status"), []string{filepath.Join(dir, "bin")}),
 	}
-	got, err := n.Networks(t.Context())
+	got, err := n.Networks(t.Context(), access.Daemon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,14 +57,14 @@ func TestNetworks(t *testing.T) {
 
 	n.Confs.FlannelFile += ".none"
 	n.Conf = func() (cni.Conf, error) { return cni.Read(lan, false) }
-	if got, err = n.Networks(t.Context()); err != nil || len(got.Networks) != 3 {
+	if got, err = n.Networks(t.Context(), access.Daemon); err != nil || len(got.Networks) != 3 {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	if d := got.Networks[0]; d.Name != "default" || !d.Default || d.Kind != "cni" || d.Detail != "wire" || d.File != lan {
 		t.Errorf("a CNI network as the default one: %+v", d)
 	}
 	n.Conf = func() (cni.Conf, error) { return cni.Read(lan+".none", false) }
-	if got, err = n.Networks(t.Context()); err == nil {
+	if got, err = n.Networks(t.Context(), access.Daemon); err == nil {
 		t.Errorf("without its file: %+v", got)
 	}
 }

@@ -4,16 +4,17 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // Engines is the part of the daemon that knows the engines. Who may change them is
 // its affair.
 type Engines interface {
-	Engines(ctx context.Context) ([]api.Engine, error)
-	Engine(ctx context.Context, name string) (api.Engine, error)
-	AddEngine(ctx context.Context, caller Caller, req api.EngineRequest) (api.Engine, error)
-	RemoveEngine(ctx context.Context, caller Caller, name string) error
+	Engines(ctx context.Context, caller access.Caller) ([]api.Engine, error)
+	Engine(ctx context.Context, caller access.Caller, name string) (api.Engine, error)
+	AddEngine(ctx context.Context, caller access.Caller, req api.EngineRequest) (api.Engine, error)
+	RemoveEngine(ctx context.Context, caller access.Caller, name string) error
 }
 
 type engineIn struct {
@@ -28,7 +29,7 @@ func (s *Server) engineRoutes() {
 	}
 	handle(s, operation(http.MethodGet, "/v1/engines", "list-engines", "List the engines"),
 		func(ctx context.Context, _ *struct{}) ([]api.Engine, error) {
-			all, err := s.engines.Engines(ctx)
+			all, err := s.engines.Engines(ctx, callOf(ctx).caller)
 			for i := range all {
 				all[i] = finishEngine(all[i])
 			}
@@ -36,7 +37,7 @@ func (s *Server) engineRoutes() {
 		})
 	handle(s, operation(http.MethodGet, "/v1/engines/{name}", "get-engine", "Show an engine"),
 		func(ctx context.Context, in *engineIn) (api.Engine, error) {
-			e, err := s.engines.Engine(ctx, in.Name)
+			e, err := s.engines.Engine(ctx, callOf(ctx).caller, in.Name)
 			return finishEngine(e), err
 		})
 	handle(s, operation(http.MethodPost, "/v1/engines", "add-engine", "Add an engine that a file describes, or replace it"),

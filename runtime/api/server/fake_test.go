@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
@@ -31,14 +33,23 @@ type fake struct {
 	mu     sync.Mutex
 	clones map[string]api.Clone
 	leases map[string]bool
-	caller Caller
+	caller access.Caller
+
+	strangers atomic.Int32 // calls whose caller nobody knows
 
 	create func(ctx context.Context) error
 	hold   func(ctx context.Context, lease string, held func()) error
 	logs   func(ctx context.Context, w io.Writer) error
 	exec   func(ctx context.Context, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error)
 	build  func(ctx context.Context, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error)
-	answer func(caller Caller, build string, r api.HostResult) error
+	answer func(caller access.Caller, build string, r api.HostResult) error
+}
+
+// from takes note of a caller that a handler has not passed on.
+func (f *fake) from(caller access.Caller) {
+	if !caller.Known() {
+		f.strangers.Add(1)
+	}
 }
 
 func notFound(kind, name string) error {
@@ -47,7 +58,8 @@ func notFound(kind, name string) error {
 
 type fakeClones struct{ *fake }
 
-func (f fakeClones) Create(ctx context.Context, caller Caller, req api.CloneRequest) (api.CloneResponse, error) {
+func (f fakeClones) Create(ctx context.Context, caller access.Caller, req api.CloneRequest) (api.CloneResponse, error) {
+	f.from(caller)
 	if f.create != nil {
 		if err := f.create(ctx); err != nil {
 			return api.CloneResponse{}, err
@@ -72,7 +84,8 @@ func (f fakeClones) Create(ctx context.Context, caller Caller, req api.CloneRequ
 	return resp, nil
 }
 
-func (f fakeClones) Get(_ context.Context, _ Caller, id string) (api.Clone, error) {
+func (f fakeClones) Get(_ context.Context, caller access.Caller, id string) (api.Clone, error) {
+	f.from(caller)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.clones {
@@ -83,7 +96,8 @@ func (f fakeClones) Get(_ context.Context, _ Caller, id string) (api.Clone, erro
 	return api.Clone{}, notFound("clone", id)
 }
 
-func (f fakeClones) List(_ context.Context, _ Caller, labels map[string]string) ([]api.Clone, error) {
+func (f fakeClones) List(_ context.Context, caller access.Caller, labels map[string]string) ([]api.Clone, error) {
+	f.from(caller)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []api.Clone
@@ -99,7 +113,8 @@ func (f fakeClones) List(_ context.Context, _ Caller, labels map[string]string) 
 	return out, nil
 }
 
-func (f fakeClones) Remove(ctx context.Context, caller Caller, id string, _ bool) error {
+func (f fakeClones) Remove(ctx context.Context, caller access.Caller, id string, _ bool) error {
+	f.from(caller)
 	c, err := f.Get(ctx, caller, id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -107,14 +122,16 @@ func (f fakeClones) Remove(ctx context.Context, caller Caller, id string, _ bool
 	return err
 }
 
-func (f fakeClones) Extend(ctx context.Context, caller Caller, id string, req api.ExtendRequest) (api.Clone, error) {
+func (f fakeClones) Extend(ctx context.Context, caller access.Caller, id string, req api.ExtendRequest) (api.Clone, error) {
+	f.from(caller)
 	c, err := f.Get(ctx, caller, id)
 	end := time.Unix(0, 0).Add(time.Duration(req.TTL))
 	c.ExpiresAt = &end
 	return c, err
 }
 
-func (f fakeClones) Hold(ctx context.Context, _ Caller, lease string, held func()) error {
+func (f fakeClones) Hold(ctx context.Context, caller access.Caller, lease string, held func()) error {
+	f.from(caller)
 	if f.hold != nil {
 		return f.hold(ctx, lease, held)
 	}
@@ -129,7 +146,8 @@ func (f fakeClones) Hold(ctx context.Context, _ Caller, lease string, held func(
 	return nil
 }
 
-func (f fakeClones) Logs(ctx context.Context, caller Caller, id string, tail int, follow bool, w io.Writer) error {
+func (f fakeClones) Logs(ctx context.Context, caller access.Caller, id string, tail int, follow bool, w io.Writer) error {
+	f.from(caller)
 	if _, err := f.Get(ctx, caller, id); err != nil {
 		return err
 	}
@@ -140,23 +158,29 @@ func (f fakeClones) Logs(ctx context.Context, caller Caller, id string, tail int
 	return err
 }
 
-func (f fakeClones) Exec(ctx context.Context, caller Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
+func (f fakeClones) Exec(ctx context.Context, caller access.Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
+	f.from(caller)
 	if _, err := f.Get(ctx, caller, id); err != nil {
 		return 0, err
 	}
 	return f.exec(ctx, req, stdio, size)
 }
 
-func (f fakeClones) Client(ctx context.Context, caller Caller, id string, args []string) (api.ClientRequest, error) {
+func (f fakeClones) Client(ctx context.Context, caller access.Caller, id string, args []string) (api.ClientRequest, error) {
+	f.from(caller)
 	_, err := f.Get(ctx, caller, id)
 	return api.ClientRequest{Args: append([]string{"psql"}, args...)}, err
 }
 
 type fakePools struct{ *fake }
 
-func (f fakePools) Pools(context.Context, Caller) ([]api.Pool, error) { return nil, nil }
+func (f fakePools) Pools(_ context.Context, caller access.Caller) ([]api.Pool, error) {
+	f.from(caller)
+	return nil, nil
+}
 
-func (f fakePools) SetPool(_ context.Context, _ Caller, golden string, req api.PoolRequest) (api.Pool, error) {
+func (f fakePools) SetPool(_ context.Context, caller access.Caller, golden string, req api.PoolRequest) (api.Pool, error) {
+	f.from(caller)
 	if golden != "shop" {
 		return api.Pool{}, notFound("golden", golden)
 	}
@@ -176,34 +200,41 @@ func (f fakeGoldens) golden(ref string) (api.Golden, error) {
 	return api.Golden{Name: r.Name, Version: max(1, r.Version)}, nil
 }
 
-func (f fakeGoldens) List(_ context.Context, _ Caller, name string) ([]api.Golden, error) {
+func (f fakeGoldens) List(_ context.Context, caller access.Caller, name string) ([]api.Golden, error) {
+	f.from(caller)
 	if name != "" && name != "shop" {
 		return nil, nil
 	}
 	return []api.Golden{{Name: "shop", Version: 1}, {Name: "shop", Version: 2, Current: true}}, nil
 }
 
-func (f fakeGoldens) Get(_ context.Context, _ Caller, ref string) (api.Golden, error) {
+func (f fakeGoldens) Get(_ context.Context, caller access.Caller, ref string) (api.Golden, error) {
+	f.from(caller)
 	return f.golden(ref)
 }
-func (f fakeGoldens) Promote(_ context.Context, _ Caller, ref string) (api.Golden, error) {
+func (f fakeGoldens) Promote(_ context.Context, caller access.Caller, ref string) (api.Golden, error) {
+	f.from(caller)
 	return f.golden(ref)
 }
-func (f fakeGoldens) Verify(ctx context.Context, caller Caller, ref string) (api.Golden, error) {
+func (f fakeGoldens) Verify(ctx context.Context, caller access.Caller, ref string) (api.Golden, error) {
+	f.from(caller)
 	return f.Get(ctx, caller, ref)
 }
 
-func (f fakeGoldens) Rollback(_ context.Context, _ Caller, name string) (api.Golden, error) {
+func (f fakeGoldens) Rollback(_ context.Context, caller access.Caller, name string) (api.Golden, error) {
+	f.from(caller)
 	return f.golden(name)
 }
 
-func (f fakeGoldens) SetAccess(_ context.Context, _ Caller, name string, req api.AccessRequest) (api.Golden, error) {
+func (f fakeGoldens) SetAccess(_ context.Context, caller access.Caller, name string, req api.AccessRequest) (api.Golden, error) {
+	f.from(caller)
 	g, err := f.golden(name)
 	g.Owner, g.Group, g.Mode = req.Owner, req.Group, req.Mode
 	return g, err
 }
 
-func (f fakeGoldens) Remove(_ context.Context, _ Caller, ref string) error {
+func (f fakeGoldens) Remove(_ context.Context, caller access.Caller, ref string) error {
+	f.from(caller)
 	if strings.HasPrefix(ref, "shop") {
 		return fmt.Errorf("golden %s has clones: %w", ref, errdefs.ErrFailedPrecondition)
 	}
@@ -211,24 +242,31 @@ func (f fakeGoldens) Remove(_ context.Context, _ Caller, ref string) error {
 	return err
 }
 
-func (f fakeGoldens) Build(ctx context.Context, _ Caller, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+func (f fakeGoldens) Build(ctx context.Context, caller access.Caller, req api.BuildRequest, next func() (api.Part, error), events func(api.BuildEvent)) (api.Golden, bool, error) {
+	f.from(caller)
 	return f.build(ctx, req, next, events)
 }
 
-func (f fakeGoldens) Answer(_ context.Context, caller Caller, build string, r api.HostResult) error {
+func (f fakeGoldens) Answer(_ context.Context, caller access.Caller, build string, r api.HostResult) error {
+	f.from(caller)
 	return f.answer(caller, build, r)
 }
 
-type fakeHost struct{}
+type fakeHost struct{ *fake }
 
 func (fakeHost) Version() api.Version { return api.Version{Version: "1.2.3"} }
-func (fakeHost) Fix(context.Context) (api.Doctor, error) {
+func (f fakeHost) Fix(_ context.Context, caller access.Caller) (api.Doctor, error) {
+	f.from(caller)
 	return api.Doctor{Checks: []api.Check{{Name: "x", Status: "ok"}}}, nil
 }
 
-func (fakeHost) Doctor(context.Context) api.Doctor { return api.Doctor{} }
-func (fakeHost) GC(_ context.Context, remove bool) api.GC {
-	return api.GC{Removed: remove, Kinds: []api.GCKind{{Kind: "mounts", Used: 1, Orphans: []string{}}}}
+func (f fakeHost) Doctor(_ context.Context, caller access.Caller) (api.Doctor, error) {
+	f.from(caller)
+	return api.Doctor{}, nil
+}
+func (f fakeHost) GC(_ context.Context, caller access.Caller, remove bool) (api.GC, error) {
+	f.from(caller)
+	return api.GC{Removed: remove, Kinds: []api.GCKind{{Kind: "mounts", Used: 1, Orphans: []string{}}}}, nil
 }
 
 func newFake() *fake {
@@ -249,7 +287,7 @@ func (f *fake) start(t testing.TB, socket string) *daemon {
 	t.Helper()
 	d := &daemon{fake: f, socket: socket, log: &syncBuffer{}}
 	d.Server = New(Options{
-		Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{}, Events: event.New(),
+		Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{f}, Events: event.New(),
 		Logger: slog.New(slog.NewTextHandler(d.log, nil)),
 	})
 	d.watch = 10 * time.Millisecond
@@ -265,6 +303,9 @@ func (f *fake) start(t testing.TB, socket string) *daemon {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("serve: %v", err)
+		}
+		if n := f.strangers.Load(); n > 0 {
+			t.Errorf("%d calls without the caller", n)
 		}
 	})
 	t.Cleanup(d.stop)

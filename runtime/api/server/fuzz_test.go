@@ -19,7 +19,7 @@ func FuzzCloneRequest(f *testing.F) {
 	for _, seed := range []string{`{"golden":"shop"}`, `{"golden":"shop","count":2,"ttl":"1h","labels":{"a":"b"}}`, `{"golden":1}`, `[`, ``, `null`, `{"golden":"\u0000"}`} {
 		f.Add([]byte(seed))
 	}
-	s := New(Options{Clones: fakeClones{newFake()}, Goldens: fakeGoldens{newFake()}, Pools: fakePools{newFake()}, Host: fakeHost{}, Logger: slog.New(slog.DiscardHandler)})
+	s := New(Options{Clones: fakeClones{newFake()}, Goldens: fakeGoldens{newFake()}, Pools: fakePools{newFake()}, Host: fakeHost{newFake()}, Logger: slog.New(slog.DiscardHandler)})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/clones", bytes.NewReader(body)))
@@ -47,7 +47,7 @@ func FuzzBuildForm(f *testing.F) {
 		_, err := spool(next)
 		return api.Golden{}, false, err
 	}
-	s := New(Options{Clones: fakeClones{fake}, Goldens: fakeGoldens{fake}, Pools: fakePools{fake}, Host: fakeHost{}, Logger: slog.New(slog.DiscardHandler)})
+	s := New(Options{Clones: fakeClones{fake}, Goldens: fakeGoldens{fake}, Pools: fakePools{fake}, Host: fakeHost{newFake()}, Logger: slog.New(slog.DiscardHandler)})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := httptest.NewRequest(http.MethodPost, "/v1/goldens", io.NopCloser(bytes.NewReader(body)))
 		r.Header.Set("Content-Type", "multipart/form-data; boundary=B")

@@ -2,10 +2,7 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
@@ -19,18 +16,13 @@ func (s *Server) hostRoutes() {
 		})
 	handle(s, operation(http.MethodGet, "/v1/doctor", "doctor", "Check the daemon's host"),
 		func(ctx context.Context, _ *struct{}) (api.Doctor, error) {
-			d := s.host.Doctor(ctx)
+			d, err := s.host.Doctor(ctx, callOf(ctx).caller)
 			d.Schema, d.Checks = api.Schema, list(d.Checks)
-			return d, nil
+			return d, err
 		})
 	handle(s, operation(http.MethodPost, "/v1/doctor/fix", "fix", "Mend what can be of what the doctor finds"),
 		func(ctx context.Context, _ *struct{}) (api.Doctor, error) {
-			if !callOf(ctx).caller.IsAdmin() {
-				return api.Doctor{}, &failure{api.ErrorBody{Error: &api.Error{
-					Code: api.CodeNotAllowed, Message: "mending is for administrators", Hint: "run as root, or as a member of api.admin_group",
-				}}, http.StatusForbidden}
-			}
-			d, err := s.host.Fix(ctx)
+			d, err := s.host.Fix(ctx, callOf(ctx).caller)
 			d.Schema, d.Checks = api.Schema, list(d.Checks)
 			return d, err
 		})
@@ -40,14 +32,10 @@ func (s *Server) hostRoutes() {
 		func(ctx context.Context, _ *struct{}) (api.GC, error) { return s.gc(ctx, true) })
 }
 
-// gc names things of everybody.
 func (s *Server) gc(ctx context.Context, remove bool) (api.GC, error) {
-	if !callOf(ctx).caller.IsAdmin() {
-		return api.GC{}, fmt.Errorf("collect garbage: only administrators may: %w", errdefs.ErrPermissionDenied)
-	}
-	g := s.host.GC(ctx, remove)
+	g, err := s.host.GC(ctx, callOf(ctx).caller, remove)
 	g.Schema = api.Schema
-	return g, nil
+	return g, err
 }
 
 // list makes a JSON array of what may be nil.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -20,25 +21,14 @@ type callKey struct{}
 // call is one request.
 type call struct {
 	id     string
-	caller Caller
-	err    error // why it is not known who he is
+	caller access.Caller
+	err    error // why the caller is not known
 }
 
 // callOf returns the request that ctx is of.
 func callOf(ctx context.Context) call {
 	c, _ := ctx.Value(callKey{}).(call)
 	return c
-}
-
-// CallerOf returns who sent the request that ctx is of; false if ctx is of none.
-func CallerOf(ctx context.Context) (Caller, bool) {
-	c, ok := ctx.Value(callKey{}).(call)
-	return c.caller, ok
-}
-
-// WithCaller returns a context of a request that who has sent.
-func WithCaller(ctx context.Context, who Caller) context.Context {
-	return context.WithValue(ctx, callKey{}, call{caller: who})
 }
 
 // observe gives each request an id, logs it, and survives its panics. Queries

@@ -11,14 +11,14 @@ import (
 // Interfaces is the part of the daemon that gives clones further interfaces.
 // Who may do so is its affair.
 type Interfaces interface {
-	Attach(ctx context.Context, caller Caller, id string, req api.AttachRequest) (api.Attachment, error)
-	Detach(ctx context.Context, caller Caller, id, ifName string) error
+	Attach(ctx context.Context, caller access.Caller, id string, req api.AttachRequest) (api.Attachment, error)
+	Detach(ctx context.Context, caller access.Caller, id, ifName string) error
 	Interfaces(ctx context.Context, caller access.Caller, id string) ([]api.Interface, error)
 }
 
 // Networks is the part of the daemon that knows the networks by name.
 type Networks interface {
-	Networks(ctx context.Context) (api.Networks, error)
+	Networks(ctx context.Context, caller access.Caller) (api.Networks, error)
 }
 
 type attachIn struct {
@@ -35,7 +35,7 @@ func (s *Server) netRoutes() {
 	if s.networks != nil {
 		handle(s, operation(http.MethodGet, "/v1/networks", "list-networks", "List the networks that clones can be attached to"),
 			func(ctx context.Context, _ *struct{}) (api.Networks, error) {
-				n, err := s.networks.Networks(ctx)
+				n, err := s.networks.Networks(ctx, callOf(ctx).caller)
 				n.Schema, n.Networks = api.Schema, list(n.Networks)
 				for i := range n.Networks {
 					n.Networks[i].Schema = api.Schema

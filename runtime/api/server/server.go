@@ -61,9 +61,10 @@ type Pools interface {
 // Host is the part of the daemon that knows about the machine and itself.
 type Host interface {
 	Version() api.Version
-	Doctor(ctx context.Context) api.Doctor
-	// GC looks for what nobody has, and removes it if it is told to.
-	GC(ctx context.Context, remove bool) api.GC
-	// Fix mends what it can of what Doctor finds, and says what is left and what it did.
-	Fix(ctx context.Context) (api.Doctor, error)
+	Doctor(ctx context.Context, caller access.Caller) (api.Doctor, error)
+	// GC looks for what nobody has, and removes it if it is told to. It is for administrators.
+	GC(ctx context.Context, caller access.Caller, remove bool) (api.GC, error)
+	// Fix mends what it can of what Doctor finds, and says what is left and what it did. It is for
+	// administrators.
+	Fix(ctx context.Context, caller access.Caller) (api.Doctor, error)
 }

@@ -90,7 +90,7 @@ func TestClones(t *testing.T) {
 func TestGoldens(t *testing.T) {
 	ctx := testContext(t)
 	f := newFake()
-	f.answer = func(caller Caller, build string, r api.HostResult) error {
+	f.answer = func(caller access.Caller, build string, r api.HostResult) error {
 		if build != "b1" || r.ExitCode != 3 || r.Token != "secret" || caller.UID() != os.Getuid() {
 			return fmt.Errorf("build %s: %w", build, errdefs.ErrNotFound)
 		}
@@ -423,7 +423,7 @@ func checkRefs(t *testing.T, body string, schemas map[string]map[string]any) {
 
 func TestHandlerWithoutSocket(t *testing.T) {
 	f := newFake()
-	s := New(Options{Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{}, Logger: slog.New(slog.DiscardHandler)})
+	s := New(Options{Clones: fakeClones{f}, Goldens: fakeGoldens{f}, Pools: fakePools{f}, Host: fakeHost{f}, Logger: slog.New(slog.DiscardHandler)})
 	if got, err := s.caller(context.Background()); err != nil || got.UID() != -1 {
 		t.Errorf("caller of no socket: %+v", got)
 	}
