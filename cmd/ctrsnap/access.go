@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
+	"io"
 
 	"github.com/urfave/cli/v3"
 
@@ -14,7 +14,7 @@ import (
 func (a *app) goldenAccessCommand() *cli.Command {
 	out := newOutput("table", "json")
 	var req api.AccessRequest
-	return &cli.Command{
+	return showCommand(a, out, &cli.Command{
 		Name:      "access",
 		Usage:     "show or set who may do what with a golden",
 		ArgsUsage: "NAME",
@@ -25,43 +25,18 @@ mode and a group that he is in, administrators all.
    ctrsnap golden access shop
    ctrsnap golden access shop --mode 0640 --group ci
    ctrsnap golden access shop --owner cert:ann`,
-		Flags: slices.Concat([]cli.Flag{
+		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "mode", Usage: "`MODE` in octal digits: 0600 is the owner's alone, 0644 for all to clone", Destination: &req.Mode},
 			&cli.StringFlag{Name: "group", Usage: "`GROUP` of this host", Destination: &req.Group},
 			&cli.StringFlag{Name: "owner", Usage: "`USER` of this host, or cert:NAME, a caller of others by that common name", Destination: &req.Owner},
-		}, out.flags()),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "NAME")
-			if err != nil {
-				return err
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			g, err := access(ctx, d, args[0], req)
-			if err != nil {
-				return about(err, "golden access %s", args[0])
-			}
-			return a.printAccess(out, g)
 		},
-	}
-}
-
-func access(ctx context.Context, d *client.Client, name string, req api.AccessRequest) (api.Golden, error) {
-	if req == (api.AccessRequest{}) {
-		return client.Do(ctx, d, api.GetGolden, api.GoldenArgs{Ref: name})
-	}
-	return client.Do(ctx, d, api.SetAccess, api.AccessArgs{Name: name, Body: req})
-}
-
-func (a *app) printAccess(out *output, g api.Golden) error {
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, g)
-	case "template":
-		return out.execute(a.stdout, g)
-	}
-	_, err := fmt.Fprintf(a.stdout, "%s %s %s\n", g.Mode, g.Owner, g.Group)
-	return err
+	}, func(ctx context.Context, d *client.Client, args []string) (api.Golden, error) {
+		if req == (api.AccessRequest{}) {
+			return client.Do(ctx, d, api.GetGolden, api.GoldenArgs{Ref: args[0]})
+		}
+		return client.Do(ctx, d, api.SetAccess, api.AccessArgs{Name: args[0], Body: req})
+	}, func(w io.Writer, g api.Golden) error {
+		_, err := fmt.Fprintf(w, "%s %s %s\n", g.Mode, g.Owner, g.Group)
+		return err
+	})
 }

@@ -58,7 +58,7 @@ URL is printed, and ends after --ttl.
 			timeoutFlag(&o.timeout),
 		}, o.life.flags(), o.limits.flags(), o.reach.flags(), o.names.flags(), o.out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "GOLDEN")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}
@@ -116,7 +116,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.printClones(o, resp.Clones); err != nil {
+	if err := a.printClones(o.out, o.names, resp.Clones, o.req.Count <= 1); err != nil {
 		discard(ctx, d, resp.Clones)
 		return err
 	}
@@ -134,29 +134,26 @@ func discard(ctx context.Context, d *client.Client, clones []api.Clone) {
 	}
 }
 
-func (a *app) printClones(o *cloneOptions, clones []api.Clone) error {
-	numbered := o.req.Count > 1
-	switch o.out.format {
+// printClones prints clones, of which one alone is a document, with their addresses and variables as n has them.
+func (a *app) printClones(out *output, n naming, clones []api.Clone, alone bool) error {
+	switch out.format {
 	case "json":
-		if numbered {
-			return printJSON(a.stdout, cloneList{api.Schema, clones})
+		if alone {
+			return printJSON(a.stdout, clones[0])
 		}
-		return printJSON(a.stdout, clones[0])
-	case "table":
-		return cloneTable(a.stdout, clones, time.Now())
 	case "url":
-		return printURLs(a.stdout, o.names, clones)
-	case "template":
-		return executeEach(a.stdout, o.out, clones)
+		return printURLs(a.stdout, n, clones)
+	case "env", "dotenv", "github":
+		vars, err := n.all(clones, "", !alone)
+		if err != nil {
+			return err
+		}
+		if out.format == "github" {
+			return a.printGitHub(vars, clones)
+		}
+		return printVariables(a.stdout, out.format, vars)
 	}
-	vars, err := o.names.all(clones, "", numbered)
-	if err != nil {
-		return err
-	}
-	if o.out.format == "github" {
-		return a.printGitHub(vars, clones)
-	}
-	return printVariables(a.stdout, o.out.format, vars)
+	return cloneListing.print(a.stdout, out, clones)
 }
 
 func printURLs(w io.Writer, n naming, clones []api.Clone) error {
@@ -170,15 +167,6 @@ func printURLs(w io.Writer, n naming, clones []api.Clone) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func executeEach[T any](w io.Writer, o *output, docs []T) error {
-	for _, doc := range docs {
-		if err := o.execute(w, doc); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func printVariables(w io.Writer, format string, vars []variable) error {

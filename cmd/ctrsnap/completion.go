@@ -37,14 +37,14 @@ func (a *app) completionCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "completion",
 		Usage:     "print the completion script of a shell",
-		ArgsUsage: "bash|zsh|fish",
-		Description: `Names of goldens and clones are completed too.
+		ArgsUsage: "SHELL",
+		Description: `Names of goldens and clones are completed too. SHELL is bash, zsh or fish.
 
    source <(ctrsnap completion bash)                                   # in .bashrc
    source <(ctrsnap completion zsh)                                    # in .zshrc, after compinit
    ctrsnap completion fish > ~/.config/fish/completions/ctrsnap.fish`,
 		Action: func(_ context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "SHELL")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}
@@ -179,7 +179,7 @@ func (a *app) names(usage []string) []candidate {
 	case "ID":
 		list, _ := client.Do(ctx, d, api.ListClones, api.ListClonesArgs{})
 		return cloneNames(list)
-	case "bash|zsh|fish":
+	case "SHELL":
 		return []candidate{{"bash", ""}, {"zsh", ""}, {"fish", ""}}
 	}
 	return nil

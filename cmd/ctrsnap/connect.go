@@ -25,7 +25,7 @@ goes to the client.
    ctrsnap connect pr-42 -- -c 'select 1'`,
 		Flags: n.flags()[:1], // --via
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "ID")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/urfave/cli/v3"
@@ -15,28 +16,26 @@ import (
 func (a *app) doctorCommand() *cli.Command {
 	out := newOutput("table", "json")
 	var fix bool
-	return &cli.Command{
+	return answering(a, out, &cli.Command{
 		Name:        "doctor",
 		Usage:       "check the daemon and its host; exit code 1 if something is wrong",
 		Description: "   ctrsnap doctor\n   ctrsnap doctor --fix",
-		Flags: slices.Concat([]cli.Flag{
+		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "fix", Usage: "mend what can be, and say what was done", Destination: &fix},
-		}, out.flags()),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return wrongArgs(cmd, "", false)
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			ask := api.GetDoctor
-			if fix {
-				ask = api.FixHost
-			}
-			return a.printChecks(out, diagnose(client.Do(ctx, d, ask, api.None{})))
 		},
-	}
+	}, func(ctx context.Context, d *client.Client, _ []string) (api.Doctor, error) {
+		ask := api.GetDoctor
+		if fix {
+			ask = api.FixHost
+		}
+		return diagnose(client.Do(ctx, d, ask, api.None{})), nil
+	}, func(doc api.Doctor) error {
+		err := printDocument(a.stdout, out, doc, checkTable)
+		if err == nil && slices.ContainsFunc(doc.Checks, func(c api.Check) bool { return c.Status == "error" }) {
+			err = &codeError{code: 1}
+		}
+		return err
+	})
 }
 
 // diagnose returns the daemon's checks; one that cannot be asked is a finding
@@ -54,44 +53,26 @@ func diagnose(doc api.Doctor, err error) api.Doctor {
 	return doc
 }
 
-func (a *app) printChecks(out *output, doc api.Doctor) error {
-	var err error
-	switch out.format {
-	case "json":
-		err = printJSON(a.stdout, doc)
-	case "template":
-		err = out.execute(a.stdout, doc)
-	default:
-		err = a.checkTable(doc)
-	}
-	for _, c := range doc.Checks {
-		if c.Status == "error" && err == nil {
-			err = &codeError{code: 1}
-		}
-	}
-	return err
-}
-
 // checkTable writes the checks, and below each that is not well why it
 // matters and what to do.
-func (a *app) checkTable(doc api.Doctor) error {
+func checkTable(w io.Writer, doc api.Doctor) error {
 	var rows [][]string
 	for _, c := range doc.Checks {
 		rows = append(rows, []string{c.Status, c.Name, oneLine(c.Detail)})
 	}
-	if err := table(a.stdout, "STATUS CHECK DETAIL", rows); err != nil {
+	if err := table(w, "STATUS CHECK DETAIL", rows); err != nil {
 		return err
 	}
 	for _, c := range doc.Checks {
 		if c.Status == "ok" {
 			continue
 		}
-		fmt.Fprintf(a.stdout, "\n%s: %s\n", c.Name, c.Status)
+		fmt.Fprintf(w, "\n%s: %s\n", c.Name, c.Status)
 		if c.Why != "" {
-			fmt.Fprintf(a.stdout, "  why: %s\n", oneLine(c.Why))
+			fmt.Fprintf(w, "  why: %s\n", oneLine(c.Why))
 		}
 		if c.Fix != "" {
-			fmt.Fprintf(a.stdout, "  fix: %s\n", oneLine(c.Fix))
+			fmt.Fprintf(w, "  fix: %s\n", oneLine(c.Fix))
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -14,12 +15,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
-// engineList is the document of `engine ls -o json`.
-type engineList struct {
-	Schema  int          `json:"schema"`
-	Engines []api.Engine `json:"engines"`
-}
-
 func (a *app) engineCommand() *cli.Command {
 	return &cli.Command{
 		Name:     "engine",
@@ -28,52 +23,25 @@ func (a *app) engineCommand() *cli.Command {
 	}
 }
 
+var engineListing = listing[api.Engine]{"engines", "NAME ADDED GOLDENS SCRIPTS DIGEST", func(e api.Engine) []string {
+	added := "built in"
+	if e.AddedAt != nil {
+		added = age(time.Since(*e.AddedAt))
+	}
+	return []string{e.Name, added, strconv.Itoa(e.Goldens), strings.Join(e.Scripts, " "), e.Digest}
+}}
+
 func (a *app) engineLsCommand() *cli.Command {
-	out := newOutput("table", "json")
-	return &cli.Command{
+	return listCommand(a, engineListing, &cli.Command{
 		Name:        "ls",
 		Aliases:     []string{"list"},
 		Usage:       "list the engines",
 		Description: "   ctrsnap engine ls",
-		Flags:       out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return wrongArgs(cmd, "", false)
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			list, err := client.Do(ctx, d, api.ListEngines, api.None{})
-			if err != nil {
-				return about(err, "engine ls")
-			}
-			return a.printEngines(out, list)
-		},
-	}
-}
-
-func (a *app) printEngines(out *output, list []api.Engine) error {
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, engineList{api.Schema, list})
-	case "template":
-		return executeEach(a.stdout, out, list)
-	}
-	var rows [][]string
-	for _, e := range list {
-		added := "built in"
-		if e.AddedAt != nil {
-			added = age(time.Since(*e.AddedAt))
-		}
-		rows = append(rows, []string{e.Name, added, strconv.Itoa(e.Goldens), strings.Join(e.Scripts, " "), e.Digest})
-	}
-	return table(a.stdout, "NAME ADDED GOLDENS SCRIPTS DIGEST", rows)
+	}, nothing(api.ListEngines))
 }
 
 func (a *app) engineAddCommand() *cli.Command {
-	out := newOutput("table", "json")
-	return &cli.Command{
+	return showCommand(a, newOutput("table", "json"), &cli.Command{
 		Name:      "add",
 		Usage:     "add an engine that a file in TOML describes, or replace it (administrators only)",
 		ArgsUsage: "FILE",
@@ -82,38 +50,20 @@ keep it.
 
    ctrsnap engine add etcd.toml
    ctrsnap golden build config --engine etcd --from-host --init seed.sh`,
-		Flags: out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "FILE")
-			if err != nil {
-				return err
-			}
-			text, err := os.ReadFile(args[0])
-			if err != nil {
-				return badSource("engine add", err)
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			e, err := client.Do(ctx, d, api.AddEngine, api.AddEngineArgs{Body: api.EngineRequest{Description: string(text)}})
-			if err != nil {
-				return about(err, "engine add %s", args[0])
-			}
-			if out.format == "json" {
-				return printJSON(a.stdout, e)
-			}
-			if out.format == "template" {
-				return out.execute(a.stdout, e)
-			}
-			_, err = fmt.Fprintln(a.stdout, e.Name)
-			return err
-		},
-	}
+	}, func(ctx context.Context, d *client.Client, args []string) (api.Engine, error) {
+		text, err := os.ReadFile(args[0])
+		if err != nil {
+			return api.Engine{}, fileHint.of("%v", cause(err))
+		}
+		return client.Do(ctx, d, api.AddEngine, api.AddEngineArgs{Body: api.EngineRequest{Description: string(text)}})
+	}, func(w io.Writer, e api.Engine) error {
+		_, err := fmt.Fprintln(w, e.Name)
+		return err
+	})
 }
 
 func (a *app) engineInspectCommand() *cli.Command {
-	return inspectCommand(a, "ENGINE", "engine inspect", engineNamed, nil, &cli.Command{
+	return inspectCommand(a, newOutput("json"), "ENGINE", engineNamed, nil, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of an engine",
 		Description: "   ctrsnap engine inspect mariadb\n   ctrsnap engine inspect etcd --format '{{.description}}'",
@@ -131,7 +81,7 @@ func (a *app) engineRmCommand() *cli.Command {
 		ArgsUsage:   "ENGINE",
 		Description: "   ctrsnap engine rm etcd",
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "ENGINE")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,7 +12,6 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func (a *app) eventsCommand() *cli.Command {
@@ -32,8 +32,8 @@ func (a *app) eventsCommand() *cli.Command {
 			&cli.StringFlag{Name: "golden", Usage: "only of `GOLDEN` and its clones", Destination: &which.Golden},
 		}, out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return wrongArgs(cmd, "", false)
+			if _, err := arguments(cmd); err != nil {
+				return err
 			}
 			d, err := a.connectFor(out)
 			if err != nil {
@@ -74,36 +74,14 @@ func quoteIfNeeded(s string) string {
 }
 
 func (a *app) statsCommand() *cli.Command {
-	out := newOutput("table", "json")
-	return &cli.Command{
+	return showCommand(a, newOutput("table", "json"), &cli.Command{
 		Name:        "stats",
 		Usage:       "print what clones use of memory and disk, and what the storage has left",
 		Description: "Each clone is measured for it.\n\n   ctrsnap stats",
-		Flags:       out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return wrongArgs(cmd, "", false)
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			s, err := client.Do(ctx, d, api.GetStats, api.None{})
-			if err != nil {
-				return about(err, "stats")
-			}
-			return a.printStats(out, s)
-		},
-	}
+	}, nothing(api.GetStats), statsTable)
 }
 
-func (a *app) printStats(out *output, s api.Stats) error {
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, s)
-	case "template":
-		return out.execute(a.stdout, s)
-	}
+func statsTable(w io.Writer, s api.Stats) error {
 	var rows [][]string
 	for _, c := range s.Clones {
 		rows = append(rows, []string{
@@ -111,14 +89,14 @@ func (a *app) printStats(out *output, s api.Stats) error {
 			ofLimit(c.MemoryBytes, c.Limits.MemoryBytes), ofLimit(c.DiskBytes, c.Limits.DiskBytes),
 		})
 	}
-	if err := table(a.stdout, "CLONE NAME GOLDEN OWNER STATE MEMORY DISK", rows); err != nil {
+	if err := table(w, "CLONE NAME GOLDEN OWNER STATE MEMORY DISK", rows); err != nil {
 		return err
 	}
 	low := ""
 	if s.Storage.Low {
 		low = ": nothing is made until there is more"
 	}
-	_, err := fmt.Fprintf(a.stdout, "\nstorage: %s free of %s, %s in reserve%s\npool: %d ready, queue: %d\n",
+	_, err := fmt.Fprintf(w, "\nstorage: %s free of %s, %s in reserve%s\npool: %d ready, queue: %d\n",
 		size(s.Storage.FreeBytes), size(s.Storage.SizeBytes), size(s.Storage.ReserveBytes), low, s.Pool, s.Queue)
 	return err
 }

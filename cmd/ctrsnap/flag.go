@@ -154,20 +154,24 @@ func quietFlag(quiet *bool, usage string) cli.Flag {
 	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: usage, Destination: quiet}
 }
 
-// exactly returns the n positional arguments, or a usage error that names them.
-func exactly(cmd *cli.Command, names ...string) ([]string, error) {
-	args := cmd.Args().Slice()
-	if len(args) == len(names) {
-		return args, nil
+// arguments returns the positional arguments, which ArgsUsage names: [ARG] need not be there, ARG… may be several. What
+// follows -- is no part of them.
+func arguments(cmd *cli.Command) ([]string, error) {
+	usage, _, _ := strings.Cut(cmd.ArgsUsage, "--")
+	words := strings.Fields(strings.TrimSuffix(usage, "["))
+	most, least := len(words), 0
+	for i, w := range words {
+		if words[i] = strings.Trim(w, "[]…"); words[i] == strings.TrimRight(w, "…") {
+			least++
+		}
+		if strings.HasSuffix(w, "…") {
+			most = cmd.NArg()
+		}
 	}
-	return nil, wrongArgs(cmd, strings.Join(names, " and "), len(args) < len(names))
-}
-
-func atLeastOne(cmd *cli.Command, name string) ([]string, error) {
-	if args := cmd.Args().Slice(); len(args) > 0 {
-		return args, nil
+	if n := cmd.NArg(); n < least || n > most {
+		return nil, wrongArgs(cmd, strings.Join(words, " and "), n < least)
 	}
-	return nil, wrongArgs(cmd, name, true)
+	return cmd.Args().Slice(), nil
 }
 
 func wrongArgs(cmd *cli.Command, want string, few bool) error {

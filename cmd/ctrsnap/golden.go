@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -41,7 +43,7 @@ becomes the current one. With --key nothing is built if a golden has the key.
    ctrsnap golden build shop --key 'db/migrations/**' --exec 'make migrate'`,
 		Flags: slices.Concat([]cli.Flag{quietFlag(&quiet, "no progress"), timeoutFlag(&timeout)}, out.flags(), s.flags("set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "NAME")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}
@@ -70,119 +72,72 @@ func (a *app) goldenBuild(ctx context.Context, name string, s *sources, out *out
 	if err != nil {
 		return err
 	}
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, g)
-	case "template":
-		return out.execute(a.stdout, g)
-	}
-	_, err = fmt.Fprintln(a.stdout, refOf(g))
+	return printDocument(a.stdout, out, g, printRef)
+}
+
+func printRef(w io.Writer, g api.Golden) error {
+	_, err := fmt.Fprintln(w, refOf(g))
 	return err
 }
 
+var goldenListing = listing[api.Golden]{"goldens", "NAME VERSION CURRENT ENGINE SIZE AGE CLONES", func(g api.Golden) []string {
+	current := ""
+	if g.Current {
+		current = "*"
+	}
+	if !g.DamagedAt.IsZero() {
+		current += "damaged"
+	}
+	return []string{
+		g.Name, strconv.Itoa(g.Version), current, g.Engine + " " + g.EngineVersion, size(g.SizeBytes),
+		age(time.Since(g.CreatedAt)), strconv.Itoa(g.Clones),
+	}
+}}
+
 func (a *app) goldenLsCommand() *cli.Command {
-	out := newOutput("table", "json")
-	return &cli.Command{
+	return listCommand(a, goldenListing, &cli.Command{
 		Name:        "ls",
 		Aliases:     []string{"list"},
 		Usage:       "list goldens, with all their versions",
 		ArgsUsage:   "[NAME]",
 		Description: "   ctrsnap golden ls\n   ctrsnap golden ls shop -o json",
-		Flags:       out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.NArg() > 1 {
-				return wrongArgs(cmd, "NAME", false)
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			list, err := client.Do(ctx, d, api.ListGoldens, api.ListGoldensArgs{Name: cmd.Args().First()})
-			if err != nil {
-				return about(err, "golden ls")
-			}
-			return a.printGoldens(out, list)
-		},
-	}
+	}, goldensNamed)
 }
 
-func (a *app) printGoldens(out *output, list []api.Golden) error {
-	switch out.format {
-	case "json":
-		if list == nil {
-			list = []api.Golden{}
-		}
-		return printJSON(a.stdout, goldenList{api.Schema, list})
-	case "template":
-		return executeEach(a.stdout, out, list)
-	}
-	var rows [][]string
-	for _, g := range list {
-		current := ""
-		if g.Current {
-			current = "*"
-		}
-		if !g.DamagedAt.IsZero() {
-			current += "damaged"
-		}
-		rows = append(rows, []string{
-			g.Name, strconv.Itoa(g.Version), current, g.Engine + " " + g.EngineVersion, size(g.SizeBytes),
-			age(time.Since(g.CreatedAt)), strconv.Itoa(g.Clones),
-		})
-	}
-	return table(a.stdout, "NAME VERSION CURRENT ENGINE SIZE AGE CLONES", rows)
+// goldensNamed returns all versions of a golden, or of all goldens if no name is given.
+func goldensNamed(ctx context.Context, d *client.Client, names []string) ([]api.Golden, error) {
+	return client.Do(ctx, d, api.ListGoldens, api.ListGoldensArgs{Name: strings.Join(names, "")})
 }
 
 func (a *app) goldenInspectCommand() *cli.Command {
-	return inspectCommand(a, "GOLDEN", "golden inspect", byRef(api.GetGolden), nil, &cli.Command{
+	return inspectCommand(a, newOutput("json"), "GOLDEN", byRef(api.GetGolden), nil, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of a golden",
 		Description: "   ctrsnap golden inspect shop:3\n   ctrsnap golden inspect shop --format '{{.version}}'",
 	})
 }
 
+var goldenHistory = listing[api.Golden]{"goldens", "GOLDEN AGE BUILDER TOOK SIZE BASE SOURCES KEY", func(g api.Golden) []string {
+	return []string{
+		refOf(g), age(time.Since(g.CreatedAt)), g.Builder, fmt.Sprintf("%.1fs", g.BuildSeconds), size(g.SizeBytes),
+		g.Base.Kind + " " + g.Base.Ref, sourceNames(g.Sources), g.Key,
+	}
+}}
+
 func (a *app) goldenHistoryCommand() *cli.Command {
-	out := newOutput("table", "json")
-	return &cli.Command{
+	return listCommand(a, goldenHistory, &cli.Command{
 		Name:        "history",
 		Usage:       "list the versions of a golden, newest first, with what they were built from",
 		ArgsUsage:   "NAME",
 		Description: "   ctrsnap golden history shop",
-		Flags:       out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "NAME")
-			if err != nil {
-				return err
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			return about(a.goldenHistory(ctx, d, args[0], out), "golden history %s", args[0])
-		},
-	}
-}
-
-func (a *app) goldenHistory(ctx context.Context, d *client.Client, name string, out *output) error {
-	list, err := client.Do(ctx, d, api.ListGoldens, api.ListGoldensArgs{Name: name})
-	if err != nil {
-		return err
-	}
-	if len(list) == 0 {
-		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("golden %s: not found", name), Hint: "ctrsnap golden ls lists those that are there"}
-	}
-	slices.SortFunc(list, func(x, y api.Golden) int { return y.Version - x.Version })
-	if out.format != "table" {
-		return a.printGoldens(out, list)
-	}
-	var rows [][]string
-	for _, g := range list {
-		rows = append(rows, []string{
-			refOf(g), age(time.Since(g.CreatedAt)), g.Builder, fmt.Sprintf("%.1fs", g.BuildSeconds), size(g.SizeBytes),
-			g.Base.Kind + " " + g.Base.Ref, sourceNames(g.Sources), g.Key,
-		})
-	}
-	return table(a.stdout, "GOLDEN AGE BUILDER TOOK SIZE BASE SOURCES KEY", rows)
+	}, func(ctx context.Context, d *client.Client, args []string) ([]api.Golden, error) {
+		list, err := goldensNamed(ctx, d, args)
+		if err == nil && len(list) == 0 {
+			err = &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("golden %s: not found", args[0]), Hint: "ctrsnap golden ls lists those that are there"}
+		}
+		slices.SortFunc(list, func(x, y api.Golden) int { return y.Version - x.Version })
+		return list, err
+	})
 }
 
 func sourceNames(list []api.Source) string {
@@ -196,6 +151,17 @@ func sourceNames(list []api.Source) string {
 	return s
 }
 
+// byRef is a route that takes the golden's reference alone.
+func byRef(r api.Route[api.GoldenArgs, api.Golden]) func(context.Context, *client.Client, string) (api.Golden, error) {
+	return func(ctx context.Context, d *client.Client, ref string) (api.Golden, error) {
+		return client.Do(ctx, d, r, api.GoldenArgs{Ref: ref})
+	}
+}
+
+func rollback(ctx context.Context, d *client.Client, name string) (api.Golden, error) {
+	return client.Do(ctx, d, api.RollbackGolden, api.GoldenNameArgs{Name: name})
+}
+
 func (a *app) goldenRmCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "rm",
@@ -203,7 +169,7 @@ func (a *app) goldenRmCommand() *cli.Command {
 		ArgsUsage:   "GOLDEN…",
 		Description: "NAME:VERSION is one version, NAME all versions. One with clones is refused.\n\n   ctrsnap golden rm shop:2",
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			refs, err := atLeastOne(cmd, "GOLDEN")
+			refs, err := arguments(cmd)
 			if err != nil {
 				return err
 			}
@@ -244,36 +210,7 @@ func (a *app) goldenVerifyCommand() *cli.Command {
 	return a.moveCommand("verify", "read a golden whole and compare it with what was built", "GOLDEN", "   ctrsnap golden verify shop:2", byRef(api.VerifyGolden))
 }
 
-func rollback(ctx context.Context, d *client.Client, name string) (api.Golden, error) {
-	return client.Do(ctx, d, api.RollbackGolden, api.GoldenNameArgs{Name: name})
-}
-
-// byRef is a route that takes the golden's reference alone.
-func byRef(r api.Route[api.GoldenArgs, api.Golden]) func(context.Context, *client.Client, string) (api.Golden, error) {
-	return func(ctx context.Context, d *client.Client, ref string) (api.Golden, error) {
-		return client.Do(ctx, d, r, api.GoldenArgs{Ref: ref})
-	}
-}
-
 // moveCommand is a command that does something to one golden and prints which.
 func (a *app) moveCommand(name, usage, arg, example string, move func(context.Context, *client.Client, string) (api.Golden, error)) *cli.Command {
-	return &cli.Command{
-		Name: name, Usage: usage, ArgsUsage: arg, Description: example,
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, arg)
-			if err != nil {
-				return err
-			}
-			d, err := a.connect()
-			if err != nil {
-				return err
-			}
-			g, err := move(ctx, d, args[0])
-			if err != nil {
-				return about(err, "golden %s %s", name, args[0])
-			}
-			_, err = fmt.Fprintln(a.stdout, refOf(g))
-			return err
-		},
-	}
+	return inspectCommand(a, newOutput("ref", "json"), arg, move, printRef, &cli.Command{Name: name, Usage: usage, Description: example})
 }

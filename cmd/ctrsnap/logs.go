@@ -21,7 +21,7 @@ func (a *app) logsCommand() *cli.Command {
 			&cli.IntFlag{Name: "tail", Aliases: []string{"n"}, Usage: "only the last `N` lines", Value: -1, DefaultText: "all", Destination: &which.Tail, Validator: notNegative},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "ID")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}

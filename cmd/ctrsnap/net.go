@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,12 +13,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
-
-// interfaceList is the document of `net ls CLONE -o json`.
-type interfaceList struct {
-	Schema     int             `json:"schema"`
-	Interfaces []api.Interface `json:"interfaces"`
-}
 
 func (a *app) netCommand() *cli.Command {
 	return &cli.Command{
@@ -38,9 +33,9 @@ func (a *app) netLsCommand() *cli.Command {
    ctrsnap net ls pr-42`,
 		Flags: out.flags(),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args := cmd.Args().Slice()
-			if len(args) > 1 {
-				return wrongArgs(cmd, "CLONE", false)
+			args, err := arguments(cmd)
+			if err != nil {
+				return err
 			}
 			d, err := a.connectFor(out)
 			if err != nil {
@@ -51,7 +46,7 @@ func (a *app) netLsCommand() *cli.Command {
 				if err != nil {
 					return about(err, "net ls %s", args[0])
 				}
-				return a.printInterfaces(out, list)
+				return interfaceListing.print(a.stdout, out, list)
 			}
 			list, err := client.Do(ctx, d, api.ListNetworks, api.None{})
 			if err != nil {
@@ -62,48 +57,41 @@ func (a *app) netLsCommand() *cli.Command {
 	}
 }
 
+var networkListing = listing[api.Network]{"networks", "NAME KIND STATE PLUGINS FILE", func(n api.Network) []string {
+	state := "ok"
+	if n.Problem != "" {
+		state = "unusable"
+	}
+	return []string{n.Name, n.Kind, state, strings.Join(n.Plugins, ","), n.File}
+}}
+
 func (a *app) printNetworks(out *output, list api.Networks) error {
-	switch out.format {
-	case "json":
+	if out.format == "json" {
 		return printJSON(a.stdout, list)
-	case "template":
-		return executeEach(a.stdout, out, list.Networks)
 	}
-	var rows [][]string
-	for _, n := range list.Networks {
-		state := "ok"
-		if n.Problem != "" {
-			state = "unusable"
-			fmt.Fprintf(a.stderr, "ctrsnap: network %s: %s\n", n.Name, n.Problem)
+	if out.format == "table" {
+		for _, n := range list.Networks {
+			if n.Problem != "" {
+				a.hint("network %s: %s", n.Name, n.Problem)
+			}
 		}
-		rows = append(rows, []string{n.Name, n.Kind, state, strings.Join(n.Plugins, ","), n.File})
+		for _, p := range list.Problems {
+			a.hint("%s", p)
+		}
 	}
-	for _, p := range list.Problems {
-		fmt.Fprintf(a.stderr, "ctrsnap: %s\n", p)
-	}
-	return table(a.stdout, "NAME KIND STATE PLUGINS FILE", rows)
+	return networkListing.print(a.stdout, out, list.Networks)
 }
 
-func (a *app) printInterfaces(out *output, list []api.Interface) error {
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, interfaceList{api.Schema, list})
-	case "template":
-		return executeEach(a.stdout, out, list)
+var interfaceListing = listing[api.Interface]{"interfaces", "INTERFACE MAC ADDRESSES GATEWAY ATTACHED MASTER", func(i api.Interface) []string {
+	typ, master := "", ""
+	if i.Attached != nil {
+		typ, master = i.Attached.Type, i.Attached.Master
 	}
-	var rows [][]string
-	for _, i := range list {
-		typ, master := "", ""
-		if i.Attached != nil {
-			typ, master = i.Attached.Type, i.Attached.Master
-		}
-		rows = append(rows, []string{i.IfName, i.MAC, strings.Join(i.Addresses, ","), strings.Join(i.Gateways, ","), typ, master})
-	}
-	return table(a.stdout, "INTERFACE MAC ADDRESSES GATEWAY ATTACHED MASTER", rows)
-}
+	return []string{i.IfName, i.MAC, strings.Join(i.Addresses, ","), strings.Join(i.Gateways, ","), typ, master}
+}}
 
 func (a *app) netInspectCommand() *cli.Command {
-	return inspectCommand(a, "NETWORK", "net inspect", networkNamed, nil, &cli.Command{
+	return inspectCommand(a, newOutput("json"), "NETWORK", networkNamed, nil, &cli.Command{
 		Name:  "inspect",
 		Usage: "show a network as JSON",
 		Description: `   ctrsnap net inspect default
@@ -145,12 +133,12 @@ func (a *app) netAttachCommand() *cli.Command {
 	out := newOutput("name", "json")
 	var req api.AttachRequest
 	gateway := optional{check: func(s string) error { _, err := netip.ParseAddr(s); return err }}
-	return &cli.Command{
+	return showCommand(a, out, &cli.Command{
 		Name:        "attach",
 		Usage:       "attach a clone to a network of the host while it runs",
 		ArgsUsage:   "CLONE",
 		Description: netAttachHelp,
-		Flags: slices.Concat([]cli.Flag{
+		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "type", Usage: "`bridge|macvlan|ptp`", Destination: &req.Type, Validator: oneOf("bridge", "macvlan", "ptp")},
 			&cli.StringFlag{Name: "master", Usage: "interface `IF` of the host", Destination: &req.Master},
 			&cli.StringFlag{Name: "ip", Usage: "address with prefix length: `CIDR|ipam|dhcp`", Destination: &req.IP},
@@ -158,29 +146,19 @@ func (a *app) netAttachCommand() *cli.Command {
 			&cli.StringFlag{Name: "mac", Usage: "hardware address `MAC`", Destination: &req.MAC},
 			&cli.IntFlag{Name: "vlan", Usage: "VLAN `ID` of 802.1Q, from 1 to 4094", HideDefault: true, Destination: &req.VLAN},
 			&cli.StringFlag{Name: "ifname", Usage: "`NAME` in the clone", DefaultText: "the first free of eth1, eth2 …", Destination: &req.IfName},
-		}, out.flags()),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "CLONE")
-			if err != nil {
-				return err
-			}
-			if req.Type == "" {
-				return usagef("see ctrsnap net attach --help").of("net attach: --type is missing")
-			}
-			if req.Gateway, err = gatewayOf(gateway, req.IP); err != nil {
-				return err
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			att, err := client.Do(ctx, d, api.AttachInterface, api.AttachArgs{ID: args[0], Body: req})
-			if err != nil {
-				return about(err, "net attach %s", args[0])
-			}
-			return a.printAttachment(out, att)
 		},
-	}
+	}, func(ctx context.Context, d *client.Client, args []string) (_ api.Attachment, err error) {
+		if req.Type == "" {
+			return api.Attachment{}, usagef("see ctrsnap net attach --help").of("net attach: --type is missing")
+		}
+		if req.Gateway, err = gatewayOf(gateway, req.IP); err != nil {
+			return api.Attachment{}, err
+		}
+		return client.Do(ctx, d, api.AttachInterface, api.AttachArgs{ID: args[0], Body: req})
+	}, func(w io.Writer, att api.Attachment) error {
+		_, err := fmt.Fprintln(w, att.IfName)
+		return err
+	})
 }
 
 // gatewayOf finds what --gateway alone means.
@@ -195,17 +173,6 @@ func gatewayOf(o optional, ip string) (string, error) {
 	return p.Masked().Addr().Next().String(), nil
 }
 
-func (a *app) printAttachment(out *output, att api.Attachment) error {
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, att)
-	case "template":
-		return out.execute(a.stdout, att)
-	}
-	_, err := fmt.Fprintln(a.stdout, att.IfName)
-	return err
-}
-
 func (a *app) netDetachCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "detach",
@@ -213,7 +180,7 @@ func (a *app) netDetachCommand() *cli.Command {
 		ArgsUsage:   "CLONE INTERFACE",
 		Description: "   ctrsnap net detach pr-42 eth1",
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "CLONE", "INTERFACE")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}

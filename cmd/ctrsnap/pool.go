@@ -12,12 +12,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
-// poolList is the document of `pool ls -o json`.
-type poolList struct {
-	Schema int        `json:"schema"`
-	Pools  []api.Pool `json:"pools"`
-}
-
 func (a *app) poolCommand() *cli.Command {
 	return &cli.Command{
 		Name:     "pool",
@@ -26,9 +20,19 @@ func (a *app) poolCommand() *cli.Command {
 	}
 }
 
+var poolListing = listing[api.Pool]{"pools", "GOLDEN SIZE WANTED READY MAKING HITS MISSES", func(p api.Pool) []string {
+	size := "auto"
+	if p.Size != nil {
+		size = strconv.Itoa(*p.Size)
+	}
+	return []string{
+		p.Golden + ":" + strconv.Itoa(p.Version), size, strconv.Itoa(p.Wanted), strconv.Itoa(p.Ready), strconv.Itoa(p.Making),
+		strconv.FormatUint(p.Hits, 10), strconv.FormatUint(p.Misses, 10),
+	}
+}}
+
 func (a *app) poolLsCommand() *cli.Command {
-	out := newOutput("table", "json")
-	return &cli.Command{
+	return listCommand(a, poolListing, &cli.Command{
 		Name:    "ls",
 		Aliases: []string{"list"},
 		Usage:   "list the pools",
@@ -38,46 +42,7 @@ that had to be made.
 
    ctrsnap pool ls
    ctrsnap pool ls -o json`,
-		Flags: out.flags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return wrongArgs(cmd, "", false)
-			}
-			d, err := a.connectFor(out)
-			if err != nil {
-				return err
-			}
-			list, err := client.Do(ctx, d, api.ListPools, api.None{})
-			if err != nil {
-				return about(err, "pool ls")
-			}
-			return a.printPools(out, list)
-		},
-	}
-}
-
-func (a *app) printPools(out *output, list []api.Pool) error {
-	switch out.format {
-	case "json":
-		if list == nil {
-			list = []api.Pool{}
-		}
-		return printJSON(a.stdout, poolList{api.Schema, list})
-	case "template":
-		return executeEach(a.stdout, out, list)
-	}
-	var rows [][]string
-	for _, p := range list {
-		size := "auto"
-		if p.Size != nil {
-			size = strconv.Itoa(*p.Size)
-		}
-		rows = append(rows, []string{
-			p.Golden + ":" + strconv.Itoa(p.Version), size, strconv.Itoa(p.Wanted), strconv.Itoa(p.Ready), strconv.Itoa(p.Making),
-			strconv.FormatUint(p.Hits, 10), strconv.FormatUint(p.Misses, 10),
-		})
-	}
-	return table(a.stdout, "GOLDEN SIZE WANTED READY MAKING HITS MISSES", rows)
+	}, nothing(api.ListPools))
 }
 
 func (a *app) poolSetCommand() *cli.Command {
@@ -96,7 +61,7 @@ func (a *app) poolSetCommand() *cli.Command {
 			&cli.BoolFlag{Name: "auto", Usage: "follow the demand", Destination: &auto},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := exactly(cmd, "GOLDEN")
+			args, err := arguments(cmd)
 			if err != nil {
 				return err
 			}

@@ -74,7 +74,7 @@ that key.
 			quietFlag(&o.quiet, "no progress of a build"),
 		}, o.limits.flags(), o.reach.flags(), o.names.flags(), o.sources.flags("golden-set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			names, err := atLeastOne(cmd, "GOLDEN")
+			names, err := arguments(cmd)
 			if err == nil {
 				err = a.checkRun(o, names)
 			}

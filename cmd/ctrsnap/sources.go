@@ -267,9 +267,9 @@ func (b *build) addFile(kind, flag, path string) error {
 	return nil
 }
 
-func badSource(flag string, err error) error {
-	return usagef("is the path right? it is relative to the current directory").of("%s: %s", flag, reason(err))
-}
+const fileHint usageHint = "is the path right? it is relative to the current directory"
+
+func badSource(flag string, err error) error { return fileHint.of("%s: %s", flag, reason(err)) }
 
 // reason words an error of the filesystem as "PATH: what".
 func reason(err error) string {
@@ -278,6 +278,15 @@ func reason(err error) string {
 		return fmt.Sprintf("%s: %v", p.Path, p.Err)
 	}
 	return err.Error()
+}
+
+// cause returns what went wrong with a file, without its path.
+func cause(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
 }
 
 // scripts are the names of files that initialise a database: those that the

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/urfave/cli/v3"
@@ -30,8 +31,8 @@ func (a *app) versionCommand() *cli.Command {
 			&cli.BoolFlag{Name: "client", Usage: "of ctrsnap only; the daemon is not asked", Destination: &clientOnly},
 		}, out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return wrongArgs(cmd, "", false)
+			if _, err := arguments(cmd); err != nil {
+				return err
 			}
 			if err := out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
 				return err
@@ -41,7 +42,7 @@ func (a *app) versionCommand() *cli.Command {
 			if !clientOnly {
 				v.Daemon, err = a.daemonVersion(ctx)
 			}
-			if err := a.printVersions(out, v); err != nil {
+			if err := printDocument(a.stdout, out, v, versionTable); err != nil {
 				return err
 			}
 			return about(err, "version")
@@ -86,21 +87,15 @@ func understood(v api.Version) error {
 	}
 }
 
-func (a *app) printVersions(out *output, v versions) error {
-	switch out.format {
-	case "json":
-		return printJSON(a.stdout, v)
-	case "template":
-		return out.execute(a.stdout, v)
-	}
-	a.printVersion("ctrsnap", v.Client)
+func versionTable(w io.Writer, v versions) error {
+	printVersion(w, "ctrsnap", v.Client)
 	if v.Daemon != nil {
-		a.printVersion("ctrsnapd", *v.Daemon)
+		printVersion(w, "ctrsnapd", *v.Daemon)
 	}
 	return nil
 }
 
-func (a *app) printVersion(name string, v api.Version) {
+func printVersion(w io.Writer, name string, v api.Version) {
 	line := fmt.Sprintf("%s %s, protocol %d", name, v.Version, v.Protocol)
 	if v.Commit != "" {
 		line += ", commit " + v.Commit
@@ -111,5 +106,5 @@ func (a *app) printVersion(name string, v api.Version) {
 			line += " (embedded)"
 		}
 	}
-	fmt.Fprintln(a.stdout, line)
+	fmt.Fprintln(w, line)
 }
