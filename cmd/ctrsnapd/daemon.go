@@ -238,7 +238,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
+		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
 	})
 	d.builder = build.New(build.Options{
 		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
@@ -342,8 +342,8 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		d.log.Warn("tell systemd", "error", err)
 	}
-	// The manager closes first, so that leases whose connections end with the
-	// server keep their clones.
+	// The manager closes first: what is being made is undone, and leases are let go of without harm to their clones.
+	// Until it has closed, the server says that the daemon is stopping.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	context.AfterFunc(ctx, func() {
@@ -364,6 +364,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	if err := d.telemetry.Serve(serving, cfg.Metrics.Listen, d.log); err != nil {
 		return err
 	}
+	d.manager.Serving()
 	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
 		Stats: d.manager, Events: d.events, Metrics: d.telemetry.Handler(), Audit: d.telemetry.Audit(), Interfaces: d.manager, Networks: d.networks(), Engines: &host.Engines{Catalog: d.engines, Goldens: d.store.Goldens, Log: d.log}, Logger: d.log,
 		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)

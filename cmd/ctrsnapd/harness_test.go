@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,13 +44,14 @@ func fromHost() string {
 
 // daemon is a ctrsnapd with roots of its own.
 type daemon struct {
-	t      testing.TB
-	work   string // everything on disk
-	state  string // short: unix socket paths are limited to 107 bytes
-	bridge string
-	args   []string
-	enter  []string // what runs the daemon's programs: nothing, or nsenter
-	client *client.Client
+	t       testing.TB
+	work    string // everything on disk
+	state   string // short: unix socket paths are limited to 107 bytes
+	bridge  string
+	args    []string
+	program string   // of the daemon where that is not in binDir
+	enter   []string // what runs the daemon's programs: nothing, or nsenter
+	client  *client.Client
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -132,7 +134,7 @@ func (d *daemon) launch(env ...string) error {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	args := slices.Concat(d.enter, []string{filepath.Join(binDir(), "ctrsnapd"), "--config", d.config()}, d.args)
+	args := slices.Concat(d.enter, []string{cmp.Or(d.program, filepath.Join(binDir(), "ctrsnapd")), "--config", d.config()}, d.args)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+notify), env...)
 	cmd.Stdout, cmd.Stderr = log, log

@@ -73,6 +73,8 @@ type Error struct {
 	Message   string `json:"message"`
 	Hint      string `json:"hint,omitempty"`
 	Retryable bool   `json:"retryable"`
+	// Status is the HTTP status that it came with; 0 if it did not come from the daemon, or in an answer that had begun.
+	Status int `json:"-"`
 }
 
 func (e *Error) Error() string { return e.Message }

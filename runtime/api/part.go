@@ -34,9 +34,9 @@ const (
 	EventError    = "error"
 )
 
-// Lease is the first line of the answer to GET /v1/leases/{id}: the lease is
-// held. Empty lines follow every 15 seconds, and an ErrorBody if the lease is
-// lost.
+// Lease is the first line of the answer to GET /v1/leases/{id}: the lease is held. Empty lines follow every 15 seconds,
+// and an ErrorBody if the lease is lost. An answer that breaks off without one says that the daemon stops, or is gone:
+// the lease is not lost, and is to be taken again.
 type Lease struct {
 	Schema int    `json:"schema"`
 	ID     string `json:"id"`

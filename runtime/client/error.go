@@ -49,9 +49,11 @@ func (c *Client) readError(resp *http1.Response) error {
 	var body api.ErrorBody
 	err := json.NewDecoder(io.LimitReader(resp.Body, maxErrorBody)).Decode(&body)
 	if err == nil && body.Error != nil {
+		body.Error.Status = resp.StatusCode
 		return body.Error
 	}
 	return &api.Error{
+		Status:  resp.StatusCode,
 		Code:    api.CodeGeneral,
 		Message: fmt.Sprintf("unexpected answer %q from %s", resp.Status, c.host),
 		Hint:    "is it ctrsnapd that listens there? see CTRSNAP_HOST",

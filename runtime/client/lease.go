@@ -13,15 +13,16 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/client/http1"
 )
 
-// How a lease is taken up again after its connection was lost.
+// How long to wait between attempts to take a lease again. No attempt is the last: clones live on without the daemon,
+// which leaves the lease time once it serves again.
 const (
 	leaseRetryMin = 10 * time.Millisecond
 	leaseRetryMax = time.Second
-	leaseGiveUp   = 30 * time.Second
 )
 
-// Lease is held until Close, or until it is lost. A daemon that restarts does
-// not end it: the lease is taken up again.
+// Lease is held until Close, or until it is lost. It outlives its connection: whatever ends that, and however long the
+// daemon is away, the lease is taken again. It is lost only when the daemon says that it has ended, or that it is not
+// the caller's.
 type Lease struct {
 	client *Client
 	id     string
@@ -85,12 +86,11 @@ func (l *Lease) hold(ctx context.Context, body *leaseBody) {
 	}
 }
 
-// retake opens the lease again, for as long as a daemon may take to restart.
+// retake opens the lease again, until the daemon says that it is lost or ctx ends.
 func (l *Lease) retake(ctx context.Context) (*leaseBody, error) {
-	giveUp := time.Now().Add(leaseGiveUp)
 	for pause := leaseRetryMin; ; pause = min(2*pause, leaseRetryMax) {
 		body, err := l.client.openLease(ctx, l.id)
-		if err == nil || lost(err) || time.Now().After(giveUp) {
+		if err == nil || lost(err) {
 			return body, err
 		}
 		select {
@@ -101,10 +101,10 @@ func (l *Lease) retake(ctx context.Context) (*leaseBody, error) {
 	}
 }
 
-// lost says whether the daemon itself refused the lease, and will again.
+// lost says whether the daemon refused the lease itself. All else is about the daemon, or the way to it.
 func lost(err error) bool {
 	var e *api.Error
-	return errors.As(err, &e) && e.Code != api.CodeGeneral
+	return errors.As(err, &e) && e.Status >= 400 && e.Status < 500
 }
 
 // leaseBody is the open answer that holds a lease.
@@ -126,8 +126,7 @@ func (c *Client) openLease(ctx context.Context, id string) (*leaseBody, error) {
 	return body, nil
 }
 
-// wait returns when the connection is lost, or with the daemon's word that the
-// lease is.
+// wait returns when the connection is lost or the daemon stops, or with the daemon's word that the lease is lost.
 func (b *leaseBody) wait() error {
 	for {
 		line, err := b.lines.ReadBytes('\n')
@@ -135,8 +134,12 @@ func (b *leaseBody) wait() error {
 			return nil
 		}
 		var end api.ErrorBody
-		if json.Unmarshal(line, &end) == nil && end.Error != nil {
-			return end.Error
+		if json.Unmarshal(line, &end) != nil || end.Error == nil {
+			continue
 		}
+		if end.Error.Retryable {
+			return nil
+		}
+		return end.Error
 	}
 }

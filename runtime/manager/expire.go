@@ -93,7 +93,7 @@ func (m *Manager) due(now time.Time) (due, warn []*clone, next time.Time) {
 		return false
 	}
 	for id, l := range m.leases {
-		if l.holders == 0 && passed(l.deadline) {
+		if l.holders == 0 && !l.deadline.IsZero() && passed(l.deadline) {
 			delete(m.leases, id)
 		}
 	}

@@ -90,6 +90,7 @@ func (w *world) manager(t testing.TB) (*Manager, Report) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.Serving()
 	return m, report
 }
 

@@ -18,7 +18,7 @@ type lease struct {
 	id       string
 	uid      int // who may add clones, and hold it
 	holders  int
-	deadline time.Time // when it ends, if nobody holds it
+	deadline time.Time // when it ends, if nobody holds it; zero until Serving is called
 }
 
 // joinLease has clones live by the wanted lease. The caller holds mu.
@@ -42,6 +42,18 @@ func errNoLease(id string) error {
 	return snapshot.WithHint(
 		fmt.Errorf("no lease %.64q: %w", id, errdefs.ErrNotFound),
 		"it was not held in time, or its connection has ended: ask for a new clone")
+}
+
+// Serving begins the time that holders of recovered leases have to come back, LeaseRestartGrace. Call it when they can.
+func (m *Manager) Serving() {
+	m.mu.Lock()
+	for _, l := range m.leases {
+		if l.deadline.IsZero() {
+			l.deadline = time.Now().Add(m.opts.LeaseRestartGrace)
+		}
+	}
+	m.mu.Unlock()
+	m.poke()
 }
 
 // Hold holds a lease until ctx ends or the Manager is closed. When its last holder

@@ -298,6 +298,37 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// The time to take a lease up again begins when the daemon serves, however long that takes it.
+func TestLeaseWaitsForServing(t *testing.T) {
+	life(t, func(t *testing.T, w *world, m *Manager) {
+		leased, lost := create(t, m, byConnection), create(t, m, byConnection)
+		_, held := hold(t, m, leased.LeaseID)
+		if err := m.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		<-held
+		after(time.Hour)
+		m = New(w.options())
+		t.Cleanup(func() { m.Close(context.Background()) })
+		if _, err := m.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Hour)
+		m.Serving()
+		after(29 * time.Second)
+		if n := len(ids(t, m)); n != 2 {
+			t.Fatalf("%d clones are left after 29 seconds", n)
+		}
+		release, held := hold(t, m, leased.LeaseID)
+		after(2 * time.Second)
+		if got := ids(t, m); len(got) != 1 || got[0] != leased.Clones[0].ID {
+			t.Errorf("left after 31 seconds: %v, want only %s, not %s", got, leased.Clones[0].ID, lost.Clones[0].ID)
+		}
+		release()
+		<-held
+	})
+}
+
 // A server that stops ends connections before it closes the Manager.
 func TestHoldOfStoppingServer(t *testing.T) {
 	life(t, func(t *testing.T, w *world, m *Manager) {

@@ -58,7 +58,7 @@ type Options struct {
 	MaxTTL            time.Duration // default 24 h
 	StartTimeout      time.Duration // from a started process to its first answer, default 60 s
 	LeaseGrace        time.Duration // a new lease must be held within it, default 10 s
-	LeaseRestartGrace time.Duration // the same after a restart of the daemon, default 30 s
+	LeaseRestartGrace time.Duration // the same after a restart of the daemon, from Serving on; default 30 s
 	Parallel          int           // clones that are made, or torn down, at a time; default twice the cores
 	OwnPassword       bool          // clones get passwords of their own, where the engine can
 	Egress            bool          // clones reach what is beyond the host unless asked otherwise

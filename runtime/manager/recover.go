@@ -28,7 +28,7 @@ type Report struct {
 
 // Recover takes up what an earlier process left: clones that run are adopted as
 // they were recorded, all else that belongs to clones is torn down, in the
-// background. Clones of a lease wait for its holder for LeaseRestartGrace. An
+// background. Clones of a lease wait for its holder until Serving is called, and LeaseRestartGrace from then on. An
 // error about one clone does not keep the others from being recovered; that
 // clone is left alone.
 func (m *Manager) Recover(ctx context.Context) (Report, error) {
@@ -151,7 +151,7 @@ func (m *Manager) readmit(c *clone) {
 	defer m.mu.Unlock()
 	m.attach(c)
 	if id := c.rec.LeaseID; id != "" && m.leases[id] == nil {
-		l := &lease{id: id, uid: c.rec.OwnerUID, deadline: time.Now().Add(m.opts.LeaseRestartGrace)}
+		l := &lease{id: id, uid: c.rec.OwnerUID}
 		m.leases[id] = l
 		if h, ok := parseHolder(c.rec.Holder); ok {
 			m.holdBy(l, h)

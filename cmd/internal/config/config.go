@@ -115,6 +115,7 @@ type Clone struct {
 	TTL          Duration `toml:"ttl" comment:"lifetime unless asked otherwise"`
 	MaxTTL       Duration `toml:"max_ttl" comment:"the longest that can be asked for"`
 	StartTimeout Duration `toml:"start_timeout" comment:"a server that has not answered by then has failed"`
+	LeaseGrace   Duration `toml:"lease_grace" comment:"how long the clones of a connection wait for it to come back once a restarted daemon serves again"`
 	OwnPassword  bool     `toml:"own_password" comment:"clones get a password of their own, in place of the golden's"`
 	Egress       bool     `toml:"egress" comment:"clones reach what is beyond this host unless asked otherwise"`
 	Limits       Bounds   `toml:"limits" comment:"of a clone, unless asked otherwise; a disk of 0 is a quarter of the storage"`
@@ -157,7 +158,7 @@ func Default() Config {
 		Containerd: Containerd{Runtime: "ctrsnap", UserNS: "auto", IDs: 0x70000000, Cgroup: "/ctrsnap", BinDirs: []string{}},
 		Storage:    Storage{Verify: Duration(7 * 24 * time.Hour)},
 		Network:    Network{Ahead: 16, DNS: true, DNSForward: []string{}, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
-		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), Limits: Bounds{Pids: 4096}},
+		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), LeaseGrace: Duration(30 * time.Second), Limits: Bounds{Pids: 4096}},
 		Pool:       Pool{Auto: true},
 		Build:      Build{Parallel: 2, Mode: 0o644},
 		Log:        Log{Format: "text"},
@@ -237,6 +238,8 @@ func (c *Config) validate() error {
 		return errors.New("configuration: clone.ttl: must be positive and at most clone.max_ttl")
 	case c.Clone.StartTimeout <= 0:
 		return errors.New("configuration: clone.start_timeout: must be positive")
+	case c.Clone.LeaseGrace <= 0:
+		return errors.New("configuration: clone.lease_grace: must be positive")
 	case c.Containerd.Runtime != "ctrsnap" && c.Containerd.Runtime != "runc":
 		return fmt.Errorf("configuration: containerd.runtime: %q is neither ctrsnap nor runc", c.Containerd.Runtime)
 	case c.Containerd.UserNS != "auto" && c.Containerd.UserNS != "on" && c.Containerd.UserNS != "off":

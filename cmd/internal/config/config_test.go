@@ -66,6 +66,7 @@ func TestWrongFilesAreRefusedByName(t *testing.T) {
 		"no builds":       {"[build]\nparallel = 0\n", "build.parallel"},
 		"negative makers": {"[pool]\nparallel = -1\n", "pool: size, max and parallel"},
 		"no start":        {"[clone]\nstart_timeout = '0s'\n", "clone.start_timeout"},
+		"no grace":        {"[clone]\nlease_grace = '0s'\n", "clone.lease_grace"},
 		"IPv6 as subnet":  {"[network]\nsubnet = 'fd00::/64'\n", "network.subnet"},
 		"tls files":       {"[api]\ntls_listen = ':7423'\ntls_cert = '/c'\ntls_key = 'k'\n", "api.tls_key"},
 		"tls without CA":  {"[api]\ntls_listen = ':7423'\ntls_cert = '/c'\ntls_key = '/k'\n", "api.tls_client_ca"},

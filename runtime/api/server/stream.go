@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -26,7 +27,12 @@ type leaseIn struct {
 
 func (s *Server) streamRoutes() {
 	handleStream(s, operation(http.MethodGet, "/v1/clones/{id}/logs", "clone-logs", "Read what a clone's server has written"), "200", "text/plain", s.logs)
-	handleStream(s, operation(http.MethodGet, "/v1/leases/{id}", "hold-lease", "Hold a lease for as long as the connection is open"), "200", "application/x-ndjson", s.lease)
+	lease := operation(http.MethodGet, "/v1/leases/{id}", "hold-lease", "Hold a lease for as long as the connection is open")
+	lease.Description = "The first line of the answer is a Lease: it is held. Empty lines follow. An ErrorBody as the last line says that the " +
+		"lease has ended. An answer that breaks off says that the daemon stops, or is gone: the clones live on, and so does the lease " +
+		"if it is taken again before clone.lease_grace is over, which begins when the daemon serves again. Until then try again, " +
+		"also after a status of 500 or above; a status between 400 and 499 says that the lease is lost."
+	handleStream(s, lease, "200", "application/x-ndjson", s.lease)
 	exec := operation(http.MethodPost, "/v1/clones/{id}/exec", "exec", "Run a command in a clone")
 	exec.Description = "Wants the headers Connection: Upgrade and Upgrade: " + api.ExecProtocol + ". After the answer 101 both sides " +
 		"speak frames: one byte stream, four bytes length (big endian), payload. The client's first is stream 0, an ExecRequest. " +
@@ -99,8 +105,9 @@ func (f *flusher) Write(p []byte) (int, error) {
 	return n, http.NewResponseController(f.w).Flush()
 }
 
-// lease holds a lease for as long as the connection lives. An empty line now
-// and then finds out whether it does.
+// lease holds a lease for as long as the connection lives. An empty line now and then finds out whether it does. When
+// the daemon stops, the answer breaks off, as it does when the daemon crashes: the lease is not lost, and may be taken
+// again from the next daemon.
 func (s *Server) lease(w http.ResponseWriter, r *http.Request, in *leaseIn) {
 	ctx, done := s.stream(r)
 	defer done()
@@ -120,10 +127,12 @@ func (s *Server) lease(w http.ResponseWriter, r *http.Request, in *leaseIn) {
 	cancel()
 	alive.Wait()
 	switch {
-	case err == nil || r.Context().Err() != nil:
+	case err == nil:
 	case !out.begun:
 		s.refuse(ctx, w, err)
-	case s.stopping.Err() == nil:
+	case errdefs.IsUnavailable(err):
+		panic(http.ErrAbortHandler)
+	default:
 		_ = writeJSON(out, s.fail(r.Context(), err))
 	}
 }

@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -183,4 +188,89 @@ func TestLeaseSurvivesRestart(t *testing.T) {
 	f.start(t, socket)
 	<-l.Done()
 	wantCode(t, l.Err(), api.CodeNotFound, "lease l1")
+}
+
+// TestLeaseOfAbsentDaemon has the daemon away for longer than any restart takes: the lease is taken up again.
+func TestLeaseOfAbsentDaemon(t *testing.T) {
+	for _, away := range []time.Duration{5 * time.Second, 25 * time.Second, 35 * time.Second, time.Hour} {
+		t.Run(away.String(), func(t *testing.T) {
+			f := newFake()
+			var holds atomic.Int32
+			f.hold = func(ctx context.Context, lease string, taken func()) error {
+				taken()
+				if holds.Add(1) == 2 {
+					return notFound("lease", lease) // which ends the test
+				}
+				<-ctx.Done()
+				return nil
+			}
+			socket := filepath.Join(t.TempDir(), "s")
+			d := f.start(t, socket)
+			// A daemon in the bubble would keep its clock from going on.
+			work, done := make(chan func()), make(chan struct{})
+			defer close(work)
+			go func() {
+				for do := range work {
+					do()
+					done <- struct{}{}
+				}
+			}()
+			outside := func(do func()) { work <- do; <-done }
+			synctest.Test(t, func(bubble *testing.T) {
+				l, err := dial(t, socket).HoldLease(bubble.Context(), "l1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				outside(d.stop)
+				time.Sleep(away)
+				outside(func() { f.start(t, socket) })
+				back := time.Now()
+				<-l.Done()
+				if took := time.Since(back); holds.Load() != 2 || took > 2*time.Second {
+					t.Errorf("held %d times, the last %s after the daemon was back, %v", holds.Load(), took, l.Err())
+				}
+			})
+		})
+	}
+}
+
+// TestLeaseOfStoppingDaemon looks at what goes over the wire: the answer breaks off, whether the daemon's manager or its
+// server stops first, and whoever asks meanwhile is to try again.
+func TestLeaseOfStoppingDaemon(t *testing.T) {
+	for _, first := range []string{"manager", "server"} {
+		t.Run(first, func(t *testing.T) {
+			f := newFake()
+			closing, closeManager := context.WithCancel(t.Context())
+			defer closeManager()
+			held := make(chan struct{}, 1)
+			f.hold = func(ctx context.Context, _ string, taken func()) error {
+				if closing.Err() == nil {
+					taken()
+					held <- struct{}{}
+				}
+				select {
+				case <-ctx.Done():
+				case <-closing.Done():
+				}
+				return fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
+			}
+			d, _ := serve(t, f)
+			const request = "GET /v1/leases/l1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+			answer := make(chan string, 1)
+			go func() { answer <- raw(t, d.socket, request) }()
+			<-held
+			if first == "server" {
+				d.stop()
+			} else {
+				closeManager()
+				if got := raw(t, d.socket, request); !strings.Contains(got, " 503 ") || !strings.Contains(got, `"retryable":true`) {
+					t.Errorf("meanwhile: %q", got)
+				}
+			}
+			if got := <-answer; !strings.Contains(got, `{"schema":1,"id":"l1"}`) || strings.Contains(got, "error") || strings.HasSuffix(got, "0\r\n\r\n") {
+				t.Errorf("got %q, want an answer that breaks off", got)
+			}
+		})
+	}
 }
