@@ -48,13 +48,14 @@ type child struct {
 	files []*os.File
 }
 
-// run starts the command and waits for it. onLost is called when lost is closed meanwhile.
-// told says that a signal asked us to end.
+// run starts the command and waits for it. onLost is called when lost is closed meanwhile, and says whether that is to
+// end the command, as SIGTERM does; code is then that of SIGTERM, whatever the command makes of it. told says that the
+// command was asked to end, by a signal to us or for its loss.
 //
 // The kernel sends the command SIGTERM when we die: its database ends then, and
 // what it does from there on is void. That signal comes when the thread dies
 // that started the command, so this one is kept; see PR_SET_PDEATHSIG in prctl(2).
-func (c *child) run(lost <-chan struct{}, onLost func()) (code int, told bool, err error) {
+func (c *child) run(lost <-chan struct{}, onLost func() (end bool)) (code int, told bool, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	signals := make(chan os.Signal, 16)
@@ -72,6 +73,7 @@ func (c *child) run(lost <-chan struct{}, onLost func()) (code int, told bool, e
 		defer close(ended)
 		state, err = p.Wait()
 	}()
+	ending := false
 	for {
 		select {
 		case s := <-signals:
@@ -80,11 +82,16 @@ func (c *child) run(lost <-chan struct{}, onLost func()) (code int, told bool, e
 				_ = p.Signal(s) // it may have ended
 			}
 		case <-lost:
-			onLost()
 			lost = nil
+			if ending = onLost(); ending {
+				_ = p.Signal(syscall.SIGTERM) // it may have ended
+			}
 		case <-ended:
 			if err != nil {
 				return 0, told, fmt.Errorf("wait for %s: %w", c.args[0], err)
+			}
+			if ending {
+				return 128 + int(syscall.SIGTERM), true, nil
 			}
 			return waitCode(state), told, nil
 		}

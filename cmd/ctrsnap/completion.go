@@ -131,6 +131,8 @@ func flagValues(f cli.Flag) []candidate {
 		words = allFormats
 	case "via":
 		words = []string{"tcp", "socket"}
+	case "on-lost":
+		words = []string{onLostKeep, onLostTerm}
 	case "if-exists":
 		words = []string{"fail", "reuse", "reset"}
 	}

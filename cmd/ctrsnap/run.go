@@ -23,6 +23,12 @@ const (
 	exitNotFound    = 127
 )
 
+// Values of --on-lost.
+const (
+	onLostKeep = "keep"
+	onLostTerm = "term"
+)
+
 // keepDefault is how long --keep-on-failure keeps clones.
 const keepDefault = 2 * time.Hour
 
@@ -36,6 +42,7 @@ type runOptions struct {
 	wait     api.Duration
 	password bool
 	timeout  api.Duration
+	onLost   string
 	reach    reach
 	limits   limits
 	names    naming
@@ -54,7 +61,9 @@ func (a *app) runCommand() *cli.Command {
 SHOP_DATABASE_URL, SHOP_PGHOST … each, with --count in DATABASE_URL_1 … _N. Signals reach the command, and its exit code is returned; 125
 means that it was not started, 126 that it could not be, 127 that it was not found,
 128+n that signal n ended it. If ctrsnap itself is killed, the daemon destroys the
-clones and the command gets SIGTERM: its database is gone.
+clones and the command gets SIGTERM: its database is gone. A daemon that restarts or is
+upgraded meanwhile ends neither. Should the daemon say that the clones are gone, the
+command gets SIGTERM, and the exit code is 143; with --on-lost=keep it runs on.
 
 With --key and the sources of golden build, a golden is built first where none has
 that key.
@@ -65,6 +74,7 @@ that key.
 		Flags: slices.Concat([]cli.Flag{
 			&cli.IntFlag{Name: "count", Usage: "`N` clones of each golden", Value: 1, HideDefault: true, Destination: &o.count, Validator: atLeast1},
 			optionalFlag("keep-on-failure", "keep the clones if the command fails, for 2h or as long as `[=D]` says", &o.keep),
+			&cli.StringFlag{Name: "on-lost", Usage: "what to do with the command if its clones are lost: `keep|term`", DefaultText: "term", Value: onLostTerm, Destination: &o.onLost, Validator: oneOf(onLostKeep, onLostTerm)},
 			pairsFlag("label", "`K=V` to find the clones by (repeatable)", &o.labels, "l"),
 			pairsFlag("set", "server setting `K=V` of the clones (repeatable)", &o.settings),
 			&cli.BoolFlag{Name: "clone-password", Usage: "give the clones passwords of their own", Destination: &o.password},
@@ -146,7 +156,15 @@ func (a *app) runJob(ctx context.Context, o *runOptions, names []string) error {
 		return beforeStart(about(err, "%s", what))
 	}
 	c := &child{path: path, args: a.tail, env: env, files: []*os.File{a.stdin, a.stdout, a.stderr}}
-	code, told, err := c.run(j.lost(), func() { a.hint("%s: its clones are lost: %v", what, j.lease.Err()) })
+	code, told, err := c.run(j.lost(), func() (end bool) {
+		end = o.onLost == onLostTerm
+		next := "the command runs on"
+		if end {
+			next = "the command gets SIGTERM"
+		}
+		a.hint("%s: its clones are lost, %s: %v", what, next, j.lease.Err())
+		return end
+	})
 	if err != nil {
 		return about(err, "%s", what)
 	}
