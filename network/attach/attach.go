@@ -1,3 +1,8 @@
+// Package attach gives a namespace that is in use further interfaces on networks
+// of the host, and takes them away: what pipework does, by CNI plugins.
+//
+// An interface on a NIC or bridge of the host is in the host's network, beyond
+// all isolation of ours: who may ask for one is the caller's to decide.
 package attach
 
 import (
@@ -22,37 +27,14 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
-const (
-	// MaxInterfaces is how many one namespace can have.
-	MaxInterfaces = 8
+// maxTries is how many addresses are asked for; most are free.
+const maxTries = 254
 
-	maxTries = 254 // addresses that are asked for; most are free
+// What is asked for and had are of the contract.
+type (
+	Request    = network.AttachRequest
+	Attachment = network.Attachment
 )
-
-// Attachment is an interface that was attached.
-type Attachment struct {
-	ID      string // whose it is
-	IfName  string
-	Type    string
-	Master  string
-	IP      string // with prefix length; "" without one
-	Gateway string
-	MAC     string
-	VLAN    int
-	DHCP    bool // IP and Gateway are from a server: "" before they are known
-}
-
-// Request asks for the same interface again.
-func (att Attachment) Request() Request {
-	r := Request{Type: att.Type, Master: att.Master, IP: att.IP, Gateway: att.Gateway, MAC: att.MAC, VLAN: att.VLAN, IfName: att.IfName}
-	if att.DHCP {
-		r.IP, r.Gateway = DHCP, "" // the server's to say
-	}
-	if att.Type == PTP {
-		r.MAC = ""
-	}
-	return r
-}
 
 // Options configure an Attacher. Dir is required.
 type Options struct {
@@ -132,7 +114,7 @@ func (a *Attacher) attach(ctx context.Context, id, path string, r Request) (_ At
 	if err := a.step("recorded"); err != nil {
 		return att, err
 	}
-	if att.VLAN != 0 && att.Type == Macvlan {
+	if att.VLAN != 0 && att.Type == network.Macvlan {
 		if err := a.addVLAN(att); err != nil {
 			return att, err
 		}
@@ -153,7 +135,7 @@ func (a *Attacher) attach(ctx context.Context, id, path string, r Request) (_ At
 		}
 	}
 	if att.DHCP {
-		att.leased(result)
+		leased(&att, result)
 	}
 	return att, a.write(att)
 }
@@ -161,7 +143,7 @@ func (a *Attacher) attach(ctx context.Context, id, path string, r Request) (_ At
 // plan settles name and address and records them.
 func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attachment, error) {
 	att := Attachment{ID: id, Type: r.Type, Master: r.Master, IP: r.IP, Gateway: r.Gateway, MAC: r.MAC, VLAN: r.VLAN}
-	link, err := r.master()
+	link, err := master(r)
 	if err != nil {
 		return att, err
 	}
@@ -169,11 +151,11 @@ func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attach
 	if err != nil {
 		return att, err
 	}
-	if att.IfName, err = r.name(in); err != nil {
+	if att.IfName, err = newName(r, in); err != nil {
 		return att, err
 	}
 	have, err := a.List(id)
-	if err == nil && len(have) >= MaxInterfaces {
+	if err == nil && len(have) >= network.MaxAttached {
 		err = fmt.Errorf("it has %d further interfaces: %w", len(have), errdefs.ErrResourceExhausted)
 	}
 	if err != nil {
@@ -195,7 +177,7 @@ func (a *Attacher) plan(ctx context.Context, id, path string, r Request) (Attach
 
 // address checks the wanted address, or chooses one.
 func (a *Attacher) address(att *Attachment, r Request, link netlink.Link) error {
-	if att.DHCP = r.IP == DHCP; att.DHCP {
+	if att.DHCP = r.IP == network.DHCP; att.DHCP {
 		att.IP = ""
 		_, err := a.dhcpPlugin() // nothing can be undone without it either
 		return err
@@ -210,14 +192,14 @@ func (a *Attacher) address(att *Attachment, r Request, link netlink.Link) error 
 	reserved := func(addr netip.Addr) bool {
 		return slices.ContainsFunc(all, func(have Attachment) bool { return strings.HasPrefix(have.IP, addr.String()+"/") })
 	}
-	if r.IP == IPAM {
-		p, err := r.choose(link, reserved)
+	if r.IP == network.IPAM {
+		p, err := choose(r, link, reserved)
 		if err != nil {
 			return err
 		}
 		att.IP = p.String()
 		r.IP = att.IP
-		return r.checkGateway()
+		return r.Check()
 	}
 	p, err := netip.ParsePrefix(r.IP)
 	if err != nil {
@@ -226,7 +208,7 @@ func (a *Attacher) address(att *Attachment, r Request, link netlink.Link) error 
 	if reserved(p.Addr()) {
 		return fmt.Errorf("address %s is another clone's: %w", p.Addr(), errdefs.ErrAlreadyExists)
 	}
-	return r.taken(link, p.Addr())
+	return taken(r, link, p.Addr())
 }
 
 // checkDefault refuses a second gateway: the kernel would use either.
@@ -345,7 +327,7 @@ func (a *Attacher) detach(ctx context.Context, att Attachment, path string) erro
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.plugins.Del(ctx, conf, att.cni(path)), a.step("detached")); err != nil {
+	if err := errors.Join(a.plugins.Del(ctx, conf, forCNI(att, path)), a.step("detached")); err != nil {
 		return err
 	}
 	if err := os.Remove(a.record(att.ID, att.IfName)); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -146,10 +146,10 @@ func (w *world) reaches(id, addr string) error {
 
 func TestAttachAndDetach(t *testing.T) {
 	for name, r := range map[string]Request{
-		"bridge":       {Type: Bridge, Master: "lan0", IP: "192.0.2.60/24"},
-		"bridge ipam":  {Type: Bridge, Master: "lan0", IP: IPAM, IfName: "lan"},
-		"macvlan":      {Type: Macvlan, Master: "nic0", IP: "192.0.2.60/24", MAC: "02:00:00:00:00:07"},
-		"macvlan ipam": {Type: Macvlan, Master: "nic0", IP: IPAM},
+		"bridge":       {Type: network.Bridge, Master: "lan0", IP: "192.0.2.60/24"},
+		"bridge ipam":  {Type: network.Bridge, Master: "lan0", IP: network.IPAM, IfName: "lan"},
+		"macvlan":      {Type: network.Macvlan, Master: "nic0", IP: "192.0.2.60/24", MAC: "02:00:00:00:00:07"},
+		"macvlan ipam": {Type: network.Macvlan, Master: "nic0", IP: network.IPAM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -191,7 +191,7 @@ func TestAttachAndDetach(t *testing.T) {
 func TestPTP(t *testing.T) {
 	w := newWorld(t)
 	path := w.clone("ca")
-	att := w.attach("ca", Request{Type: PTP, IP: "198.51.100.2/30"})
+	att := w.attach("ca", Request{Type: network.PTP, IP: "198.51.100.2/30"})
 	ns := network.Namespace{Path: path}
 	testsuite.Inside(t, ns, func() error {
 		l, err := net.Listen("tcp4", "198.51.100.2:4000")
@@ -211,12 +211,12 @@ func TestPTP(t *testing.T) {
 func TestVLAN(t *testing.T) {
 	w := newWorld(t)
 	w.clone("ca")
-	r := Request{Type: Bridge, Master: "lan0", IP: "192.0.2.60/24", VLAN: 7}
+	r := Request{Type: network.Bridge, Master: "lan0", IP: "192.0.2.60/24", VLAN: 7}
 	if _, err := w.Attach(t.Context(), "ca", w.path("ca"), r); !errdefs.IsFailedPrecondition(err) || !strings.Contains(testsuite.Hint(err), "vlan_filtering") {
 		t.Errorf("bridge that does not filter: %v", err)
 	}
 	// A kernel without VLAN links says so; with them it works.
-	att, err := w.Attach(t.Context(), "ca", w.path("ca"), Request{Type: Macvlan, Master: "lan0", VLAN: 7})
+	att, err := w.Attach(t.Context(), "ca", w.path("ca"), Request{Type: network.Macvlan, Master: "lan0", VLAN: 7})
 	if err == nil {
 		err = w.Detach(t.Context(), "ca", w.path("ca"), att.IfName)
 	} else if errdefs.IsNotImplemented(err) && strings.Contains(err.Error(), "8021q") {
@@ -233,7 +233,7 @@ func TestVLANOfBridge(t *testing.T) {
 	if out, err := exec.Command("ip", "link", "set", "dev", "lan0", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
 		t.Skipf("needs a kernel whose bridges filter VLANs: %s", out)
 	}
-	att := w.attach("ca", Request{Type: Bridge, Master: "lan0", IP: "192.0.2.60/24", VLAN: 7})
+	att := w.attach("ca", Request{Type: network.Bridge, Master: "lan0", IP: "192.0.2.60/24", VLAN: 7})
 	if w.reaches("ca", "192.0.2.50") == nil {
 		t.Error("another VLAN is reached")
 	}
@@ -257,8 +257,8 @@ func TestBadRequests(t *testing.T) {
 	t.Cleanup(func() { ip(t, "link", "delete", "down0"); ip(t, "link", "delete", "own0") })
 	path := w.clone("ca")
 	other := w.clone("cb")
-	w.attach("cb", Request{Type: Bridge, Master: "lan0", IP: "192.0.2.70/24"})
-	good := Request{Type: Bridge, Master: "lan0", IP: "192.0.2.60/24"}
+	w.attach("cb", Request{Type: network.Bridge, Master: "lan0", IP: "192.0.2.70/24"})
+	good := Request{Type: network.Bridge, Master: "lan0", IP: "192.0.2.60/24"}
 	for name, tt := range map[string]struct {
 		change func(*Request)
 		is     func(error) bool
@@ -269,8 +269,8 @@ func TestBadRequests(t *testing.T) {
 		"unknown master":     {func(r *Request) { r.Master = "nonesuch0" }, errdefs.IsNotFound, "nonesuch0"},
 		"bad master":         {func(r *Request) { r.Master = "../x" }, errdefs.IsInvalidArgument, "../x"},
 		"no bridge":          {func(r *Request) { r.Master = "peer0" }, errdefs.IsInvalidArgument, "no bridge"},
-		"port as parent":     {func(r *Request) { r.Type, r.Master = Macvlan, "peer0" }, errdefs.IsFailedPrecondition, "peer0"},
-		"loopback":           {func(r *Request) { r.Type, r.Master = Macvlan, "lo" }, errdefs.IsInvalidArgument, "loopback"},
+		"port as parent":     {func(r *Request) { r.Type, r.Master = network.Macvlan, "peer0" }, errdefs.IsFailedPrecondition, "peer0"},
+		"loopback":           {func(r *Request) { r.Type, r.Master = network.Macvlan, "lo" }, errdefs.IsInvalidArgument, "loopback"},
 		"down":               {func(r *Request) { r.Master = "down0" }, errdefs.IsFailedPrecondition, "down0"},
 		"ours":               {func(r *Request) { r.Master = "own0" }, errdefs.IsPermissionDenied, "own0"},
 		"address":            {func(r *Request) { r.IP = "192.0.2.60" }, errdefs.IsInvalidArgument, "192.0.2.60"},
@@ -279,19 +279,19 @@ func TestBadRequests(t *testing.T) {
 		"the host's":         {func(r *Request) { r.IP = "192.0.2.1/24" }, errdefs.IsAlreadyExists, "192.0.2.1"},
 		"the neighbour's":    {func(r *Request) { r.IP = "192.0.2.50/24" }, errdefs.IsAlreadyExists, "192.0.2.50 is taken on lan0"},
 		"another clone's":    {func(r *Request) { r.IP = "192.0.2.70/24" }, errdefs.IsAlreadyExists, "192.0.2.70"},
-		"dhcp with gateway":  {func(r *Request) { r.IP, r.Gateway = DHCP, "192.0.2.1" }, errdefs.IsInvalidArgument, "dhcp"},
-		"ptp with dhcp":      {func(r *Request) { r.Type, r.Master, r.IP = PTP, "", DHCP }, errdefs.IsInvalidArgument, "range"},
+		"dhcp with gateway":  {func(r *Request) { r.IP, r.Gateway = network.DHCP, "192.0.2.1" }, errdefs.IsInvalidArgument, "dhcp"},
+		"ptp with dhcp":      {func(r *Request) { r.Type, r.Master, r.IP = network.PTP, "", network.DHCP }, errdefs.IsInvalidArgument, "range"},
 		"gateway":            {func(r *Request) { r.Gateway = "198.51.100.1" }, errdefs.IsInvalidArgument, "198.51.100.1"},
 		"gateway of no net":  {func(r *Request) { r.IP, r.Gateway = "", "192.0.2.1" }, errdefs.IsInvalidArgument, "192.0.2.1"},
 		"hardware address":   {func(r *Request) { r.MAC = "01:00:00:00:00:00" }, errdefs.IsInvalidArgument, "01:00"},
 		"VLAN":               {func(r *Request) { r.VLAN = 4095 }, errdefs.IsInvalidArgument, "4095"},
 		"name of its own":    {func(r *Request) { r.IfName = "eth0" }, errdefs.IsAlreadyExists, "eth0"},
 		"name too long":      {func(r *Request) { r.IfName = "abcdefghijklmnop" }, errdefs.IsInvalidArgument, "abcdefghijklmnop"},
-		"ptp with master":    {func(r *Request) { r.Type = PTP }, errdefs.IsInvalidArgument, "no master"},
-		"ptp without range":  {func(r *Request) { r.Type, r.Master, r.IP = PTP, "", IPAM }, errdefs.IsInvalidArgument, "range"},
-		"ptp with VLAN":      {func(r *Request) { r.Type, r.Master, r.VLAN = PTP, "", 3 }, errdefs.IsInvalidArgument, "VLAN"},
-		"ptp with a MAC":     {func(r *Request) { r.Type, r.Master, r.MAC = PTP, "", "02:00:00:00:00:01" }, errdefs.IsInvalidArgument, "hardware"},
-		"ipam of no address": {func(r *Request) { r.Type, r.Master, r.IP = Macvlan, "bare0", IPAM }, errdefs.IsFailedPrecondition, "bare0"},
+		"ptp with master":    {func(r *Request) { r.Type = network.PTP }, errdefs.IsInvalidArgument, "no master"},
+		"ptp without range":  {func(r *Request) { r.Type, r.Master, r.IP = network.PTP, "", network.IPAM }, errdefs.IsInvalidArgument, "range"},
+		"ptp with VLAN":      {func(r *Request) { r.Type, r.Master, r.VLAN = network.PTP, "", 3 }, errdefs.IsInvalidArgument, "VLAN"},
+		"ptp with a MAC":     {func(r *Request) { r.Type, r.Master, r.MAC = network.PTP, "", "02:00:00:00:00:01" }, errdefs.IsInvalidArgument, "hardware"},
+		"ipam of no address": {func(r *Request) { r.Type, r.Master, r.IP = network.Macvlan, "bare0", network.IPAM }, errdefs.IsFailedPrecondition, "bare0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "ipam of no address" {
@@ -331,7 +331,7 @@ func TestGateway(t *testing.T) {
 		own = defaults()
 		return err
 	})
-	r := Request{Type: Bridge, Master: "lan0", IP: "192.0.2.60/24", Gateway: "192.0.2.50"}
+	r := Request{Type: network.Bridge, Master: "lan0", IP: "192.0.2.60/24", Gateway: "192.0.2.50"}
 	att := w.attach("ca", r)
 	w.inside("peer", func() error { return configure("lo", "198.51.100.50/32") })
 	if err := w.reaches("ca", "198.51.100.50"); err != nil {
@@ -367,7 +367,7 @@ func defaults() (s string) {
 func TestUndoAndCrash(t *testing.T) {
 	w := newWorld(t)
 	w.clone("ca")
-	r := Request{Type: Bridge, Master: "lan0", IP: "192.0.2.60/24"}
+	r := Request{Type: network.Bridge, Master: "lan0", IP: "192.0.2.60/24"}
 	before := len(w.links())
 	for _, step := range []string{"recorded", "attached"} {
 		boom := errors.New("boom")
@@ -385,8 +385,8 @@ func TestUndoAndCrash(t *testing.T) {
 		}
 	}
 	w.opts.Failpoint = nil
-	for i := range MaxInterfaces {
-		w.attach("ca", Request{Type: Bridge, Master: "lan0", IP: fmt.Sprintf("192.0.2.%d/24", 100+i)})
+	for i := range network.MaxAttached {
+		w.attach("ca", Request{Type: network.Bridge, Master: "lan0", IP: fmt.Sprintf("192.0.2.%d/24", 100+i)})
 	}
 	if _, err := w.Attach(t.Context(), "ca", w.path("ca"), r); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("one more: %v", err)
@@ -412,7 +412,7 @@ func TestUndoAndCrash(t *testing.T) {
 func FuzzCheck(f *testing.F) {
 	f.Add("bridge", "br0", "192.0.2.7/24", "192.0.2.1", "02:00:00:00:00:01", 7, "eth1")
 	f.Fuzz(func(t *testing.T, typ, master, addr, gateway, mac string, vlan int, ifName string) {
-		r := Request{typ, master, addr, gateway, mac, vlan, ifName}
+		r := Request{Type: typ, Master: master, IP: addr, Gateway: gateway, MAC: mac, VLAN: vlan, IfName: ifName}
 		if r.Check() == nil && strings.ContainsAny(master+ifName, "/: \x00") {
 			t.Errorf("accepted %+v", r)
 		}

@@ -7,6 +7,7 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/cni"
 )
 
@@ -22,24 +23,24 @@ func (a *Attacher) conf(att Attachment) (cni.Conf, error) {
 			return cni.Conf{}, err
 		}
 	}
-	return att.conf(socket)
+	return confOf(att, socket)
 }
 
-func (att Attachment) conf(dhcpSocket string) (cni.Conf, error) {
+func confOf(att Attachment, dhcpSocket string) (cni.Conf, error) {
 	plugin := object{"type": att.Type, "ipam": object{}}
 	switch att.Type {
-	case Bridge:
+	case network.Bridge:
 		plugin["bridge"] = att.Master
 		if att.VLAN != 0 {
 			plugin["vlan"] = att.VLAN
 		}
-	case Macvlan:
-		plugin["master"], plugin["mode"] = att.parent(), "bridge"
+	case network.Macvlan:
+		plugin["master"], plugin["mode"] = parent(att), "bridge"
 	}
 	if att.DHCP {
 		plugin["ipam"] = object{"type": "dhcp", "daemonSocketPath": dhcpSocket}
 	} else if p, err := netip.ParsePrefix(att.IP); err == nil {
-		plugin["ipam"] = att.static(p)
+		plugin["ipam"] = static(att, p)
 	}
 	doc, err := json.Marshal(object{"cniVersion": "1.0.0", "name": "attached", "plugins": []object{plugin}})
 	if err != nil {
@@ -49,7 +50,7 @@ func (att Attachment) conf(dhcpSocket string) (cni.Conf, error) {
 }
 
 // static has the plugin of that name give the address that was settled.
-func (att Attachment) static(p netip.Prefix) object {
+func static(att Attachment, p netip.Prefix) object {
 	address := object{"address": att.IP}
 	ipam := object{"type": "static", "addresses": []object{address}}
 	switch {
@@ -60,7 +61,7 @@ func (att Attachment) static(p netip.Prefix) object {
 			all = "0.0.0.0/0"
 		}
 		ipam["routes"] = []object{{"dst": all, "gw": att.Gateway}}
-	case att.Type == PTP: // the host's end has an address, too
+	case att.Type == network.PTP: // the host's end has an address, too
 		address["gateway"] = hostEnd(p).String()
 	}
 	return ipam
@@ -78,7 +79,7 @@ func hostEnd(p netip.Prefix) netip.Addr {
 	return first
 }
 
-func (att Attachment) cni(path string) cni.Attachment {
+func forCNI(att Attachment, path string) cni.Attachment {
 	c := cni.Attachment{ContainerID: att.ID, NetNS: path, IfName: att.IfName}
 	if att.MAC != "" {
 		c.Args = [][2]string{{"IgnoreUnknown", "1"}, {"MAC", att.MAC}}
@@ -91,5 +92,5 @@ func (a *Attacher) run(ctx context.Context, att Attachment, path string) (*types
 	if err != nil {
 		return nil, err
 	}
-	return a.plugins.Add(ctx, conf, att.cni(path))
+	return a.plugins.Add(ctx, conf, forCNI(att, path))
 }

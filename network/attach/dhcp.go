@@ -136,7 +136,7 @@ func remove(path string) error {
 }
 
 // leased notes what a server gave.
-func (att *Attachment) leased(r *types100.Result) {
+func leased(att *Attachment, r *types100.Result) {
 	for _, ip := range r.IPs {
 		att.IP = ip.Address.String()
 		if ip.Gateway != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/network"
 )
 
 // dhcpServer runs dnsmasq on the neighbour: it gives 192.0.2.100 to .110, and has
@@ -59,8 +61,8 @@ func (w *world) await(said func() string, what string, n int) {
 
 func TestDHCP(t *testing.T) {
 	for name, r := range map[string]Request{
-		"bridge":  {Type: Bridge, Master: "lan0", IP: DHCP},
-		"macvlan": {Type: Macvlan, Master: "nic0", IP: DHCP, MAC: "02:00:00:00:00:07"},
+		"bridge":  {Type: network.Bridge, Master: "lan0", IP: network.DHCP},
+		"macvlan": {Type: network.Macvlan, Master: "nic0", IP: network.DHCP, MAC: "02:00:00:00:00:07"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -125,7 +127,7 @@ func (w *world) noDHCP() {
 func TestNoDHCPServer(t *testing.T) {
 	w := newWorld(t)
 	w.clone("ca")
-	_, err := w.Attach(t.Context(), "ca", w.path("ca"), Request{Type: Bridge, Master: "lan0", IP: DHCP})
+	_, err := w.Attach(t.Context(), "ca", w.path("ca"), Request{Type: network.Bridge, Master: "lan0", IP: network.DHCP})
 	if err == nil || !strings.Contains(err.Error(), "dhcp") && !strings.Contains(err.Error(), "DHCP") || errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v", err)
 	}
@@ -140,7 +142,7 @@ func TestNoDHCPPlugin(t *testing.T) {
 	w := newWorld(t)
 	path := w.clone("c1")
 	w.opts.BinDirs = []string{t.TempDir()}
-	_, err := w.Attach(t.Context(), "c1", path, Request{Type: Bridge, Master: "lan0", IP: DHCP})
+	_, err := w.Attach(t.Context(), "c1", path, Request{Type: network.Bridge, Master: "lan0", IP: network.DHCP})
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "plugin dhcp") {
 		t.Error(err)
 	}

@@ -15,9 +15,13 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), errdefs.ErrInvalidArgument)
+}
+
 // master finds the host's interface and says why it cannot be used.
-func (r Request) master() (netlink.Link, error) {
-	if r.Type == PTP {
+func master(r Request) (netlink.Link, error) {
+	if r.Type == network.PTP {
 		return nil, nil
 	}
 	link, err := netlink.LinkByName(r.Master)
@@ -34,23 +38,23 @@ func (r Request) master() (netlink.Link, error) {
 		return nil, fmt.Errorf("interface %s is one of ctrsnap's own: what keeps clones apart would not hold: %w", r.Master, errdefs.ErrPermissionDenied)
 	case a.Flags&net.FlagLoopback != 0:
 		return nil, invalid("interface %s is the loopback", r.Master)
-	case r.Type == Bridge && link.Type() != "bridge":
+	case r.Type == network.Bridge && link.Type() != "bridge":
 		return nil, network.WithHint(invalid("interface %s is no bridge, but of type %s", r.Master, link.Type()), "use type macvlan")
 	case a.Flags&net.FlagUp == 0:
 		return nil, network.WithHint(
 			fmt.Errorf("interface %s is down: %w", r.Master, errdefs.ErrFailedPrecondition), "ip link set "+r.Master+" up")
-	case r.Type == Macvlan && a.MasterIndex != 0:
+	case r.Type == network.Macvlan && a.MasterIndex != 0:
 		return nil, network.WithHint(
 			fmt.Errorf("interface %s is a port of another one: %w", r.Master, errdefs.ErrFailedPrecondition), "use type bridge with that one as master")
 	}
-	return link, r.filters(link)
+	return link, filters(r, link)
 }
 
 // filters says whether a bridge tells VLANs apart. To make it do so is its
 // owner's affair: it changes what all its ports see.
-func (r Request) filters(link netlink.Link) error {
+func filters(r Request, link netlink.Link) error {
 	br, ok := link.(*netlink.Bridge)
-	if r.VLAN == 0 || !ok || r.Type != Bridge || (br.VlanFiltering != nil && *br.VlanFiltering) {
+	if r.VLAN == 0 || !ok || r.Type != network.Bridge || (br.VlanFiltering != nil && *br.VlanFiltering) {
 		return nil
 	}
 	return network.WithHint(
@@ -76,24 +80,24 @@ func look(path string) (names map[string]bool, _ error) {
 }
 
 // name chooses the interface's name.
-func (r Request) name(have map[string]bool) (string, error) {
+func newName(r Request, have map[string]bool) (string, error) {
 	if r.IfName != "" {
 		if have[r.IfName] {
 			return "", fmt.Errorf("interface %s exists in the clone: %w", r.IfName, errdefs.ErrAlreadyExists)
 		}
 		return r.IfName, nil
 	}
-	for i := 1; i <= MaxInterfaces+1; i++ {
+	for i := 1; i <= network.MaxAttached+1; i++ {
 		if name := fmt.Sprintf("eth%d", i); !have[name] {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("a clone has at most %d further interfaces: %w", MaxInterfaces, errdefs.ErrResourceExhausted)
+	return "", fmt.Errorf("a clone has at most %d further interfaces: %w", network.MaxAttached, errdefs.ErrResourceExhausted)
 }
 
 // taken says who has an address: this host, or somebody on the master's link
 // who answers for it.
-func (r Request) taken(link netlink.Link, a netip.Addr) error {
+func taken(r Request, link netlink.Link, a netip.Addr) error {
 	addrs, err := addrsOf(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -122,7 +126,7 @@ func addrsOf(link netlink.Link, family int) ([]netlink.Addr, error) {
 }
 
 // choose finds a free address in the range of the master's own.
-func (r Request) choose(link netlink.Link, reserved func(netip.Addr) bool) (netip.Prefix, error) {
+func choose(r Request, link netlink.Link, reserved func(netip.Addr) bool) (netip.Prefix, error) {
 	addrs, err := addrsOf(link, netlink.FAMILY_V4)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("list addresses of %s: %w", r.Master, err)
@@ -136,12 +140,12 @@ func (r Request) choose(link netlink.Link, reserved func(netip.Addr) bool) (neti
 		return netip.Prefix{}, err
 	}
 	tries := 0
-	for a := own.Masked().Addr().Next(); own.Contains(a) && a != last(own) && tries < maxTries; a = a.Next() {
+	for a := own.Masked().Addr().Next(); own.Contains(a) && a != network.Broadcast(own) && tries < maxTries; a = a.Next() {
 		if a == own.Addr() || a.String() == r.Gateway || reserved(a) {
 			continue
 		}
 		tries++
-		err := r.taken(link, a)
+		err := taken(r, link, a)
 		if err == nil {
 			return netip.PrefixFrom(a, own.Bits()), nil
 		}

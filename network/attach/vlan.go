@@ -12,15 +12,15 @@ import (
 )
 
 // parent is the link that a macvlan is a child of.
-func (att Attachment) parent() string {
+func parent(att Attachment) string {
 	if att.VLAN == 0 {
 		return att.Master
 	}
-	return fmt.Sprintf("ctrv%x.%d", att.masterIndex(), att.VLAN)
+	return fmt.Sprintf("ctrv%x.%d", masterIndex(att), att.VLAN)
 }
 
 // masterIndex keeps the names of VLAN links short, whatever the master is called.
-func (att Attachment) masterIndex() int {
+func masterIndex(att Attachment) int {
 	link, err := netlink.LinkByName(att.Master)
 	if err != nil {
 		return 0
@@ -32,7 +32,7 @@ func (att Attachment) masterIndex() int {
 // it.
 func (a *Attacher) addVLAN(att Attachment) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex = att.parent(), att.masterIndex()
+	attrs.Name, attrs.ParentIndex = parent(att), masterIndex(att)
 	link := &netlink.Vlan{LinkAttrs: attrs, VlanId: att.VLAN}
 	err := netlink.LinkAdd(link)
 	switch {
@@ -50,7 +50,7 @@ func (a *Attacher) addVLAN(att Attachment) error {
 
 // deleteVLAN deletes the link when no attachment needs it.
 func (a *Attacher) deleteVLAN(att Attachment) error {
-	if att.VLAN == 0 || att.Type != Macvlan {
+	if att.VLAN == 0 || att.Type != network.Macvlan {
 		return nil
 	}
 	all, err := a.all()
@@ -58,11 +58,11 @@ func (a *Attacher) deleteVLAN(att Attachment) error {
 		return err
 	}
 	for _, other := range all {
-		if other.Type == Macvlan && other.Master == att.Master && other.VLAN == att.VLAN {
+		if other.Type == network.Macvlan && other.Master == att.Master && other.VLAN == att.VLAN {
 			return nil
 		}
 	}
-	link, err := netlink.LinkByName(att.parent())
+	link, err := netlink.LinkByName(parent(att))
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -25,8 +25,8 @@ func (m *Manager) interfaces(p *plan) func(api.CloneRequest) error {
 		if err := m.mayAttach(p.caller); err != nil {
 			return err
 		}
-		if len(req.Attach) > attach.MaxInterfaces {
-			return fmt.Errorf("%d further interfaces are more than %d: %w", len(req.Attach), attach.MaxInterfaces, errdefs.ErrInvalidArgument)
+		if len(req.Attach) > network.MaxAttached {
+			return fmt.Errorf("%d further interfaces are more than %d: %w", len(req.Attach), network.MaxAttached, errdefs.ErrInvalidArgument)
 		}
 		for _, a := range req.Attach {
 			r := attachRequest(a)
@@ -45,7 +45,7 @@ func (m *Manager) interfaces(p *plan) func(api.CloneRequest) error {
 }
 
 // fixed is the address that a request wants, zero for any or none.
-func fixed(r attach.Request) netip.Addr {
+func fixed(r network.AttachRequest) netip.Addr {
 	p, _ := netip.ParsePrefix(r.IP) // checked: else ipam, dhcp or none
 	return p.Addr()
 }
@@ -85,7 +85,7 @@ func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clon
 // takeOver takes interfaces from a clone that is about to be replaced if they
 // have an address that its successor wants. That they were its own is recorded before:
 // it has them back if the successor is not made, also by the next process.
-func (m *Manager) takeOver(ctx context.Context, old *clone, r attach.Request, given *undo) error {
+func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequest, given *undo) error {
 	if old == nil {
 		return nil
 	}
@@ -116,7 +116,7 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r attach.Request, gi
 }
 
 // takeBack gives a clone an interface again that was its successor's to be.
-func (m *Manager) takeBack(ctx context.Context, c *clone, r attach.Request) error {
+func (m *Manager) takeBack(ctx context.Context, c *clone, r network.AttachRequest) error {
 	if c.isDead() || !slices.Contains(m.given(c), r) {
 		return nil
 	}
@@ -126,7 +126,7 @@ func (m *Manager) takeBack(ctx context.Context, c *clone, r attach.Request) erro
 	return nil
 }
 
-func (m *Manager) given(c *clone) []attach.Request {
+func (m *Manager) given(c *clone) []network.AttachRequest {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return c.rec.Given

@@ -15,7 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -42,7 +42,7 @@ type record struct {
 	Process string `json:"process,omitempty"`
 	// Given are interfaces that it has given up for its successor: they are its own again if
 	// that is never handed out.
-	Given []attach.Request `json:"given,omitempty"`
+	Given []network.AttachRequest `json:"given,omitempty"`
 	// Holder is what holds the lease, where that is no connection.
 	Holder string `json:"holder,omitempty"`
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/netns"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -19,10 +19,10 @@ import (
 // Interfaces attaches namespaces in use to further networks: see
 // [attach.Attacher].
 type Interfaces interface {
-	Attach(ctx context.Context, id, path string, r attach.Request) (attach.Attachment, error)
+	Attach(ctx context.Context, id, path string, r network.AttachRequest) (network.Attachment, error)
 	Detach(ctx context.Context, id, path, ifName string) error
 	Forget(ctx context.Context, id string) error
-	List(id string) ([]attach.Attachment, error)
+	List(id string) ([]network.Attachment, error)
 	MayHave(path, ifName string) bool
 	Reconcile(ctx context.Context, keep []string) error
 }
@@ -80,7 +80,7 @@ func (m *Manager) Attach(ctx context.Context, caller access.Caller, id string, r
 
 // attachTo gives a clone that runs an interface, and keeps that it has it. A
 // wanted address may be that of a clone that is on its way out: it is waited for.
-func (m *Manager) attachTo(ctx context.Context, c *clone, req attach.Request) (api.Attachment, error) {
+func (m *Manager) attachTo(ctx context.Context, c *clone, req network.AttachRequest) (api.Attachment, error) {
 	att, err := m.opts.Interfaces.Attach(ctx, c.id, c.namespace(), req)
 	if (errdefs.IsAlreadyExists(err) || err != nil && req.MAC != "") && len(m.pending()) > 0 {
 		if err := m.Drain(ctx); err != nil {
@@ -94,7 +94,7 @@ func (m *Manager) attachTo(ctx context.Context, c *clone, req attach.Request) (a
 	seen := describeAttachment(att)
 	err = m.update(ctx, c, func(r *record) {
 		r.Attached = append(slices.Clone(r.Attached), seen)
-		r.Given = slices.DeleteFunc(slices.Clone(r.Given), func(g attach.Request) bool { return g == req })
+		r.Given = slices.DeleteFunc(slices.Clone(r.Given), func(g network.AttachRequest) bool { return g == req })
 	})
 	select {
 	case <-c.gone: // its teardown may have looked before the interface was there
@@ -109,11 +109,11 @@ func (m *Manager) attachTo(ctx context.Context, c *clone, req attach.Request) (a
 	return seen, nil
 }
 
-func attachRequest(r api.AttachRequest) attach.Request {
-	return attach.Request{Type: r.Type, Master: r.Master, IP: r.IP, Gateway: r.Gateway, MAC: r.MAC, VLAN: r.VLAN, IfName: r.IfName}
+func attachRequest(r api.AttachRequest) network.AttachRequest {
+	return network.AttachRequest{Type: r.Type, Master: r.Master, IP: r.IP, Gateway: r.Gateway, MAC: r.MAC, VLAN: r.VLAN, IfName: r.IfName}
 }
 
-func describeAttachment(a attach.Attachment) api.Attachment {
+func describeAttachment(a network.Attachment) api.Attachment {
 	return api.Attachment{
 		Schema: api.Schema, IfName: a.IfName, Type: a.Type, Master: a.Master, IP: a.IP, Gateway: a.Gateway, MAC: a.MAC, VLAN: a.VLAN,
 	}
@@ -205,7 +205,7 @@ func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	}
 	told := m.attached(c)
 	var errs []error
-	have = slices.DeleteFunc(have, func(a attach.Attachment) bool {
+	have = slices.DeleteFunc(have, func(a network.Attachment) bool {
 		if slices.ContainsFunc(told, func(t api.Attachment) bool { return t.IfName == a.IfName }) && m.opts.Interfaces.MayHave(c.namespace(), a.IfName) {
 			return false
 		}
@@ -215,7 +215,7 @@ func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	if len(have) < len(told) {
 		errs = append(errs, m.update(ctx, c, func(r *record) {
 			r.Attached = slices.DeleteFunc(slices.Clone(r.Attached), func(t api.Attachment) bool {
-				return !slices.ContainsFunc(have, func(a attach.Attachment) bool { return a.IfName == t.IfName })
+				return !slices.ContainsFunc(have, func(a network.Attachment) bool { return a.IfName == t.IfName })
 			})
 		}))
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
@@ -18,23 +18,23 @@ import (
 // fakeInterfaces keeps what is attached in memory, beyond a restart of the Manager.
 type fakeInterfaces struct {
 	mu   sync.Mutex
-	have []attach.Attachment
+	have []network.Attachment
 	gone string // an interface that no namespace has
 	dead bool   // fail all that changes something
 }
 
-func (f *fakeInterfaces) Attach(_ context.Context, id, path string, r attach.Request) (attach.Attachment, error) {
+func (f *fakeInterfaces) Attach(_ context.Context, id, path string, r network.AttachRequest) (network.Attachment, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if path == "" || f.dead {
-		return attach.Attachment{}, errors.New("no namespace")
+		return network.Attachment{}, errors.New("no namespace")
 	}
 	for _, a := range f.have {
 		if a.ID != id && a.IP == r.IP && r.IP != "" {
-			return attach.Attachment{}, errdefs.ErrAlreadyExists
+			return network.Attachment{}, errdefs.ErrAlreadyExists
 		}
 	}
-	a := attach.Attachment{ID: id, IfName: fmt.Sprintf("eth%d", len(f.have)+1), Type: r.Type, Master: r.Master, IP: r.IP}
+	a := network.Attachment{ID: id, IfName: fmt.Sprintf("eth%d", len(f.have)+1), Type: r.Type, Master: r.Master, IP: r.IP}
 	f.have = append(f.have, a)
 	return a, nil
 }
@@ -46,7 +46,7 @@ func (f *fakeInterfaces) Detach(_ context.Context, id, _, ifName string) error {
 		return errors.New("dead")
 	}
 	n := len(f.have)
-	f.have = slices.DeleteFunc(f.have, func(a attach.Attachment) bool { return a.ID == id && a.IfName == ifName })
+	f.have = slices.DeleteFunc(f.have, func(a network.Attachment) bool { return a.ID == id && a.IfName == ifName })
 	if len(f.have) == n {
 		return errdefs.ErrNotFound
 	}
@@ -59,14 +59,14 @@ func (f *fakeInterfaces) Forget(_ context.Context, id string) error {
 	if f.dead {
 		return errors.New("dead")
 	}
-	f.have = slices.DeleteFunc(f.have, func(a attach.Attachment) bool { return a.ID == id })
+	f.have = slices.DeleteFunc(f.have, func(a network.Attachment) bool { return a.ID == id })
 	return nil
 }
 
-func (f *fakeInterfaces) List(id string) ([]attach.Attachment, error) {
+func (f *fakeInterfaces) List(id string) ([]network.Attachment, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(f.have), func(a attach.Attachment) bool { return a.ID != id }), nil
+	return slices.DeleteFunc(slices.Clone(f.have), func(a network.Attachment) bool { return a.ID != id }), nil
 }
 
 func (f *fakeInterfaces) MayHave(_, ifName string) bool { return ifName != f.gone }
@@ -74,7 +74,7 @@ func (f *fakeInterfaces) MayHave(_, ifName string) bool { return ifName != f.gon
 func (f *fakeInterfaces) Reconcile(_ context.Context, keep []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.have = slices.DeleteFunc(f.have, func(a attach.Attachment) bool { return !slices.Contains(keep, a.ID) })
+	f.have = slices.DeleteFunc(f.have, func(a network.Attachment) bool { return !slices.Contains(keep, a.ID) })
 	return nil
 }
 
@@ -150,7 +150,7 @@ func TestAttachedSurvivesRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.gone = "eth3"
-	f.have = append(f.have[:1], f.have[2], attach.Attachment{ID: id, IfName: "eth7"}, attach.Attachment{ID: "caaaaaaaaaa1", IfName: "eth1"})
+	f.have = append(f.have[:1], f.have[2], network.Attachment{ID: id, IfName: "eth7"}, network.Attachment{ID: "caaaaaaaaaa1", IfName: "eth1"})
 	m = attachable(t, w, f)
 	c, err := m.Get(t.Context(), access.Daemon, id)
 	if err != nil || len(c.Attached) != 1 || c.Attached[0].IfName != "eth1" {

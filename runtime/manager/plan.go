@@ -11,7 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network/attach"
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
@@ -53,7 +53,7 @@ type plan struct {
 	egress      bool
 	addr        netip.Addr // wanted; zero is any
 	publish     []publish.Address
-	attach      []attach.Request
+	attach      []network.AttachRequest
 	networks    string // names, comma-separated; "" is the default one
 }
 

@@ -60,6 +60,7 @@ var rules = []struct{ from, never, because string }{
 	{"network", "snapshot", "networks know nothing of storage"},
 	{"network", "runtime", "networks know nothing of what runs"},
 	{"runtime", "bench", "what is measured does not know its measure"},
+	{"runtime/access", "runtime", "whoever acts for somebody asks it: it lies below them all"},
 	{"runtime/engine", "runtime/containerd", "an engine sees a Workbench, not how it is made"},
 	{"runtime/engine", "runtime/manager", "an engine serves whoever calls it"},
 	{"runtime/manager", "runtime/containerd", "the manager sees a Runner"},
@@ -101,6 +102,24 @@ func TestImportsGoDownOnly(t *testing.T) {
 				if below(p.ImportPath, r.from) && below(imp, r.never) {
 					t.Errorf("%s imports %s: %s", p.ImportPath, imp, r.because)
 				}
+			}
+		}
+	}
+}
+
+// TestDomainKnowsNoHTTP holds what acts for callers apart from how they come: not even by others does it
+// know the server. A verb whose caller is a parameter can be called, and tested, without a
+// request, and none can find its caller in one.
+func TestDomainKnowsNoHTTP(t *testing.T) {
+	domain := []string{"runtime/access", "runtime/build", "runtime/event", "runtime/goldens", "runtime/lease", "runtime/manager", "runtime/patrol", "runtime/quota"}
+	server := []string{module + "/runtime/api/server", "github.com/danielgtaylor/huma", "net/http"}
+	for _, p := range packages(t) {
+		if !slices.ContainsFunc(domain, func(tree string) bool { return below(p.ImportPath, tree) }) {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if slices.ContainsFunc(server, func(s string) bool { return dep == s || strings.HasPrefix(dep, s+"/") }) {
+				t.Errorf("%s depends on %s: who acts for callers does not know how they come", p.ImportPath, dep)
 			}
 		}
 	}

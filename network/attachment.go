@@ -1,9 +1,4 @@
-// Package attach gives a namespace that is in use further interfaces on networks
-// of the host, and takes them away: what pipework does, by CNI plugins.
-//
-// An interface on a NIC or bridge of the host is in the host's network, beyond
-// all isolation of ours: who may ask for one is the caller's to decide.
-package attach
+package network
 
 import (
 	"fmt"
@@ -14,21 +9,24 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Types of interfaces, named after the plugins that make them.
+// Types of further interfaces, named after the plugins that make them.
 const (
 	Bridge  = "bridge"  // a port of the master, a bridge
 	Macvlan = "macvlan" // a child of the master with a hardware address of its own
 	PTP     = "ptp"     // a link to the host alone
 )
 
-// Values of Request.IP beside an address.
+// Values of AttachRequest.IP beside an address.
 const (
 	IPAM = "ipam" // a free one of the master's range
 	DHCP = "dhcp" // what a server on the master's link gives
 )
 
-// Request says what is to be attached.
-type Request struct {
+// MaxAttached is how many further interfaces one namespace can have.
+const MaxAttached = 8
+
+// AttachRequest says which further interface, on a network of the host, a namespace in use is to have.
+type AttachRequest struct {
 	Type    string
 	Master  string // interface of the host; none for PTP
 	IP      string // address with prefix length, or IPAM, or DHCP, or "" for none
@@ -42,7 +40,7 @@ type Request struct {
 var ifNameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
 
 // Check finds what is wrong with a request by itself, as InvalidArgument.
-func (r Request) Check() error {
+func (r AttachRequest) Check() error {
 	for _, check := range []func() error{r.checkType, r.checkNames, r.checkIP, r.checkGateway, r.checkMAC, r.checkVLAN} {
 		if err := check(); err != nil {
 			return err
@@ -55,7 +53,7 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), errdefs.ErrInvalidArgument)
 }
 
-func (r Request) checkType() error {
+func (r AttachRequest) checkType() error {
 	switch r.Type {
 	case Bridge, Macvlan:
 		if r.Master == "" {
@@ -71,7 +69,7 @@ func (r Request) checkType() error {
 	return nil
 }
 
-func (r Request) checkNames() error {
+func (r AttachRequest) checkNames() error {
 	for _, name := range []string{r.Master, r.IfName} {
 		if name != "" && !ifNameRE.MatchString(name) {
 			return invalid("invalid interface name %.40q", name)
@@ -83,7 +81,7 @@ func (r Request) checkNames() error {
 	return nil
 }
 
-func (r Request) checkIP() error {
+func (r AttachRequest) checkIP() error {
 	switch r.IP {
 	case DHCP, IPAM:
 		if r.Type == PTP {
@@ -102,14 +100,14 @@ func (r Request) checkIP() error {
 		return invalid("invalid address %.60q: want one with its prefix length, as in 192.0.2.7/24", r.IP)
 	case p.Addr().IsUnspecified(), p.Addr().IsLoopback(), p.Addr().IsMulticast(), p.Addr().Is4In6():
 		return invalid("address %s cannot be that of an interface", r.IP)
-	case p.Addr().Is4() && p.Bits() < 31 && (p.Addr() == p.Masked().Addr() || p.Addr() == last(p)):
+	case p.Addr().Is4() && p.Bits() < 31 && (p.Addr() == p.Masked().Addr() || p.Addr() == Broadcast(p)):
 		return invalid("address %s is that of its whole network", r.IP)
 	}
 	return nil
 }
 
-// last is the broadcast address of an IPv4 range.
-func last(p netip.Prefix) netip.Addr {
+// Broadcast returns the last address of an IPv4 range.
+func Broadcast(p netip.Prefix) netip.Addr {
 	a := p.Masked().Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
 		a[i/8] |= 1 << (7 - i%8)
@@ -117,7 +115,7 @@ func last(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func (r Request) checkGateway() error {
+func (r AttachRequest) checkGateway() error {
 	if r.Gateway == "" {
 		return nil
 	}
@@ -138,7 +136,7 @@ func (r Request) checkGateway() error {
 	return nil
 }
 
-func (r Request) checkMAC() error {
+func (r AttachRequest) checkMAC() error {
 	if r.MAC == "" {
 		return nil
 	}
@@ -152,7 +150,7 @@ func (r Request) checkMAC() error {
 	return nil
 }
 
-func (r Request) checkVLAN() error {
+func (r AttachRequest) checkVLAN() error {
 	if r.VLAN < 0 || r.VLAN > 4094 {
 		return invalid("VLAN %d is not within 1 and 4094", r.VLAN)
 	}
@@ -160,4 +158,29 @@ func (r Request) checkVLAN() error {
 		return invalid("type %s has no VLAN", r.Type)
 	}
 	return nil
+}
+
+// Attachment is a further interface that a namespace has.
+type Attachment struct {
+	ID      string // whose it is
+	IfName  string
+	Type    string
+	Master  string
+	IP      string // with prefix length; "" without one
+	Gateway string
+	MAC     string
+	VLAN    int
+	DHCP    bool // IP and Gateway are from a server: "" before they are known
+}
+
+// Request asks for the same interface again.
+func (att Attachment) Request() AttachRequest {
+	r := AttachRequest{Type: att.Type, Master: att.Master, IP: att.IP, Gateway: att.Gateway, MAC: att.MAC, VLAN: att.VLAN, IfName: att.IfName}
+	if att.DHCP {
+		r.IP, r.Gateway = DHCP, "" // the server's to say
+	}
+	if att.Type == PTP {
+		r.MAC = ""
+	}
+	return r
 }
