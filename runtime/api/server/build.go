@@ -15,7 +15,7 @@ import (
 const drainTime = 10 * time.Second
 
 // build reads the parts of the form and writes events at the same time.
-func (s *Server) build(w http.ResponseWriter, r *http.Request, _ *struct{}) {
+func (s *Server) build(w http.ResponseWriter, r *http.Request, _ *api.None) {
 	ctx, done := s.stream(r)
 	defer done()
 	rc := http.NewResponseController(w)
@@ -27,7 +27,7 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request, _ *struct{}) {
 	g, existed, err := s.buildForm(ctx, r, out)
 	switch {
 	case err == nil:
-		g = finishGolden(g)
+		g, _ = finishGolden(g, nil)
 		out.last(api.BuildEvent{Type: api.EventDone, Golden: &g, Existed: existed})
 	case out.hasBegun(): // the status is sent already
 		out.last(api.BuildEvent{Type: api.EventError, Error: s.fail(ctx, err).ErrorBody.Error})

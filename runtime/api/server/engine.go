@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -17,41 +16,31 @@ type Engines interface {
 	RemoveEngine(ctx context.Context, caller access.Caller, name string) error
 }
 
-type engineIn struct {
-	Name string `path:"name" example:"mariadb"`
-}
-
 type addEngineIn struct{ Body api.EngineRequest }
 
 func (s *Server) engineRoutes() {
 	if s.engines == nil {
 		return
 	}
-	handle(s, operation(http.MethodGet, "/v1/engines", "list-engines", "List the engines"),
-		func(ctx context.Context, _ *struct{}) ([]api.Engine, error) {
-			all, err := s.engines.Engines(ctx, callOf(ctx).caller)
-			for i := range all {
-				all[i] = finishEngine(all[i])
-			}
-			return list(all), err
-		})
-	handle(s, operation(http.MethodGet, "/v1/engines/{name}", "get-engine", "Show an engine"),
-		func(ctx context.Context, in *engineIn) (api.Engine, error) {
-			e, err := s.engines.Engine(ctx, callOf(ctx).caller, in.Name)
-			return finishEngine(e), err
-		})
-	handle(s, operation(http.MethodPost, "/v1/engines", "add-engine", "Add an engine that a file describes, or replace it"),
-		func(ctx context.Context, in *addEngineIn) (api.Engine, error) {
-			e, err := s.engines.AddEngine(ctx, callOf(ctx).caller, in.Body)
-			return finishEngine(e), err
-		})
-	handleEmpty(s, operation(http.MethodDelete, "/v1/engines/{name}", "remove-engine", "Remove an engine that was added"),
-		func(ctx context.Context, in *engineIn) error {
-			return s.engines.RemoveEngine(ctx, callOf(ctx).caller, in.Name)
-		})
+	handle(s, api.ListEngines, func(ctx context.Context, who access.Caller, _ *api.None) ([]api.Engine, error) {
+		all, err := s.engines.Engines(ctx, who)
+		for i := range all {
+			all[i], _ = finishEngine(all[i], nil)
+		}
+		return list(all), err
+	})
+	handle(s, api.GetEngine, func(ctx context.Context, who access.Caller, in *api.EngineArgs) (api.Engine, error) {
+		return finishEngine(s.engines.Engine(ctx, who, in.Name))
+	})
+	handle(s, api.AddEngine, func(ctx context.Context, who access.Caller, in *api.AddEngineArgs) (api.Engine, error) {
+		return finishEngine(s.engines.AddEngine(ctx, who, in.Body))
+	})
+	handleEmpty(s, api.RemoveEngine, func(ctx context.Context, who access.Caller, in *api.EngineArgs) error {
+		return s.engines.RemoveEngine(ctx, who, in.Name)
+	})
 }
 
-func finishEngine(e api.Engine) api.Engine {
+func finishEngine(e api.Engine, err error) (api.Engine, error) {
 	e.Schema, e.Scripts = api.Schema, list(e.Scripts)
-	return e
+	return e, err
 }

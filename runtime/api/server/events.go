@@ -17,23 +17,13 @@ type Stats interface {
 	Stats(ctx context.Context, caller access.Caller) (api.Stats, error)
 }
 
-type eventsIn struct {
-	Follow bool     `query:"follow" doc:"go on with what happens, until the connection ends"`
-	Since  uint64   `query:"since" doc:"only events after the one with this id"`
-	Types  []string `query:"type,explode" doc:"only these types; clone stands for clone.created and all others"`
-	Clone  string   `query:"clone" doc:"only of this clone: id or name"`
-	Golden string   `query:"golden" doc:"only of this golden: shop, or shop:3"`
-}
-
 func (s *Server) eventRoutes() {
-	handleStream(s, operation(http.MethodGet, "/v1/events", "events", "Tell what has happened lately, and what happens"), "200", "application/x-ndjson", s.events)
 	if s.stats != nil {
-		handle(s, operation(http.MethodGet, "/v1/stats", "stats", "Tell what clones use"),
-			func(ctx context.Context, _ *struct{}) (api.Stats, error) {
-				st, err := s.stats.Stats(ctx, callOf(ctx).caller)
-				st.Schema, st.Clones = api.Schema, finishClones(st.Clones)
-				return st, err
-			})
+		handle(s, api.GetStats, func(ctx context.Context, who access.Caller, _ *api.None) (api.Stats, error) {
+			st, err := s.stats.Stats(ctx, who)
+			st.Schema, st.Clones = api.Schema, finishClones(st.Clones)
+			return st, err
+		})
 	}
 	if s.metrics != nil {
 		s.mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -47,10 +37,10 @@ func (s *Server) eventRoutes() {
 }
 
 // events writes an event a line.
-func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
+func (s *Server) events(w http.ResponseWriter, r *http.Request, in *api.EventsArgs) {
 	ctx, done := s.stream(r)
 	defer done()
-	if err := in.checkTypes(); err != nil {
+	if err := checkTypes(in.Types); err != nil {
 		s.refuse(ctx, w, err)
 		return
 	}
@@ -60,7 +50,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
 		list, more := s.hub.Since(last)
 		for _, e := range list {
 			last = e.ID
-			if e.VisibleTo(caller) && in.wants(e) && writeJSON(out, e.Event) != nil {
+			if e.VisibleTo(caller) && wanted(in, e) && writeJSON(out, e.Event) != nil {
 				return
 			}
 		}
@@ -79,8 +69,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, in *eventsIn) {
 }
 
 // checkTypes refuses types that no event has: they would be waited for in vain.
-func (in *eventsIn) checkTypes() error {
-	for _, asked := range in.Types {
+func checkTypes(types []string) error {
+	for _, asked := range types {
 		if !slices.ContainsFunc(api.EventTypes, func(t api.EventType) bool { return asked == string(t) || asked == kindOf(t) }) {
 			names := make([]string, len(api.EventTypes))
 			for i, t := range api.EventTypes {
@@ -98,7 +88,7 @@ func kindOf(t api.EventType) string {
 	return kind
 }
 
-func (in *eventsIn) wants(e event.Event) bool {
+func wanted(in *api.EventsArgs, e event.Event) bool {
 	kind := kindOf(e.Type)
 	name, _, _ := strings.Cut(e.Golden, ":")
 	return (len(in.Types) == 0 || slices.Contains(in.Types, string(e.Type)) || slices.Contains(in.Types, kind)) &&

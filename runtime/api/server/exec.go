@@ -25,7 +25,7 @@ const (
 	execCloseTime   = 5 * time.Second
 )
 
-func (s *Server) exec(w http.ResponseWriter, r *http.Request, in *cloneIn) {
+func (s *Server) exec(w http.ResponseWriter, r *http.Request, in *api.CloneArgs) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), api.ExecProtocol) {
 		s.refuse(r.Context(), w, usage(http.StatusBadRequest, "invalid request: exec needs an upgrade of the connection", "send Connection: Upgrade and Upgrade: "+api.ExecProtocol))
 		return

@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
@@ -75,13 +76,14 @@ func answerJSON(w io.Writer, v any) error {
 	return nil
 }
 
-// operation describes one endpoint.
-func operation(method, path, id, summary string) huma.Operation {
+// operation describes one endpoint. success is the status of its answer, which may not be an error.
+func operation[Req, Resp any](r api.Route[Req, Resp], success string) huma.Operation {
 	return huma.Operation{
-		OperationID:     id,
-		Method:          method,
-		Path:            path,
-		Summary:         summary,
+		OperationID:     r.ID,
+		Method:          r.Method,
+		Path:            r.Path,
+		Summary:         r.Summary,
+		Responses:       failures(success),
 		MaxBodyBytes:    maxJSON,
 		BodyReadTimeout: -1, // huma's would stay on the connection and cut the answer
 	}
@@ -89,37 +91,46 @@ func operation(method, path, id, summary string) huma.Operation {
 
 type jsonOut[O any] struct{ Body O }
 
-// handle registers an endpoint that answers with an O.
-func handle[I, O any](s *Server, op huma.Operation, h func(context.Context, *I) (O, error)) {
-	op.Responses = failures("200")
-	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*jsonOut[O], error) {
-		out, err := h(ctx, in)
+// handle registers an endpoint that answers with a document.
+func handle[Req, Resp any](s *Server, r api.Route[Req, Resp], h func(context.Context, access.Caller, *Req) (Resp, error)) {
+	huma.Register(s.huma, operation(r, "200"), func(ctx context.Context, in *Req) (*jsonOut[Resp], error) {
+		out, err := h(ctx, callOf(ctx).caller, in)
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
-		return &jsonOut[O]{out}, nil
+		return &jsonOut[Resp]{out}, nil
 	})
 }
 
 // handleEmpty registers an endpoint that answers with nothing.
-func handleEmpty[I any](s *Server, op huma.Operation, h func(context.Context, *I) error) {
-	op.Responses = failures("204")
-	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*struct{}, error) {
-		if err := h(ctx, in); err != nil {
+func handleEmpty[Req any](s *Server, r api.Route[Req, api.None], h func(context.Context, access.Caller, *Req) error) {
+	huma.Register(s.huma, operation(r, "204"), func(ctx context.Context, in *Req) (*struct{}, error) {
+		if err := h(ctx, callOf(ctx).caller, in); err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		return nil, nil
 	})
 }
 
+// streamed describes the answer of an endpoint that writes it itself.
+type streamed struct {
+	status, contentType, description string
+	of                               reflect.Type // of each line; nil is text
+}
+
 // handleStream registers an endpoint that writes its answer itself.
-func handleStream[I any](s *Server, op huma.Operation, status, contentType string, h func(w http.ResponseWriter, r *http.Request, in *I)) {
-	op.Responses = failures(status)
-	if contentType != "" {
-		op.Responses[status].Content = map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: "string"}}}
+func handleStream[Req any](s *Server, r api.Route[Req, api.Streamed], as streamed, h func(w http.ResponseWriter, r *http.Request, in *Req)) {
+	op := operation(r, as.status)
+	op.Description = as.description
+	if as.contentType != "" {
+		schema := &huma.Schema{Type: huma.TypeString}
+		if as.of != nil {
+			schema = s.huma.OpenAPI().Components.Schemas.Schema(as.of, true, "")
+		}
+		op.Responses[as.status].Content = map[string]*huma.MediaType{as.contentType: {Schema: schema}}
 	}
-	op.DefaultStatus, _ = strconv.Atoi(status)
-	huma.Register(s.huma, op, func(_ context.Context, in *I) (*huma.StreamResponse, error) {
+	op.DefaultStatus, _ = strconv.Atoi(as.status)
+	huma.Register(s.huma, op, func(_ context.Context, in *Req) (*huma.StreamResponse, error) {
 		return &huma.StreamResponse{Body: func(ctx huma.Context) {
 			r, w := humago.Unwrap(ctx)
 			h(w, r, in)

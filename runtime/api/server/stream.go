@@ -15,45 +15,32 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-type logsIn struct {
-	ID     string `path:"id" doc:"id, unique prefix of one, or name"`
-	Tail   int    `query:"tail" default:"-1" minimum:"-1" doc:"how many of the last lines; -1 means all"`
-	Follow bool   `query:"follow" doc:"go on with what comes, until the clone ends"`
-}
-
-type leaseIn struct {
-	ID string `path:"id"`
-}
-
 func (s *Server) streamRoutes() {
-	handleStream(s, operation(http.MethodGet, "/v1/clones/{id}/logs", "clone-logs", "Read what a clone's server has written"), "200", "text/plain", s.logs)
-	lease := operation(http.MethodGet, "/v1/leases/{id}", "hold-lease", "Hold a lease for as long as the connection is open")
-	lease.Description = "The first line of the answer is a Lease: it is held. Empty lines follow. An ErrorBody as the last line says that the " +
+	lines := streamed{status: "200", contentType: "application/x-ndjson"}
+	handleStream(s, api.ReadLogs, streamed{status: "200", contentType: "text/plain"}, s.logs)
+	handleStream(s, api.ReadEvents, lines, s.events)
+	lines.of = reflect.TypeFor[api.Lease]()
+	lines.description = "The first line of the answer is a Lease: it is held. Empty lines follow. An ErrorBody as the last line says that the " +
 		"lease has ended. An answer that breaks off says that the daemon stops, or is gone: the clones live on, and so does the lease " +
 		"if it is taken again before clone.lease_grace is over, which begins when the daemon serves again. Until then try again, " +
 		"also after a status of 500 or above; a status between 400 and 499 says that the lease is lost."
-	handleStream(s, lease, "200", "application/x-ndjson", s.lease)
-	exec := operation(http.MethodPost, "/v1/clones/{id}/exec", "exec", "Run a command in a clone")
-	exec.Description = "Wants the headers Connection: Upgrade and Upgrade: " + api.ExecProtocol + ". After the answer 101 both sides " +
-		"speak frames: one byte stream, four bytes length (big endian), payload. The client's first is stream 0, an ExecRequest. " +
-		"Streams: 0 request, 1 stdin, 2 end of stdin, 3 size of the terminal (rows, columns; two bytes each), 4 stdout, 5 stderr, " +
-		"6 exit code (four bytes), 7 Error. The daemon's last is 6 or 7."
-	handleStream(s, exec, "101", "", s.exec)
-	build := operation(http.MethodPost, "/v1/goldens", "build-golden", "Build a golden")
-	build.Description = "The answer is a BuildEvent per line, while the body is still being sent. The last has type done or error. " +
+	handleStream(s, api.HoldLease, lines, s.lease)
+	lines.of = reflect.TypeFor[api.BuildEvent]()
+	lines.description = "The answer is a BuildEvent per line, while the body is still being sent. The last has type done or error. " +
 		"A build that fails before its first event is answered by a status and an ErrorBody."
-	handleStream(s, build, "200", "application/x-ndjson", s.build)
-
+	handleStream(s, api.BuildGolden, lines, s.build)
+	handleStream(s, api.ExecInClone, streamed{
+		status: "101",
+		description: "Wants the headers Connection: Upgrade and Upgrade: " + api.ExecProtocol + ". After the answer 101 both sides " +
+			"speak frames: one byte stream, four bytes length (big endian), payload. The client's first is stream 0, an ExecRequest. " +
+			"Streams: 0 request, 1 stdin, 2 end of stdin, 3 size of the terminal (rows, columns; two bytes each), 4 stdout, 5 stderr, " +
+			"6 exit code (four bytes), 7 Error. The daemon's last is 6 or 7.",
+	}, s.exec)
 	doc := s.huma.OpenAPI()
-	registry := doc.Components.Schemas
-	registry.Schema(reflect.TypeFor[api.ExecRequest](), true, "")
-	lines := func(t reflect.Type) map[string]*huma.MediaType {
-		return map[string]*huma.MediaType{"application/x-ndjson": {Schema: registry.Schema(t, true, "")}}
+	doc.Components.Schemas.Schema(reflect.TypeFor[api.ExecRequest](), true, "")
+	doc.Paths[api.BuildGolden.Path].Post.RequestBody = &huma.RequestBody{
+		Required: true, Content: map[string]*huma.MediaType{"multipart/form-data": {Schema: formSchema(doc.Components.Schemas)}},
 	}
-	doc.Paths["/v1/leases/{id}"].Get.Responses["200"].Content = lines(reflect.TypeFor[api.Lease]())
-	post := doc.Paths["/v1/goldens"].Post
-	post.Responses["200"].Content = lines(reflect.TypeFor[api.BuildEvent]())
-	post.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"multipart/form-data": {Schema: formSchema(registry)}}}
 }
 
 // formSchema describes the body of a build request.
@@ -70,7 +57,7 @@ func formSchema(registry huma.Registry) *huma.Schema {
 }
 
 // logs answers with text. An error after it has begun is sent as a trailer.
-func (s *Server) logs(w http.ResponseWriter, r *http.Request, in *logsIn) {
+func (s *Server) logs(w http.ResponseWriter, r *http.Request, in *api.LogsArgs) {
 	ctx, done := s.stream(r)
 	defer done()
 	out := &flusher{w: w, contentType: "text/plain; charset=utf-8"}
@@ -108,7 +95,7 @@ func (f *flusher) Write(p []byte) (int, error) {
 // lease holds a lease for as long as the connection lives. An empty line now and then finds out whether it does. When
 // the daemon stops, the answer breaks off, as it does when the daemon crashes: the lease is not lost, and may be taken
 // again from the next daemon.
-func (s *Server) lease(w http.ResponseWriter, r *http.Request, in *leaseIn) {
+func (s *Server) lease(w http.ResponseWriter, r *http.Request, in *api.LeaseArgs) {
 	ctx, done := s.stream(r)
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
