@@ -34,7 +34,7 @@ type cloneOptions struct {
 }
 
 func (a *app) cloneCommand() *cli.Command {
-	o := &cloneOptions{out: newOutput("url", "json", "env", "dotenv", "github", "table")}
+	o := &cloneOptions{out: newOutput("url", "json", "env", "dotenv", "github", "table", "name")}
 	return &cli.Command{
 		Name:      "clone",
 		Usage:     "make a clone of a golden and print its URL",
@@ -137,9 +137,9 @@ func discard(ctx context.Context, d *client.Client, clones []api.Clone) {
 // printClones prints clones, of which one alone is a document, with their addresses and variables as n has them.
 func (a *app) printClones(out *output, n naming, clones []api.Clone, alone bool) error {
 	switch out.format {
-	case "json":
+	case "json", "yaml":
 		if alone {
-			return printJSON(a.stdout, clones[0])
+			return printDocument(a.stdout, out, clones[0], nil)
 		}
 	case "url":
 		return printURLs(a.stdout, n, clones)

@@ -29,7 +29,7 @@ var engineListing = listing[api.Engine]{"engines", "NAME ADDED GOLDENS SCRIPTS D
 		added = age(time.Since(*e.AddedAt))
 	}
 	return []string{e.Name, added, strconv.Itoa(e.Goldens), strings.Join(e.Scripts, " "), e.Digest}
-}}
+}, func(e api.Engine) string { return e.Name }}
 
 func (a *app) engineLsCommand() *cli.Command {
 	return listCommand(a, engineListing, &cli.Command{
@@ -63,7 +63,7 @@ keep it.
 }
 
 func (a *app) engineInspectCommand() *cli.Command {
-	return inspectCommand(a, newOutput("json"), "ENGINE", engineNamed, nil, &cli.Command{
+	return inspectCommand(a, engineListing, "ENGINE", "engine inspect", engineNamed, &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of an engine",
 		Description: "   ctrsnap engine inspect mariadb\n   ctrsnap engine inspect etcd --format '{{.description}}'",

@@ -160,7 +160,7 @@ func (a *app) wantsJSON(args []string) bool {
 }
 
 func cutFlag(arg string) (value string, found bool) {
-	for _, name := range []string{"-o", "--output"} {
+	for _, name := range []string{"-o", "--output", "--format"} {
 		if arg == name {
 			return "", true
 		}

@@ -51,6 +51,11 @@ func (a *app) printEvent(out *output, e api.Event) error {
 	switch out.format {
 	case "json":
 		return printLine(a.stdout, e)
+	case "yaml":
+		if _, err := fmt.Fprintln(a.stdout, "---"); err != nil {
+			return err
+		}
+		return printYAML(a.stdout, e)
 	case "template":
 		return out.execute(a.stdout, e)
 	}

@@ -92,7 +92,7 @@ var goldenListing = listing[api.Golden]{"goldens", "NAME VERSION CURRENT ENGINE 
 		g.Name, strconv.Itoa(g.Version), current, g.Engine + " " + g.EngineVersion, size(g.SizeBytes),
 		age(time.Since(g.CreatedAt)), strconv.Itoa(g.Clones),
 	}
-}}
+}, refOf}
 
 func (a *app) goldenLsCommand() *cli.Command {
 	return listCommand(a, goldenListing, &cli.Command{
@@ -110,7 +110,7 @@ func goldensNamed(ctx context.Context, d *client.Client, names []string) ([]api.
 }
 
 func (a *app) goldenInspectCommand() *cli.Command {
-	return inspectCommand(a, newOutput("json"), "GOLDEN", byRef(api.GetGolden), nil, &cli.Command{
+	return inspectCommand(a, goldenListing, "GOLDEN", "golden inspect", byRef(api.GetGolden), &cli.Command{
 		Name:        "inspect",
 		Usage:       "show all that is known of a golden",
 		Description: "   ctrsnap golden inspect shop:3\n   ctrsnap golden inspect shop --format '{{.version}}'",
@@ -122,7 +122,7 @@ var goldenHistory = listing[api.Golden]{"goldens", "GOLDEN AGE BUILDER TOOK SIZE
 		refOf(g), age(time.Since(g.CreatedAt)), g.Builder, fmt.Sprintf("%.1fs", g.BuildSeconds), size(g.SizeBytes),
 		g.Base.Kind + " " + g.Base.Ref, sourceNames(g.Sources), g.Key,
 	}
-}}
+}, refOf}
 
 func (a *app) goldenHistoryCommand() *cli.Command {
 	return listCommand(a, goldenHistory, &cli.Command{
@@ -212,5 +212,8 @@ func (a *app) goldenVerifyCommand() *cli.Command {
 
 // moveCommand is a command that does something to one golden and prints which.
 func (a *app) moveCommand(name, usage, arg, example string, move func(context.Context, *client.Client, string) (api.Golden, error)) *cli.Command {
-	return inspectCommand(a, newOutput("ref", "json"), arg, move, printRef, &cli.Command{Name: name, Usage: usage, Description: example})
+	c := &cli.Command{Name: name, Usage: usage, ArgsUsage: arg, Description: example}
+	return showCommand(a, newOutput("ref", "json"), c, func(ctx context.Context, d *client.Client, args []string) (api.Golden, error) {
+		return move(ctx, d, args[0])
+	}, printRef)
 }

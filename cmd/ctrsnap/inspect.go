@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -12,21 +14,92 @@ import (
 )
 
 func (a *app) inspectCommand() *cli.Command {
-	return inspectCommand(a, newOutput("json", "table"), "ID", cloneByID, cloneDetails, &cli.Command{
-		Name:        "inspect",
-		Usage:       "show all that is known of a clone, its server's settings too",
-		Description: "ID here and in other commands is an id, a unique beginning of one, or a name.\n\n   ctrsnap inspect pr-42\n   ctrsnap inspect pr-42 -o table\n   ctrsnap inspect pr-42 --format '{{.host}}:{{.port}}'",
+	out := newOutput("json", "table", "url", "env", "dotenv", "name")
+	var n naming
+	return answering(a, out, &cli.Command{
+		Name:      "inspect",
+		Usage:     "show all that is known of clones, their servers' settings too",
+		ArgsUsage: "ID…",
+		Description: `ID here and in other commands is an id, a unique beginning of one, or a name. Several make a
+list; those that are not there are reported, and the others shown.
+
+   ctrsnap inspect pr-42
+   ctrsnap inspect pr-42 -o table
+   eval "$(ctrsnap inspect pr-42 -o env)"
+   ctrsnap inspect pr-42 --format '{{.host}}:{{.port}}'`,
+		Flags: n.flags(),
+	}, getAll("inspect", cloneByID), func(got found[api.Clone]) error {
+		if out.format == "table" {
+			return got.print(a.stdout, out, cloneListing, cloneDetails)
+		}
+		return got.or(a.printClones(out, n, got.docs, got.alone))
 	})
+}
+
+// found are documents that were asked for by name, and why others are missing.
+type found[T any] struct {
+	docs  []T
+	alone bool // one was asked for
+	err   error
+}
+
+// getAll gets the documents of all names; verb is what errors call it. The error is of one that was asked for alone.
+func getAll[T any](verb string, get func(context.Context, *client.Client, string) (T, error)) func(context.Context, *client.Client, []string) (found[T], error) {
+	return func(ctx context.Context, d *client.Client, names []string) (found[T], error) {
+		got := found[T]{alone: len(names) == 1}
+		var errs []error
+		for _, name := range names {
+			doc, err := get(ctx, d, name)
+			if err != nil {
+				errs = append(errs, about(err, "%s %s", verb, name))
+				continue
+			}
+			got.docs = append(got.docs, doc)
+		}
+		if got.alone && len(errs) > 0 {
+			return got, errs[0]
+		}
+		got.err = errors.Join(errs...)
+		return got, nil
+	}
+}
+
+// or returns err, or else what keeps some of the documents from being shown.
+func (f found[T]) or(err error) error {
+	if err != nil {
+		return err
+	}
+	return f.err
+}
+
+// print prints one document, or the list of several, which plain prints one after the other.
+func (f found[T]) print(w io.Writer, out *output, l listing[T], plain func(io.Writer, T) error) error {
+	if f.alone && out.format != "name" {
+		return printDocument(w, out, f.docs[0], plain)
+	}
+	if out.format != "table" {
+		return f.or(l.print(w, out, f.docs))
+	}
+	for i, doc := range f.docs {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := plain(w, doc); err != nil {
+			return err
+		}
+	}
+	return f.err
 }
 
 func cloneByID(ctx context.Context, d *client.Client, id string) (api.Clone, error) {
 	return client.Do(ctx, d, api.GetClone, api.CloneArgs{ID: id})
 }
 
-// inspectCommand completes c, a command that shows one thing whole; plain prints it for people, nil where that is not done.
-func inspectCommand[T any](a *app, out *output, arg string, get func(context.Context, *client.Client, string) (T, error), plain func(io.Writer, T) error, c *cli.Command) *cli.Command {
-	c.ArgsUsage = arg
-	return showCommand(a, out, c, func(ctx context.Context, d *client.Client, args []string) (T, error) { return get(ctx, d, args[0]) }, plain)
+// inspectCommand completes c, a command that shows things of a kind whole.
+func inspectCommand[T any](a *app, l listing[T], arg, verb string, get func(context.Context, *client.Client, string) (T, error), c *cli.Command) *cli.Command {
+	out := newOutput("json", "name")
+	c.ArgsUsage = arg + "…"
+	return answering(a, out, c, getAll(verb, get), func(got found[T]) error { return got.print(a.stdout, out, l, nil) })
 }
 
 // cloneDetails prints a clone in its row of ls, then what its server is set to.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/urfave/cli/v3"
 
@@ -11,28 +10,22 @@ import (
 )
 
 func (a *app) lsCommand() *cli.Command {
-	out := newOutput("table", "json", "url")
+	out, f := newOutput("table", "json", "url", "name"), &filter{}
 	var labels pairs
-	var quiet bool
 	return answering(a, out, &cli.Command{
 		Name:        "ls",
 		Aliases:     []string{"list", "ps"},
 		Usage:       "list clones",
-		Description: "   ctrsnap ls --label job=42\n   ctrsnap ls -o json\n   ctrsnap ls --format '{{.id}} {{.url}}'",
-		Flags: []cli.Flag{
-			pairsFlag("label", "only clones with the label `K=V` (repeatable)", &labels, "l"),
-			quietFlag(&quiet, "ids only"),
-		},
+		Description: "   ctrsnap ls --label job=42\n   ctrsnap ls --filter state=dead -q\n   ctrsnap ls -o json\n   ctrsnap ls --format '{{.id}} {{.url}}'",
+		Flags:       append(f.flags(out), pairsFlag("label", "only clones with the label `K=V` (repeatable)", &labels, "l")),
 	}, func(ctx context.Context, d *client.Client, _ []string) ([]api.Clone, error) {
 		return clonesWith(ctx, d, labels)
 	}, func(list []api.Clone) error {
-		if !quiet {
-			return a.printClones(out, naming{}, list, false)
+		list, err := chosen(f, list)
+		if err != nil {
+			return err
 		}
-		for _, c := range list {
-			fmt.Fprintln(a.stdout, c.ID)
-		}
-		return nil
+		return a.printClones(out, naming{}, list, false)
 	})
 }
 

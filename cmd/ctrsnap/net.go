@@ -23,7 +23,7 @@ func (a *app) netCommand() *cli.Command {
 }
 
 func (a *app) netLsCommand() *cli.Command {
-	out := newOutput("table", "json")
+	out, f := newOutput("table", "json", "name"), &filter{}
 	return &cli.Command{
 		Name:      "ls",
 		Aliases:   []string{"list"},
@@ -31,7 +31,7 @@ func (a *app) netLsCommand() *cli.Command {
 		ArgsUsage: "[CLONE]",
 		Description: `   ctrsnap net ls
    ctrsnap net ls pr-42`,
-		Flags: out.flags(),
+		Flags: append(f.flags(out), out.flags()...),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := arguments(cmd)
 			if err != nil {
@@ -46,11 +46,17 @@ func (a *app) netLsCommand() *cli.Command {
 				if err != nil {
 					return about(err, "net ls %s", args[0])
 				}
+				if list, err = chosen(f, list); err != nil {
+					return err
+				}
 				return interfaceListing.print(a.stdout, out, list)
 			}
 			list, err := client.Do(ctx, d, api.ListNetworks, api.None{})
 			if err != nil {
 				return about(err, "net ls")
+			}
+			if list.Networks, err = chosen(f, list.Networks); err != nil {
+				return err
 			}
 			return a.printNetworks(out, list)
 		},
@@ -63,13 +69,13 @@ var networkListing = listing[api.Network]{"networks", "NAME KIND STATE PLUGINS F
 		state = "unusable"
 	}
 	return []string{n.Name, n.Kind, state, strings.Join(n.Plugins, ","), n.File}
-}}
+}, func(n api.Network) string { return n.Name }}
 
 func (a *app) printNetworks(out *output, list api.Networks) error {
-	if out.format == "json" {
-		return printJSON(a.stdout, list)
-	}
-	if out.format == "table" {
+	switch out.format {
+	case "json", "yaml":
+		return printDocument(a.stdout, out, list, nil)
+	case "table":
 		for _, n := range list.Networks {
 			if n.Problem != "" {
 				a.hint("network %s: %s", n.Name, n.Problem)
@@ -88,10 +94,10 @@ var interfaceListing = listing[api.Interface]{"interfaces", "INTERFACE MAC ADDRE
 		typ, master = i.Attached.Type, i.Attached.Master
 	}
 	return []string{i.IfName, i.MAC, strings.Join(i.Addresses, ","), strings.Join(i.Gateways, ","), typ, master}
-}}
+}, func(i api.Interface) string { return i.IfName }}
 
 func (a *app) netInspectCommand() *cli.Command {
-	return inspectCommand(a, newOutput("json"), "NETWORK", networkNamed, nil, &cli.Command{
+	return inspectCommand(a, networkListing, "NETWORK", "net inspect", networkNamed, &cli.Command{
 		Name:  "inspect",
 		Usage: "show a network as JSON",
 		Description: `   ctrsnap net inspect default

@@ -2,10 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -13,15 +13,15 @@ import (
 	"text/tabwriter"
 	"text/template"
 	"time"
+	"unicode"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // allFormats are the values of -o and CTRSNAP_OUTPUT; a verb has some of them.
-var allFormats = []string{"url", "json", "env", "dotenv", "github", "table"}
+var allFormats = []string{"url", "json", "yaml", "env", "dotenv", "github", "table", "name"}
 
 // output is what -o and --format of a verb say.
 type output struct {
@@ -29,15 +29,21 @@ type output struct {
 	format  string
 	source  string // of the template
 	tmpl    *template.Template
+	quiet   bool // names only
 }
 
-// newOutput returns the output of a verb that has formats, its default first.
-func newOutput(formats ...string) *output { return &output{formats: formats} }
+// newOutput returns the output of a verb that has formats, its default first. What has JSON has YAML, too.
+func newOutput(formats ...string) *output {
+	if i := slices.Index(formats, "json"); i >= 0 {
+		formats = slices.Insert(formats, i+1, "yaml")
+	}
+	return &output{formats: formats}
+}
 
 func (o *output) flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "output `FORMAT`: " + strings.Join(o.formats, ", "), DefaultText: o.formats[0] + ", or CTRSNAP_OUTPUT", Destination: &o.format},
-		&cli.StringFlag{Name: "format", Usage: "output by a Go `TEMPLATE` over the fields of -o json", Destination: &o.source},
+		&cli.StringFlag{Name: "format", Usage: "output by a Go `TEMPLATE` over the fields of -o json; the name of a format is as with -o", Destination: &o.source},
 	}
 }
 
@@ -51,7 +57,13 @@ func (o *output) resolve(env string) error {
 		if o.format != "" {
 			return usagef("use one of them").of("--format and -o exclude each other")
 		}
-		return o.parse()
+		if !slices.Contains(o.formats, o.source) {
+			return o.parse()
+		}
+		o.format = o.source
+	}
+	if o.quiet {
+		o.format = "name"
 	}
 	switch {
 	case o.format == "" && slices.Contains(o.formats, env):
@@ -81,11 +93,41 @@ func toJSON(v any) (string, error) {
 // execute writes v by the template of --format, on a line of its own.
 func (o *output) execute(w io.Writer, v any) error {
 	var buf bytes.Buffer
-	if err := o.tmpl.Execute(&buf, fields(v)); err != nil {
-		return usagef("fields are named as in -o json: {{.id}}").of("--format: %v", err)
+	doc := fields(v)
+	o.addAsked(doc)
+	if err := o.tmpl.Execute(&buf, doc); err != nil {
+		return usagef("fields are named as in -o json: {{.id}}").of("--format: %v", templateError(err))
 	}
 	_, err := fmt.Fprintln(w, buf.String())
 	return err
+}
+
+// addAsked gives the maps of a document, as labels, an empty value for each key that the template names: a document that
+// has no such label must not end a list. A field that does not exist is still an error.
+func (o *output) addAsked(doc map[string]any) {
+	for name, v := range doc {
+		m, ok := v.(map[string]string)
+		if !ok {
+			continue
+		}
+		for _, rest := range strings.Split(o.source, "."+name+".")[1:] {
+			key := rest[:len(rest)-len(strings.TrimLeftFunc(rest, isIdentifier))]
+			if _, has := m[key]; !has {
+				m[key] = ""
+			}
+		}
+	}
+}
+
+func isIdentifier(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+
+// templateError leaves out where in the template the error is: people see the template before them.
+func templateError(err error) string {
+	_, what, found := strings.Cut(err.Error(), ">: ")
+	if !found {
+		what = strings.TrimPrefix(err.Error(), "template: format:")
+	}
+	return strings.Replace(what, "map has no entry for key", "there is no field", 1)
 }
 
 // fields returns a document's fields by their names in JSON, those too that
@@ -101,9 +143,11 @@ func fields(doc any) map[string]any {
 	if dec.Decode(&m) != nil {
 		return nil
 	}
-	for t, i := reflect.TypeOf(doc), 0; i < t.NumField(); i++ {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		if _, ok := m[name]; !ok {
+	for v, i := reflect.ValueOf(doc), 0; i < v.NumField(); i++ {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if texts, ok := v.Field(i).Interface().(map[string]string); ok {
+			m[name] = maps.Collect(maps.All(texts)) // its own, and not nil
+		} else if _, ok := m[name]; !ok {
 			m[name] = ""
 		}
 	}
@@ -161,107 +205,13 @@ func table(w io.Writer, header string, rows [][]string) error {
 	return tw.Flush()
 }
 
-// list is the document of a list, which has a name of its own in it.
-type list[T any] struct {
-	key  string
-	docs []T
-}
-
-// MarshalJSON writes the list as people expect it: the schema first.
-func (l list[T]) MarshalJSON() ([]byte, error) {
-	var b bytes.Buffer
-	err := printLine(&b, append([]T{}, l.docs...)) // never null
-	return fmt.Appendf(nil, `{"schema":%d,%q:%s}`, api.Schema, l.key, b.Bytes()), err
-}
-
-// listing says how documents of one kind are listed.
-type listing[T any] struct {
-	key    string // of the list in JSON
-	header string // of the table
-	row    func(T) []string
-}
-
-// print writes docs in the format that out says.
-func (l listing[T]) print(w io.Writer, out *output, docs []T) error {
-	switch out.format {
-	case "json":
-		return printJSON(w, list[T]{l.key, docs})
-	case "template":
-		for _, doc := range docs {
-			if err := out.execute(w, doc); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return l.table(w, docs)
-}
-
-func (l listing[T]) table(w io.Writer, docs []T) error {
-	var rows [][]string
-	for _, doc := range docs {
-		rows = append(rows, l.row(doc))
-	}
-	return table(w, l.header, rows)
-}
-
-// printDocument writes doc in the format that out says, or by plain where that is none for programs.
-func printDocument[T any](w io.Writer, out *output, doc T, plain func(io.Writer, T) error) error {
-	switch out.format {
-	case "json":
-		return printJSON(w, doc)
-	case "template":
-		return out.execute(w, doc)
-	}
-	return plain(w, doc)
-}
-
-// answering completes c, a command that asks the daemon and prints the answer.
-func answering[T any](a *app, out *output, c *cli.Command, ask func(context.Context, *client.Client, []string) (T, error), print func(T) error) *cli.Command {
-	c.Flags = append(c.Flags, out.flags()...)
-	c.Action = func(ctx context.Context, cmd *cli.Command) error {
-		args, err := arguments(cmd)
-		if err != nil {
-			return err
-		}
-		d, err := a.connectFor(out)
-		if err != nil {
-			return err
-		}
-		answer, err := ask(ctx, d, args)
-		if err != nil {
-			return about(err, "%s", strings.Join(append([]string{verb(cmd)}, args...), " "))
-		}
-		return print(answer)
-	}
-	return c
-}
-
-// listCommand completes c, a command that lists.
-func listCommand[T any](a *app, l listing[T], c *cli.Command, ask func(context.Context, *client.Client, []string) ([]T, error)) *cli.Command {
-	out := newOutput("table", "json")
-	return answering(a, out, c, ask, func(docs []T) error { return l.print(a.stdout, out, docs) })
-}
-
-// showCommand completes c, a command that prints one document, by plain unless it is told otherwise.
-func showCommand[T any](a *app, out *output, c *cli.Command, ask func(context.Context, *client.Client, []string) (T, error), plain func(io.Writer, T) error) *cli.Command {
-	return answering(a, out, c, ask, func(doc T) error { return printDocument(a.stdout, out, doc, plain) })
-}
-
-// nothing is what a route takes that needs no arguments.
-func nothing[T any](r api.Route[api.None, T]) func(context.Context, *client.Client, []string) (T, error) {
-	return func(ctx context.Context, d *client.Client, _ []string) (T, error) {
-		return client.Do(ctx, d, r, api.None{})
-	}
-}
-
 var cloneListing = listing[api.Clone]{"clones", "ID NAME GOLDEN STATE AGE EXPIRES ADDRESS DISK MEMORY", func(c api.Clone) []string {
 	now := time.Now()
 	return []string{
 		c.ID, c.Name, c.Golden + ":" + strconv.Itoa(c.Version), string(c.State), age(now.Sub(c.CreatedAt)),
 		expiry(c, now), addresses(c), size(c.DiskBytes), size(c.MemoryBytes),
 	}
-}}
+}, func(c api.Clone) string { return c.ID }}
 
 func expiry(c api.Clone, now time.Time) string {
 	if c.ExpiresAt == nil {

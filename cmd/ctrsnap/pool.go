@@ -29,7 +29,7 @@ var poolListing = listing[api.Pool]{"pools", "GOLDEN SIZE WANTED READY MAKING HI
 		p.Golden + ":" + strconv.Itoa(p.Version), size, strconv.Itoa(p.Wanted), strconv.Itoa(p.Ready), strconv.Itoa(p.Making),
 		strconv.FormatUint(p.Hits, 10), strconv.FormatUint(p.Misses, 10),
 	}
-}}
+}, func(p api.Pool) string { return p.Golden }}
 
 func (a *app) poolLsCommand() *cli.Command {
 	return listCommand(a, poolListing, &cli.Command{
