@@ -33,6 +33,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/redis"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/goldens"
 	"github.com/ctrsnap/ctrsnap/runtime/host"
 	"github.com/ctrsnap/ctrsnap/runtime/manager"
 	"github.com/ctrsnap/ctrsnap/runtime/shim/sandboxes"
@@ -49,34 +50,34 @@ const stopTimeout = 30 * time.Second
 
 // daemon is the wiring: every part, made once, in the order of the fields.
 type daemon struct {
-	cfg          config.Config
-	log          *slog.Logger
-	failpoints   *failpoint.Set // nil but in tests
-	lock         *os.File
-	storage      *storage.Storage
-	containerd   *containerd.Server
-	store        *golden.Store
-	bases        *base.Maker
-	network      *named.Provider
-	bridge       *bridge.Network // nil where a CNI network is the default one
-	names        *dns.Names      // nil where nobody answers for names
-	attach       *attach.Attacher
-	publish      *publish.Publisher
-	certUsers    *access.CertUsers
-	shims        *sandboxes.Pool // nil where runc runs all
-	runner       *runner.Runner
-	users        *runner.Mapped // of clones in user namespaces; nil without
-	withoutUsers error          // why there are none
-	engines      *catalog.Catalog
-	telemetry    *telemetry.Telemetry
-	recovered    manager.Report
-	events       *event.Hub
-	manager      *manager.Manager
-	builder      *build.Builder
-	host         *host.Host
-	started      api.GCStart // what was found at the start
-	restarted    bool        // the machine was, since the last start
-	background   sync.WaitGroup
+	cfg        config.Config
+	log        *slog.Logger
+	failpoints *failpoint.Set // nil but in tests
+	lock       *os.File
+	storage    *storage.Storage
+	containerd *containerd.Server
+	store      *golden.Store
+	bases      *base.Maker
+	network    *named.Provider
+	bridge     *bridge.Network // nil where a CNI network is the default one
+	names      *dns.Names      // nil where nobody answers for names
+	attach     *attach.Attacher
+	publish    *publish.Publisher
+	certUsers  *access.CertUsers
+	shims      *sandboxes.Pool // nil where runc runs all
+	runner     *runner.Runner
+	users      *runner.Mapped
+	engines    *catalog.Catalog
+	telemetry  *telemetry.Telemetry
+	recovered  manager.Report
+	events     *event.Hub
+	manager    *manager.Manager
+	goldens    *goldens.Goldens
+	builder    *build.Builder
+	host       *host.Host
+	started    api.GCStart // what was found at the start
+	restarted  bool        // the machine was, since the last start
+	background sync.WaitGroup
 }
 
 // open makes all parts and takes up what an earlier daemon left. The caller
@@ -229,7 +230,10 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		return err
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
-	if err := d.openUsers(ctx); err != nil {
+	d.users, err = d.runner.MapUsers(ctx, runner.MapOptions{
+		Mode: d.cfg.Containerd.UserNS, First: d.cfg.Containerd.IDs, Layers: d.containerd.SnapshotRoot, RunDir: d.state("clones"), ViewsDir: d.state("mapped"),
+	})
+	if err != nil {
 		return err
 	}
 	d.events = event.New()
@@ -240,15 +244,32 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
 		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
 	})
+	d.goldens = goldens.New(goldens.Options{Store: d.store, Clones: d.manager, Users: d.certUsers, Events: d.events, Log: d.log})
 	d.builder = build.New(build.Options{
-		Store: d.store, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
+		Store: d.store, Goldens: d.goldens, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
-		Live: d.manager.Live, Drain: d.manager.Drain, Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
-		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room, Events: d.events, Users: d.certUsers,
+		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Mode: uint32(d.cfg.Build.Mode),
+		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room,
 		Failpoint: d.failpoints.Of("build"),
 	})
 	d.openHost()
 	return nil
+}
+
+// openShims takes over the shims that serve many clones each. With the host's
+// containerd, which does not know our runtime, there are none.
+func (d *daemon) openShims(ctx context.Context) error {
+	if d.cfg.Containerd.Runtime == "runc" || !d.containerd.Embedded() {
+		return nil
+	}
+	ctx = namespaces.WithNamespace(ctx, snapshot.Namespace)
+	client := d.containerd.Client()
+	used, err := sandboxes.Used(ctx, client.ContainerService())
+	if err != nil {
+		return err
+	}
+	d.shims = sandboxes.New(client.SandboxStore(), d.containerd.Sandboxes(), sandboxes.Options{Failpoint: d.failpoints.Of("shim")})
+	return d.shims.Recover(ctx, used)
 }
 
 // openEngines takes the built-in engines, and those that users have described.
@@ -316,6 +337,24 @@ func (d *daemon) close(ctx context.Context) error {
 	return err
 }
 
+// marked is told of goldens that are found to be damaged, or sound again.
+func (d *daemon) marked(ctx context.Context, g snapshot.Golden) { d.goldens.Marked(ctx, g) }
+
+// scrub says how goldens are verified in the background; all at once when the machine was restarted.
+func (d *daemon) scrub() golden.ScrubOpts {
+	o := d.goldens.Scrub(time.Duration(d.cfg.Storage.Verify), func() bool { return d.manager.Load().Active > 0 })
+	if d.restarted {
+		o.Since = time.Now()
+	}
+	return o
+}
+
+// served are the verbs of goldens.
+type served struct {
+	*goldens.Goldens
+	*build.Builder
+}
+
 // serve runs the daemon until ctx ends.
 func serve(ctx context.Context, cfg config.Config) (err error) {
 	d := &daemon{cfg: cfg, log: slog.Default()}
@@ -357,15 +396,15 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 	})
 	d.telemetry.Read(telemetry.Source{
 		LastMeasured: d.manager.LastMeasured, Pools: func(ctx context.Context) ([]api.Pool, error) { return d.manager.Pools(ctx, access.Daemon) }, Load: d.manager.Load, Space: d.space, Room: d.manager.Room,
-		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.builder.List(ctx, access.Daemon, "") },
+		Goldens: func(ctx context.Context) ([]api.Golden, error) { return d.goldens.List(ctx, access.Daemon, "") },
 		Events:  d.events, Recover: d.recovered,
 	})
-	d.scrub(serving)
+	d.background.Go(func() { d.store.Scrub(serving, d.scrub()) })
 	if err := d.telemetry.Serve(serving, cfg.Metrics.Listen, d.log); err != nil {
 		return err
 	}
 	d.manager.Serving()
-	return server.New(server.Options{Clones: d.manager, Goldens: pooled{d.builder, d}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
+	return server.New(server.Options{Clones: d.manager, Goldens: served{d.goldens, d.builder}, Pools: d.manager, Host: d.host, AdminGroup: cfg.API.AdminGroup,
 		Stats: d.manager, Events: d.events, Metrics: d.telemetry.Handler(), Audit: d.telemetry.Audit(), Interfaces: d.manager, Networks: d.networks(), Engines: &host.Engines{Catalog: d.engines, Goldens: d.store.Goldens, Log: d.log}, Logger: d.log,
 		CertUsers: d.certUsers, CertAdmins: cfg.API.TLSAdmins}).Serve(serving, listeners...)
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/attach"
@@ -170,21 +168,11 @@ func (d *daemon) resolvConf(ctx context.Context, addr netip.Addr) string {
 	return d.names.ResolvConf(ctx, addr)
 }
 
-// isNetworkAdmin looks the group up each time: members come and go.
+// isNetworkAdmin says whether a caller may attach clones to interfaces of the host.
 func (d *daemon) isNetworkAdmin(caller access.Caller) bool {
-	name := d.cfg.Network.AdminGroup
-	if name == "" || !caller.Known() {
-		return false
-	}
-	group, err := user.LookupGroup(name)
+	is, err := caller.IsMember(d.cfg.Network.AdminGroup)
 	if err != nil {
-		d.log.Warn("look up network.admin_group", "group", name, "error", err)
-		return false
+		d.log.Warn("network.admin_group", "error", err)
 	}
-	who, err := user.LookupId(strconv.Itoa(caller.UID()))
-	if err != nil {
-		return strconv.Itoa(caller.Group()) == group.Gid
-	}
-	gids, err := who.GroupIds()
-	return err == nil && slices.Contains(gids, group.Gid)
+	return is
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/goldens"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -29,19 +30,19 @@ func TestOthersGoldens(t *testing.T) {
 	if err != nil || g.Mode != "0640" {
 		t.Fatalf("%+v, %v", g, err)
 	}
-	if list, err := w.List(t.Context(), bob, ""); err != nil || len(list) != 1 {
+	if list, err := w.Goldens.List(t.Context(), bob, ""); err != nil || len(list) != 1 {
 		t.Errorf("the group lists %v, %v", list, err)
 	}
-	if list, err := w.List(t.Context(), eve, ""); err != nil || len(list) != 0 {
+	if list, err := w.Goldens.List(t.Context(), eve, ""); err != nil || len(list) != 0 {
 		t.Errorf("others list %v, %v", list, err)
 	}
 	verbs := map[string]func(who access.Caller) error{
-		"promote":  func(who access.Caller) error { _, err := w.Promote(t.Context(), who, "shop:1"); return err },
-		"rollback": func(who access.Caller) error { _, err := w.Rollback(t.Context(), who, "shop"); return err },
-		"remove":   func(who access.Caller) error { return w.Remove(t.Context(), who, "shop:1") },
-		"all":      func(who access.Caller) error { return w.Remove(t.Context(), who, "shop") },
+		"promote":  func(who access.Caller) error { _, err := w.Goldens.Promote(t.Context(), who, "shop:1"); return err },
+		"rollback": func(who access.Caller) error { _, err := w.Goldens.Rollback(t.Context(), who, "shop"); return err },
+		"remove":   func(who access.Caller) error { return w.Goldens.Remove(t.Context(), who, "shop:1") },
+		"all":      func(who access.Caller) error { return w.Goldens.Remove(t.Context(), who, "shop") },
 		"access": func(who access.Caller) error {
-			_, err := w.SetAccess(t.Context(), who, "shop", api.AccessRequest{Mode: "0666"})
+			_, err := w.Goldens.SetAccess(t.Context(), who, "shop", api.AccessRequest{Mode: "0666"})
 			return err
 		},
 	}
@@ -57,8 +58,8 @@ func TestOthersGoldens(t *testing.T) {
 		}
 	}
 	for verb, try := range map[string]func(who access.Caller) error{
-		"get":    func(who access.Caller) error { _, err := w.Get(t.Context(), who, "shop"); return err },
-		"verify": func(who access.Caller) error { _, err := w.Verify(t.Context(), who, "shop:1"); return err },
+		"get":    func(who access.Caller) error { _, err := w.Goldens.Get(t.Context(), who, "shop"); return err },
+		"verify": func(who access.Caller) error { _, err := w.Goldens.Verify(t.Context(), who, "shop:1"); return err },
 	} {
 		if err := try(bob); err != nil {
 			t.Errorf("%s by the group: %v", verb, err)
@@ -80,28 +81,28 @@ func TestOthersGoldens(t *testing.T) {
 		t.Errorf("on top of what is not hers: %v", err)
 	}
 
-	if _, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Owner: "1001"}); !errdefs.IsPermissionDenied(err) {
+	if _, err := w.Goldens.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Owner: "1001"}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("given away: %v", err)
 	}
-	if _, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Group: "1001"}); !errdefs.IsPermissionDenied(err) {
+	if _, err := w.Goldens.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Group: "1001"}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("a group that she is not in: %v", err)
 	}
-	if _, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Mode: "0777"}); !errdefs.IsInvalidArgument(err) {
+	if _, err := w.Goldens.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Mode: "0777"}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a mode that is none: %v", err)
 	}
-	if g, err := w.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Mode: "0660"}); err != nil || g.Mode != "0660" {
+	if g, err := w.Goldens.SetAccess(t.Context(), ada, "shop", api.AccessRequest{Mode: "0660"}); err != nil || g.Mode != "0660" {
 		t.Errorf("%+v, %v", g, err)
 	}
 	if g, _, err := build(bob, "0600", "bob's"); err != nil || g.Mode != "0660" {
 		t.Errorf("by the group that may: %+v, %v", g, err)
 	}
-	if _, err := w.SetAccess(t.Context(), root, "shop", api.AccessRequest{Owner: "1002", Group: "1002", Mode: "0600"}); err != nil {
+	if _, err := w.Goldens.SetAccess(t.Context(), root, "shop", api.AccessRequest{Owner: "1002", Group: "1002", Mode: "0600"}); err != nil {
 		t.Error(err)
 	}
-	if _, err := w.Get(t.Context(), ada, "shop"); !errdefs.IsNotFound(err) {
+	if _, err := w.Goldens.Get(t.Context(), ada, "shop"); !errdefs.IsNotFound(err) {
 		t.Errorf("it was hers: %v", err)
 	}
-	if err := w.Remove(t.Context(), eve, "shop"); err != nil {
+	if err := w.Goldens.Remove(t.Context(), eve, "shop"); err != nil {
 		t.Errorf("the new owner's: %v", err)
 	}
 }
@@ -176,17 +177,21 @@ func TestNobody(t *testing.T) {
 			_, _, err := w.Build(ctx, c, r.BuildRequest, r.next, r.event)
 			return err
 		},
-		"Get":      func(w *world, c access.Caller) error { _, err := w.Get(ctx, c, "shop"); return err },
-		"List":     func(w *world, c access.Caller) error { l, err := w.List(ctx, c, ""); return none(len(l), err) },
-		"Promote":  func(w *world, c access.Caller) error { _, err := w.Promote(ctx, c, "shop:1"); return err },
-		"Rollback": func(w *world, c access.Caller) error { _, err := w.Rollback(ctx, c, "shop"); return err },
-		"Verify":   func(w *world, c access.Caller) error { _, err := w.Verify(ctx, c, "shop"); return err },
+		"Get":      func(w *world, c access.Caller) error { _, err := w.Goldens.Get(ctx, c, "shop"); return err },
+		"List":     func(w *world, c access.Caller) error { l, err := w.Goldens.List(ctx, c, ""); return none(len(l), err) },
+		"Promote":  func(w *world, c access.Caller) error { _, err := w.Goldens.Promote(ctx, c, "shop:1"); return err },
+		"Rollback": func(w *world, c access.Caller) error { _, err := w.Goldens.Rollback(ctx, c, "shop"); return err },
+		"Verify":   func(w *world, c access.Caller) error { _, err := w.Goldens.Verify(ctx, c, "shop"); return err },
 		"SetAccess": func(w *world, c access.Caller) error {
-			_, err := w.SetAccess(ctx, c, "shop", api.AccessRequest{Owner: "0"})
+			_, err := w.Goldens.SetAccess(ctx, c, "shop", api.AccessRequest{Owner: "0"})
 			return err
 		},
-		"MayRemove": func(w *world, c access.Caller) error { return w.MayRemove(ctx, c, snapshot.Ref{Name: "shop"}) },
-		"Remove":    func(w *world, c access.Caller) error { return w.Remove(ctx, c, "shop") },
+		"MayAdd": func(w *world, c access.Caller) error { return w.Goldens.MayAdd(ctx, c, "shop") },
+		"Add": func(w *world, c access.Caller) error {
+			_, err := w.Goldens.Add(ctx, c, "shop", func() (snapshot.Golden, error) { return snapshot.Golden{Name: "shop"}, nil })
+			return err
+		},
+		"Remove": func(w *world, c access.Caller) error { return w.Goldens.Remove(ctx, c, "shop") },
 		"Answer": func(w *world, c access.Caller) (err error) {
 			w.engine = everything
 			r := full(w)
@@ -205,12 +210,13 @@ func TestNobody(t *testing.T) {
 			return err
 		},
 	}
-	builder := reflect.TypeFor[*Builder]()
-	for i := range builder.NumMethod() {
-		verb := builder.Method(i)
-		for n := range verb.Type.NumIn() {
-			if verb.Type.In(n) == reflect.TypeFor[access.Caller]() && verbs[verb.Name] == nil {
-				t.Errorf("%s takes a caller: try it with nobody", verb.Name)
+	for _, of := range []reflect.Type{reflect.TypeFor[*Builder](), reflect.TypeFor[*goldens.Goldens]()} {
+		for i := range of.NumMethod() {
+			verb := of.Method(i)
+			for n := range verb.Type.NumIn() {
+				if verb.Type.In(n) == reflect.TypeFor[access.Caller]() && verbs[verb.Name] == nil {
+					t.Errorf("%s takes a caller: try it with nobody", verb.Name)
+				}
 			}
 		}
 	}
@@ -242,16 +248,16 @@ func TestCertificate(t *testing.T) {
 	if err != nil || g.Owner != "4026531840" || g.Group != "" {
 		t.Fatalf("%+v, %v", g, err)
 	}
-	if _, err := w.Get(t.Context(), access.User("operator", 1001, 1001, 0), "shop"); !errdefs.IsNotFound(err) {
+	if _, err := w.Goldens.Get(t.Context(), access.User("operator", 1001, 1001, 0), "shop"); !errdefs.IsNotFound(err) {
 		t.Errorf("a member of root's group: %v", err)
 	}
-	if _, err := w.Get(t.Context(), access.User("cert:bob", 0xF0000001), "shop"); !errdefs.IsNotFound(err) {
+	if _, err := w.Goldens.Get(t.Context(), access.User("cert:bob", 0xF0000001), "shop"); !errdefs.IsNotFound(err) {
 		t.Errorf("another certificate: %v", err)
 	}
-	if g, err := w.SetAccess(t.Context(), cert, "shop", api.AccessRequest{Mode: "0600"}); err != nil || g.Mode != "0600" || g.Group != "" {
+	if g, err := w.Goldens.SetAccess(t.Context(), cert, "shop", api.AccessRequest{Mode: "0600"}); err != nil || g.Mode != "0600" || g.Group != "" {
 		t.Errorf("the owner: %+v, %v", g, err)
 	}
-	if _, err := w.SetAccess(t.Context(), cert, "shop", api.AccessRequest{Group: "0"}); !errdefs.IsPermissionDenied(err) {
+	if _, err := w.Goldens.SetAccess(t.Context(), cert, "shop", api.AccessRequest{Group: "0"}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("root's group: %v", err)
 	}
 }

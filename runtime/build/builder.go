@@ -1,7 +1,7 @@
 // Package build makes goldens: it takes in the sources of a build, lends the
 // engine a root filesystem and containers to work in, and commits what comes
 // out. Whatever goes wrong, and whoever goes away, leaves nothing behind but
-// the build log. It also serves the other verbs of goldens (list, promote …).
+// the build log. The other verbs of goldens (list, promote …) are of package goldens.
 //
 // See DESIGN.md for what it relies on and what a crash leaves.
 package build
@@ -23,7 +23,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/goldens"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -57,6 +57,7 @@ type Bases interface {
 // required.
 type Options struct {
 	Store   snapshot.Store
+	Goldens *goldens.Goldens // takes what is built
 	Bases   Bases
 	Runner  runtime.Runner
 	Network network.Provider
@@ -66,36 +67,20 @@ type Options struct {
 	RunDir   string // sockets and mount points of builds; void after a reboot
 	LogDir   string // takes ID.log of builds
 
-	// Live says how many live clones a golden has; default none.
-	Live func(snapshot.Ref) int
-	// Drain waits until clones that were removed are gone, so that they do not
-	// keep their golden from being removed; default nothing.
-	Drain       func(context.Context) error
 	Logger      *slog.Logger // default slog.Default()
 	Concurrency int          // default DefaultConcurrency
 	MaxUpload   int64        // bytes that the sources of one build may have; 0 is no bound
 	Room        func() error // why no golden is to be made now; default there is room
-	Events      *event.Hub   // takes what happens to goldens; nil drops it
-	Users       Users        // who are not of this host; nil knows none
 	// Failpoint, if set, is called before each step of a build.
 	Failpoint func(step string) error
 	Mode      uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]
 }
 
-// Users are users who are not of this host: [access.CertUsers]. Either method says false for
-// what is none of theirs.
-type Users interface {
-	Name(uid int) (string, bool)
-	ID(name string) (int, bool, error)
-}
-
-// Builder builds goldens and keeps them. It is safe for concurrent use.
+// Builder builds goldens. It is safe for concurrent use.
 type Builder struct {
 	Options
 	gate  chan struct{}
 	locks keyLocks
-
-	naming sync.Mutex // held while it is decided whose a name is; commits are one at a time anyway
 
 	// Replaced by tests.
 	mount   func(mounts []mount.Mount, target string) error
@@ -108,12 +93,6 @@ type Builder struct {
 
 // New returns a Builder. Call Recover before its first build.
 func New(o Options) *Builder {
-	if o.Live == nil {
-		o.Live = func(snapshot.Ref) int { return 0 }
-	}
-	if o.Drain == nil {
-		o.Drain = func(context.Context) error { return nil }
-	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}

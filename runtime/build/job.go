@@ -49,7 +49,7 @@ func (b *Builder) Build(
 	if err != nil {
 		return api.Golden{}, false, fmt.Errorf("build golden %s: %w", req.Name, err)
 	}
-	return b.golden(g), existed, nil
+	return b.Goldens.Describe(g), existed, nil
 }
 
 func (b *Builder) build(
@@ -62,7 +62,7 @@ func (b *Builder) build(
 	if req.CheckOnly {
 		return g, false, fmt.Errorf("no version has key %s: %w", req.Key, errdefs.ErrNotFound)
 	}
-	if err := b.mayBuild(ctx, caller, req.Name); err != nil {
+	if err := b.Goldens.MayAdd(ctx, caller, req.Name); err != nil {
 		return g, false, err
 	}
 	if err := b.Room(); err != nil {
@@ -188,23 +188,29 @@ func (j *job) work(ctx context.Context) (g snapshot.Golden, err error) {
 	j.out.step("commit")
 	if g, err = j.commit(ctx, wb.build, built); err == nil {
 		j.Logger.InfoContext(ctx, "golden built", "golden", g.Ref().String(), "engine", g.Engine, "build", j.id, "builder", g.Builder)
-		j.emit(j.caller, api.EventGoldenBuilt, g, "")
 	}
 	return g, err
 }
 
-// commit makes the golden. Whose the name is may have changed since the build began.
-func (j *job) commit(ctx context.Context, b snapshot.Build, built runtime.Built) (g snapshot.Golden, err error) {
-	j.naming.Lock()
-	defer j.naming.Unlock()
-	if err := j.mayBuild(ctx, j.caller, j.req.Name); err != nil {
-		return g, err
-	}
-	g = j.record(built)
+// commit makes the golden.
+func (j *job) commit(ctx context.Context, b snapshot.Build, built runtime.Built) (snapshot.Golden, error) {
+	g := j.record(built)
+	var err error
 	if g.Access, err = j.access(); err != nil {
 		return g, err
 	}
-	return b.Commit(ctx, g)
+	return j.Goldens.Add(ctx, j.caller, j.req.Name, func() (snapshot.Golden, error) { return b.Commit(ctx, g) })
+}
+
+// access is that of a name that the build makes.
+func (j *job) access() (snapshot.Access, error) {
+	a := snapshot.Access{Owner: j.caller.UID(), Group: j.caller.Group(), Mode: j.Mode}
+	if j.req.Mode == "" {
+		return a, nil
+	}
+	var err error
+	a.Mode, err = snapshot.ParseMode(j.req.Mode)
+	return a, err
 }
 
 func (j *job) record(built runtime.Built) snapshot.Golden {

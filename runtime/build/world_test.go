@@ -19,6 +19,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/goldens"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -70,7 +71,7 @@ func newWorld(t *testing.T) *world {
 		"server": serverProgram,
 	}
 	w.Builder = New(Options{
-		Store: fakeStore{w}, Bases: fakeBases{w}, Runner: fakeRunner{w}, Network: fakeNetwork{w},
+		Store: fakeStore{w}, Goldens: goldens.New(goldens.Options{Store: fakeStore{w}, Clones: noClones{}, Log: slog.New(slog.DiscardHandler)}), Bases: fakeBases{w}, Runner: fakeRunner{w}, Network: fakeNetwork{w},
 		Engines:  runtime.EngineSet{"postgres": fakeEngine{w: w, name: "postgres"}, "redis": fakeEngine{w: w, name: "redis"}},
 		SpoolDir: filepath.Join(dir, "spool"), RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"),
 		Logger: slog.New(slog.DiscardHandler),
@@ -100,6 +101,16 @@ func newWorld(t *testing.T) *world {
 		return nil
 	}
 	return w
+}
+
+// noClones are those of goldens that have none.
+type noClones struct{}
+
+func (noClones) Live(snapshot.Ref) int             { return 0 }
+func (noClones) RefreshPool(context.Context) error { return nil }
+
+func (noClones) SuspendPool(context.Context, snapshot.Ref) (resume func(), err error) {
+	return func() {}, nil
 }
 
 func serverProgram(f fakeIO) int {

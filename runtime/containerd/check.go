@@ -29,17 +29,3 @@ func CheckRunc(path string) func(context.Context) api.Check {
 		return c
 	}
 }
-
-// CheckUsers tells who the users of clones are on this host, or why not: without says so where m is nil.
-func CheckUsers(m *Mapped, without error) func(context.Context) api.Check {
-	return func(context.Context) api.Check {
-		if m != nil {
-			return api.Check{Name: "user namespaces", Status: "ok", Detail: m.String()}
-		}
-		return api.Check{
-			Name: "user namespaces", Status: "warning", Detail: fmt.Sprintf("none: %v", without),
-			Why: "users of clones have numbers of this host's users",
-			Fix: "they take Linux 6.3 and layers on XFS, Btrfs or ext4",
-		}
-	}
-}

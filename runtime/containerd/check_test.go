@@ -32,11 +32,11 @@ func TestCheckRunc(t *testing.T) {
 }
 
 func TestCheckUsers(t *testing.T) {
-	c := CheckUsers(&Mapped{first: 0x70000000}, nil)(t.Context())
+	c := (&Mapped{first: 0x70000000}).Check(t.Context())
 	if c.Status != "ok" || c.Detail != "users of clones are 1879048192 to 1879113727 on this host" || c.Fix != "" {
 		t.Errorf("with them: %+v", c)
 	}
-	c = CheckUsers(nil, errors.New("too old"))(t.Context())
+	c = (&Mapped{without: errors.New("too old")}).Check(t.Context())
 	if c.Status != "warning" || c.Detail != "none: too old" || c.Why == "" || c.Fix == "" {
 		t.Errorf("without: %+v", c)
 	}
@@ -81,8 +81,18 @@ func TestIDsOnDisk(t *testing.T) {
 	}
 }
 
+// TestUsersNeedShims: where containers cannot have user namespaces, they go without or nothing starts, as the mode says.
 func TestUsersNeedShims(t *testing.T) {
-	if _, err := New(nil, Options{}).MapUsers(t.Context(), MapOptions{}); err == nil || !strings.Contains(err.Error(), "own runtime") {
-		t.Errorf("without shims: %v", err)
+	for mode, says := range map[string]string{UsersAuto: "own runtime", UsersOn: "", UsersOff: "is off"} {
+		m, err := New(nil, Options{}).MapUsers(t.Context(), MapOptions{Mode: mode})
+		if (err != nil) != (mode == UsersOn) || err != nil && !strings.Contains(err.Error(), "own runtime") {
+			t.Errorf("%s: %v", mode, err)
+		}
+		if err == nil && !strings.Contains(m.Check(t.Context()).Detail, says) {
+			t.Errorf("%s: %+v", mode, m.Check(t.Context()))
+		}
+		if err := m.Close(); err != nil {
+			t.Errorf("%s: close: %v", mode, err)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/launch"
 	"github.com/ctrsnap/ctrsnap/snapshot/overlay"
 )
@@ -21,24 +22,49 @@ const (
 	idOfDaemon = 1<<32 - 2
 )
 
+// Whether containers are in user namespaces: where they can, or nothing starts where they cannot, or never.
+const (
+	UsersAuto = "auto"
+	UsersOn   = "on"
+	UsersOff  = "off"
+)
+
 // MapOptions say who the users of clones are on this host.
 type MapOptions struct {
+	Mode     string   // one of the above
 	First    uint32   // the first of the 65536 users and groups that those of clones are
 	SubIDs   []string // files that say who else has been given such; default subuid(5)'s and subgid(5)'s
-	Layers   string   // directory of the layers, by the name that mounts have
 	RunDir   string   // directory of clones' own directories; it is made if it does not exist
-	ViewsDir string   // takes both, as users of clones see them
+	ViewsDir string   // takes it and the layers, as users of clones see them
+	// Layers returns the directory of the layers, by the name that mounts have.
+	Layers func(context.Context) (string, error)
 }
 
-// Mapped are the users of clones, who have numbers of their own on this host.
+// Mapped are the users of clones, who have numbers of their own on this host where that can be.
 type Mapped struct {
-	first uint32
-	views []*overlay.View
+	first   uint32
+	without error // why they have not
+	views   []*overlay.View
 }
 
-// MapUsers has containers that are made from now on be in user namespaces. An error says why they cannot; then they go
-// on as before. The caller must Close what it gets when no more containers are made.
-func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err error) {
+// MapUsers has containers that are made from now on be in user namespaces, as the mode says. The caller must Close what
+// it gets when no more containers are made.
+func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (*Mapped, error) {
+	if o.Mode == UsersOff {
+		return &Mapped{without: errors.New("containerd.userns is off")}, nil
+	}
+	m, err := r.mapUsers(ctx, o)
+	if err != nil && o.Mode == UsersOn {
+		return nil, fmt.Errorf("user namespaces, which containerd.userns wants: %w", err)
+	}
+	if err != nil {
+		r.opts.Logger.WarnContext(ctx, "clones have no user namespaces", "reason", err)
+		m = &Mapped{without: err}
+	}
+	return m, nil
+}
+
+func (r *Runner) mapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err error) {
 	if r.opts.Shims == nil {
 		return nil, errors.New("only clones that ctrsnap's own runtime starts have them")
 	}
@@ -46,6 +72,10 @@ func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err err
 		o.SubIDs = []string{"/etc/subuid", "/etc/subgid"}
 	}
 	if err := o.check(); err != nil {
+		return nil, err
+	}
+	layers, err := o.Layers(ctx)
+	if err != nil {
 		return nil, err
 	}
 	l, err := launch.New()
@@ -68,7 +98,7 @@ func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err err
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	for _, dir := range []string{o.Layers, o.RunDir} {
+	for _, dir := range []string{layers, o.RunDir} {
 		v, err := overlay.NewView(dir, filepath.Join(o.ViewsDir, filepath.Base(dir)), ns)
 		if err != nil {
 			return nil, err
@@ -77,7 +107,7 @@ func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err err
 	}
 	clones := []specs.LinuxIDMapping{{ContainerID: 0, HostID: o.First, Size: idsOfClone}}
 	users := &Users{IDs: launch.IDs{Users: clones, Groups: clones}, Rootfs: m.views[0].Mounts, Source: m.views[1].Path}
-	if err := r.UseUsers(ctx, users, o.Layers, o.RunDir); err != nil {
+	if err := r.UseUsers(ctx, users, layers, o.RunDir); err != nil {
 		return nil, fmt.Errorf("try one: %w", err)
 	}
 	return m, nil
@@ -131,7 +161,17 @@ func (m *Mapped) Close() (err error) {
 	return err
 }
 
-// String says who they are, for people.
-func (m *Mapped) String() string {
-	return fmt.Sprintf("users of clones are %d to %d on this host", m.first, uint64(m.first)+idsOfClone-1)
+// Check tells who they are on this host, or why they have no numbers of their own.
+func (m *Mapped) Check(context.Context) api.Check {
+	if m.without == nil {
+		return api.Check{
+			Name: "user namespaces", Status: "ok",
+			Detail: fmt.Sprintf("users of clones are %d to %d on this host", m.first, uint64(m.first)+idsOfClone-1),
+		}
+	}
+	return api.Check{
+		Name: "user namespaces", Status: "warning", Detail: fmt.Sprintf("none: %v", m.without),
+		Why: "users of clones have numbers of this host's users",
+		Fix: "they take Linux 6.3 and layers on XFS, Btrfs or ext4",
+	}
 }

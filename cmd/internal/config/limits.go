@@ -1,6 +1,11 @@
 package config
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
+)
 
 // Bounds are limits of one clone; 0 is none.
 type Bounds struct {
@@ -22,6 +27,16 @@ type Quota struct {
 type Limits struct {
 	User Quota `toml:"user" comment:"of each user but administrators"`
 	All  Quota `toml:"all" comment:"of all together"`
+}
+
+// Limits returns them as the API has them.
+func (b Bounds) Limits() api.Limits {
+	return api.Limits{MemoryBytes: int64(b.Memory), CPUs: b.CPUs, Pids: b.Pids, DiskBytes: int64(b.Disk), Connections: b.Connections}
+}
+
+// Bounds returns them as quotas have them.
+func (q Quota) Bounds() quota.Bounds {
+	return quota.Bounds{Clones: q.Clones, Memory: int64(q.Memory), Disk: int64(q.Disk)}
 }
 
 func (b Bounds) validate() error {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
@@ -67,6 +68,21 @@ func New(store sandbox.Store, controller sandbox.Controller, opts Options) *Pool
 		opts.Failpoint = func(string) error { return nil }
 	}
 	return &Pool{store: store, controller: controller, opts: opts, used: map[string]int{}, making: make(chan struct{}, 1)}
+}
+
+// Used counts the containers of each sandbox.
+func Used(ctx context.Context, all containers.Store) (map[string]int, error) {
+	list, err := all.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	used := map[string]int{}
+	for _, c := range list {
+		if c.SandboxID != "" {
+			used[c.SandboxID]++
+		}
+	}
+	return used, nil
 }
 
 // Recover takes over the sandboxes that are recorded, with the number of
