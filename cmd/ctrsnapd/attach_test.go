@@ -16,6 +16,7 @@ import (
 // TestAttach puts a clone into networks of its host while it runs, beyond a
 // crash of the daemon, and takes it out again.
 func TestAttach(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -23,9 +24,7 @@ func TestAttach(t *testing.T) {
 	l.ip("-n", l.ns("a"), "link", "add", "br0", "type", "bridge")
 	l.ip("-n", l.ns("a"), "address", "add", "198.51.100.1/24", "dev", "br0")
 	l.ip("-n", l.ns("a"), "link", "set", "dev", "br0", "up")
-	d := newDaemonIn(t, l.enter("a"), "ahead = 2\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShopIn(t, l.enter("a"), "ahead = 2\n")
 	d.run("clone", "shop", "--name", "pr-42")
 
 	reach := func(from, addr string) error {

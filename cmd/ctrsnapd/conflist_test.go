@@ -11,7 +11,7 @@ import (
 )
 
 // conflist writes the configuration of a network with a bridge of its own,
-// which the end of the test deletes.
+// which the end of the test deletes. It changes a setting of the host: tests with it are not parallel to others.
 func conflist(t *testing.T, dir, name, bridge, subnet string) string {
 	t.Helper()
 	// The plugin's gateway option lets this host forward.
@@ -35,8 +35,7 @@ func TestConflist(t *testing.T) {
 	}
 	file := conflist(t, t.TempDir(), "own", "cst-own0", "10.97.31.0/24")
 	d := newDaemon(t, fmt.Sprintf("conflist = %q\nahead = 2\n", file))
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d.buildShop() // on that network
 	for range 3 {
 		c := cloneJSON(t, d, "shop")
 		if !strings.HasPrefix(c.Host, "10.97.31.") {
@@ -60,9 +59,7 @@ func TestNetworksByName(t *testing.T) {
 	dir := t.TempDir()
 	conflist(t, dir, "one", "cst-own1", "10.97.32.0/24")
 	two := conflist(t, dir, "two", "cst-own2", "10.97.33.0/24")
-	d := newDaemon(t, fmt.Sprintf("conf_dirs = [%q]\n", dir))
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, fmt.Sprintf("conf_dirs = [%q]\n", dir))
 	c := cloneJSON(t, d, "shop", "--network", "two,one", "--name", "both")
 	if !strings.HasPrefix(c.Host, "10.97.33.") || strings.Join(c.Networks, " ") != "two one" {
 		t.Errorf("clone has address %s on %v", c.Host, c.Networks)

@@ -15,9 +15,7 @@ import (
 // the next daemon knows them.
 func TestKilledDuringClones(t *testing.T) {
 	t.Parallel()
-	modes(t, func(t *testing.T, d *daemon) {
-		d.file("schema.sql", schema)
-		d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	shopModes(t, func(t *testing.T, d *daemon) {
 		url := d.run("clone", "shop", "--name", "survivor", "--label", "job=1")
 		query(t, url, "INSERT INTO users VALUES (2001, 'before')")
 		before := d.run("inspect", "survivor", "--format", "{{.id}} {{.pid}} {{.expires_at}} {{.url}} {{.labels}}")
@@ -47,10 +45,8 @@ func TestKilledDuringClones(t *testing.T) {
 // golden and no garbage are left.
 func TestKilledDuringBuild(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "")
-	d.file("schema.sql", schema)
+	d := newShop(t, "")
 	d.file("slow.sql", schema+"\nSELECT pg_sleep(300);\n")
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	before := d.storageEntries()
 	for _, at := range []string{"initdb", "slow.sql"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -106,11 +102,9 @@ func readUntil(t *testing.T, r io.Reader, text string) {
 
 // TestRunEndsItsClone: whatever ends `run`, ends its clone, unless the daemon
 // is only restarted meanwhile.
-func TestRunEndsItsClone(t *testing.T) { t.Parallel(); modes(t, testRunEndsItsClone) }
+func TestRunEndsItsClone(t *testing.T) { t.Parallel(); shopModes(t, testRunEndsItsClone) }
 
 func testRunEndsItsClone(t *testing.T, d *daemon) {
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	start := func() (pid int, url string, end func() error) {
 		ready := filepath.Join(d.work, "ready")
 		os.Remove(ready)

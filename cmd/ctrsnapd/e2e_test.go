@@ -67,14 +67,19 @@ func cloneJSON(t testing.TB, d *daemon, args ...string) api.Clone {
 }
 
 // modes are the ways to run a daemon that the same tests pass with.
-func modes(t *testing.T, test func(t *testing.T, d *daemon)) {
+func modes(t *testing.T, test func(t *testing.T, d *daemon)) { modesOf(t, newDaemon, test) }
+
+// shopModes are those with a golden shop:1.
+func shopModes(t *testing.T, test func(t *testing.T, d *daemon)) { modesOf(t, newShop, test) }
+
+func modesOf(t *testing.T, start func(t testing.TB, configuration string, args ...string) *daemon, test func(t *testing.T, d *daemon)) {
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
-		test(t, newDaemon(t, ""))
+		test(t, start(t, ""))
 	})
 	t.Run("external", func(t *testing.T) {
 		t.Parallel()
-		test(t, newDaemon(t, "", "--containerd", hostContainerd(t)))
+		test(t, start(t, "", "--containerd", hostContainerd(t)))
 	})
 }
 
@@ -393,11 +398,9 @@ func dataDir(t *testing.T, pid int) string {
 }
 
 // TestWrongInput gets a clear error for each, and loses nothing.
-func TestWrongInput(t *testing.T) { t.Parallel(); modes(t, testWrongInput) }
+func TestWrongInput(t *testing.T) { t.Parallel(); shopModes(t, testWrongInput) }
 
 func testWrongInput(t *testing.T, d *daemon) {
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.file("bad.sql", "CREATE TABLE ok (i int);\nINSERT INTO ok VALUES (1);\nINSERT INTO missing VALUES (1);\n")
 	d.file("text.tar", "this is no archive")
 	for name, tt := range map[string]struct {
@@ -465,11 +468,9 @@ func TestNoSpace(t *testing.T) {
 
 // TestRemoveWhileCloning: a clone of a golden that is being removed is either
 // whole or refused.
-func TestRemoveWhileCloning(t *testing.T) { t.Parallel(); modes(t, testRemoveWhileCloning) }
+func TestRemoveWhileCloning(t *testing.T) { t.Parallel(); shopModes(t, testRemoveWhileCloning) }
 
 func testRemoveWhileCloning(t *testing.T, d *daemon) {
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	for range 5 {
 		var clone, remove result
 		var wg sync.WaitGroup

@@ -154,9 +154,7 @@ func (d *daemon) lastWords(t *testing.T) string {
 // of the last checkpoint, all of them; clones end, and leave nothing.
 func TestMetadataLost(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "[pool]\nauto = false\n")
 	d.run("clone", "shop", "--name", "lost")
 	d.stop(syscall.SIGKILL)
 	root := filepath.Join(d.work, "root/storage")

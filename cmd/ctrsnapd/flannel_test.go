@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -47,10 +48,15 @@ type lan struct {
 	dir    string
 }
 
+var lans atomic.Int32
+
+// newPrefix returns one that no other lan has.
+func newPrefix() string { return fmt.Sprintf("cst%d-%d", os.Getpid(), lans.Add(1)) }
+
 // newLAN makes a namespace for each host, with 192.0.2.1, 192.0.2.2 and so on.
 func newLAN(t *testing.T, hosts ...string) *lan {
 	t.Helper()
-	l := &lan{t: t, prefix: fmt.Sprintf("cst%d", os.Getpid()), dir: t.TempDir()}
+	l := &lan{t: t, prefix: newPrefix(), dir: t.TempDir()}
 	l.add("switch")
 	l.ip("-n", l.ns("switch"), "link", "add", "lan", "type", "bridge")
 	l.ip("-n", l.ns("switch"), "link", "set", "lan", "up")

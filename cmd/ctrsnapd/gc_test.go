@@ -38,9 +38,7 @@ func (d *daemon) orphans(args ...string) map[string][]string {
 // the next start. What clones have is not touched.
 func TestGC(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "[pool]\nauto = false\n")
 	url := d.run("clone", "shop", "--name", "kept")
 	if found := d.orphans("--dry-run"); len(found) > 0 {
 		t.Errorf("of a daemon that lost nothing: %v", found)

@@ -20,6 +20,7 @@ import (
 // TestNetworkIsolationByConflist has clones on a bridge of CNI's reach their own
 // lease and nobody else, before and after a crash, over both families.
 func TestNetworkIsolationByConflist(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "own.conflist")
 	doc := `{"cniVersion": "1.0.0", "name": "own", "plugins": [{"type": "bridge", "bridge": "own0", "isDefaultGateway": true,
 		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.97.34.0/24"}], [{"subnet": "fd00:97:34::/64"}]]}}]}`
@@ -38,8 +39,6 @@ func TestNetworkIsolationByConflist(t *testing.T) {
 	}
 	outside := serveIn(t, beyond, "198.51.100.50:0")
 	services := []string{serveIn(t, host, "192.0.2.1:0"), serveIn(t, host, "0.0.0.0:0")}
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	var one struct{ Clones []api.Clone }
 	if err := json.Unmarshal([]byte(d.run("clone", "shop", "--count", "2", "-o", "json")), &one); err != nil {
 		t.Fatal(err)

@@ -88,6 +88,7 @@ type crashReport struct {
 // remove, build and promote. What it has confirmed is there each time, nobody
 // is given what somebody else has, and nothing is left in the end.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	begun := time.Now()
 	k := newKiller(t, *crashSeed)
 	t.Logf("seed %d", *crashSeed)
@@ -140,7 +141,7 @@ func (k *killer) settle(ctx context.Context) census {
 // lanConf writes the configuration of a network that needs nothing of the host.
 func lanConf(t testing.TB, dir string) {
 	t.Helper()
-	doc := `{"cniVersion": "1.0.0", "name": "lan", "plugins": [{"type": "ptp", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.97.41.0/24"}]]}}]}`
+	doc := `{"cniVersion": "1.0.0", "name": "lan", "plugins": [{"type": "ptp", "ipam": {"type": "host-local", "ranges": [[{"subnet": "` + newRange() + `.0.0/24"}]]}}]}`
 	if err := os.WriteFile(filepath.Join(dir, "lan.conflist"), []byte(doc), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -20,9 +20,7 @@ import (
 // connections, the daemon disk and the directory of their sockets.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[limits.all]\nclones = 3\n[metrics]\nlisten = '127.0.0.1:0'\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "[limits.all]\nclones = 3\n[metrics]\nlisten = '127.0.0.1:0'\n")
 
 	c := cloneJSON(t, d, "shop", "--memory", "256MiB", "--cpus", "1.5", "--pids", "60", "--connections", "3", "--name", "small")
 	for file, want := range map[string]string{
@@ -107,9 +105,7 @@ func TestLimits(t *testing.T) {
 // meanwhile; one that is protected is ended by force.
 func TestProcessLease(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "")
 	job := exec.Command("sleep", "600")
 	if err := job.Start(); err != nil {
 		t.Fatal(err)

@@ -4,11 +4,17 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
+
+var ranges atomic.Int32
+
+// newRange returns the beginning of addresses on this host that no other test has, as in 10.101.
+func newRange() string { return fmt.Sprintf("10.%d", 100+ranges.Add(1)) }
 
 // publish has a clone at a port of the host, which answers.
 func (c *caller) publish(ctx context.Context) error {
@@ -22,7 +28,7 @@ func (c *caller) attached(ctx context.Context) error {
 
 // link is one to the host alone, at an address of the caller's own.
 func (c *caller) link() api.AttachRequest {
-	return api.AttachRequest{Type: "ptp", IP: fmt.Sprintf("10.97.%d.%d/30", 50+c.number, 4*c.rand.IntN(60)+2)}
+	return api.AttachRequest{Type: "ptp", IP: fmt.Sprintf("%s.%d.%d/30", c.addrs, c.number, 4*c.rand.IntN(60)+2)}
 }
 
 // interfaces gives a clone a further interface, and takes it away.

@@ -30,6 +30,7 @@ type load struct {
 	t       testing.TB
 	d       *daemon
 	seed    uint64
+	addrs   string // of further interfaces, as in 10.101
 	gate    sync.RWMutex // held shared by each operation
 	callers []*caller
 	stop    context.CancelFunc
@@ -67,7 +68,7 @@ type held struct {
 }
 
 func newLoad(t testing.TB, d *daemon, seed uint64) *load {
-	l := &load{t: t, d: d, seed: seed, sure: map[string]api.Golden{}, seen: map[string]int{}, done: map[string]int{}, failed: map[string]int{}, took: map[string]time.Duration{}}
+	l := &load{t: t, d: d, seed: seed, addrs: newRange(), sure: map[string]api.Golden{}, seen: map[string]int{}, done: map[string]int{}, failed: map[string]int{}, took: map[string]time.Duration{}}
 	for i := range cloneCallers + buildCallers {
 		c := &caller{
 			load: l, number: i, rand: rand.New(rand.NewPCG(seed, uint64(i))), //nolint:gosec // to be repeated

@@ -51,9 +51,8 @@ func gatewayOf(c api.Clone) netip.Addr {
 // TestNames has the clones of a job find each other and nobody else, those made
 // ahead, those on a bridge that came later, and all after a crash.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	d, host, _ := newEgressHost(t, "subnet = \"10.96.0.0/21\"\n[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.run("pool", "set", "shop", "--size", "1")
 	waitFor(t, "the pool to be full", func() bool { return pools(t, d)["shop:1"].Ready == 1 })
 	var job struct{ Clones []api.Clone }
@@ -143,9 +142,8 @@ func answerOfANew(t *testing.T, d *daemon, host string) string {
 
 // TestNetworkNone reaches a clone by its socket, and by nothing else.
 func TestNetworkNone(t *testing.T) {
-	d := newDaemon(t, "[pool]\nauto = false\n[clone]\negress = true\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	t.Parallel()
+	d := newShop(t, "[pool]\nauto = false\n[clone]\negress = true\n")
 	c := cloneJSON(t, d, "shop", "--network", "none", "--name", "alone")
 	if c.Host != "" || c.Port != 0 || c.URLs["tcp"] != "" || c.URL != c.URLs["socket"] || c.Egress {
 		t.Errorf("it is at %q, port %d, %v, egress %t", c.Host, c.Port, c.URLs, c.Egress)

@@ -20,14 +20,14 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
-// newEgressHost starts a daemon on a host of its own, a network namespace, and
+// newEgressHost starts a daemon with shop:1 on a host of its own, a network namespace, and
 // makes a namespace beyond that host, which answers at the address returned.
 func newEgressHost(t *testing.T, configuration string) (d *daemon, host, beyond string) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	l := &lan{t: t, prefix: fmt.Sprintf("cst%dn", os.Getpid()), dir: t.TempDir()}
+	l := &lan{t: t, prefix: newPrefix(), dir: t.TempDir()}
 	for _, name := range []string{"host", "beyond"} {
 		l.add(name)
 	}
@@ -58,7 +58,7 @@ func newEgressHost(t *testing.T, configuration string) (d *daemon, host, beyond 
 			_ = c.Close()
 		}
 	}()
-	return newDaemonIn(t, l.enter("host"), configuration), host, listener.Addr().String()
+	return newShopIn(t, l.enter("host"), configuration), host, listener.Addr().String()
 }
 
 // inside runs fn in a network namespace.
@@ -136,9 +136,8 @@ func addrsOf(t *testing.T, c api.Clone) (addrs []netip.Addr) {
 // TestNetworkLeases has clones of two leases ask each other's servers and what is beyond
 // their host, made ahead and not, before and after a crash of the daemon.
 func TestNetworkLeases(t *testing.T) {
+	t.Parallel()
 	d, host, beyond := newEgressHost(t, "[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.run("pool", "set", "shop", "--size", "2")
 	waitFor(t, "the pool to be full", func() bool { return pools(t, d)["shop:1"].Ready == 2 })
 	var one struct{ Clones []api.Clone }
@@ -182,9 +181,8 @@ func TestNetworkLeases(t *testing.T) {
 
 // TestNetworkAddress asks for addresses that are free, taken and somebody else's.
 func TestNetworkAddress(t *testing.T) {
+	t.Parallel()
 	d, host, _ := newEgressHost(t, "subnet = \"10.96.0.0/22\"\n[pool]\nauto = false\n[clone]\negress = true\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	c := cloneJSON(t, d, "shop", "--ip", "10.96.1.77")
 	if c.Host != "10.96.1.77" || !c.Egress {
 		t.Errorf("clone at %s, egress %t", c.Host, c.Egress)

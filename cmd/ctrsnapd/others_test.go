@@ -16,12 +16,10 @@ import (
 func TestOthers(t *testing.T) {
 	t.Parallel()
 	const ann, bob = 61001, 61002 // of no user
-	d := newDaemon(t, "[api]\ngroup = 'nogroup'\n")
+	d := newShop(t, "[api]\ngroup = 'nogroup'\n")
 	if err := os.Chmod(d.work, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.run("golden", "build", "hidden", "--parent", "shop", "--mode", "0600")
 	mustAs := func(uid uint32, args ...string) string {
 		t.Helper()

@@ -33,9 +33,7 @@ func pools(t testing.TB, d *daemon) map[string]api.Pool {
 // clone is handed out once, and nobody has written to it before.
 func TestPool(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "[pool]\nauto = false\n")
 	d.run("pool", "set", "shop", "--size", "6")
 	ready := func(ref string, n int) func() bool { return func() bool { return pools(t, d)[ref].Ready == n } }
 	waitFor(t, "the pool to be full", ready("shop:1", 6))

@@ -42,6 +42,7 @@ type cutter struct {
 // Each golden that was confirmed by then is what was built, on the copy: its digest, and a
 // clone of it that answers and that pg_amcheck finds sound.
 func TestPowercut(t *testing.T) {
+	t.Parallel()
 	begun := time.Now()
 	disk := sharedDisk(t)
 	d := prepareDaemon(t, disk, nil, "[pool]\nauto = false\n[storage]\nsize = \"2GiB\"\n")

@@ -47,10 +47,9 @@ func published(t *testing.T, d *daemon, c api.Clone) (at []netip.AddrPort) {
 // TestPublish reaches clones by ports of the host, from there and from another
 // one, and over a crash of the daemon.
 func TestPublish(t *testing.T) {
+	t.Parallel()
 	d, host, beyond := newEgressHost(t, "[pool]\nauto = false\n")
 	other := strings.TrimSuffix(host, "host") + "beyond"
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.run("pool", "set", "shop", "--size", "1")
 	waitFor(t, "the pool to be full", func() bool { return pools(t, d)["shop:1"].Ready == 1 })
 	d.run("pool", "set", "shop", "--size", "0")

@@ -166,10 +166,8 @@ func TestRemote(t *testing.T) {
 	ca, stranger := newAuthority(t), newAuthority(t)
 	ca.write(dir, "ca", tls.Certificate{Certificate: [][]byte{ca.cert.Raw}, PrivateKey: ca.key})
 	ca.write(dir, "daemon", ca.sign("daemon", time.Hour))
-	d := newDaemon(t, fmt.Sprintf("[api]\ntls_listen = '127.0.0.1:0'\ntls_cert = '%[1]s/daemon.pem'\ntls_key = '%[1]s/daemon.key'\n"+
+	d := newShop(t, fmt.Sprintf("[api]\ntls_listen = '127.0.0.1:0'\ntls_cert = '%[1]s/daemon.pem'\ntls_key = '%[1]s/daemon.key'\n"+
 		"tls_client_ca = '%[1]s/ca.pem'\ntls_admins = ['boss']\n[limits.user]\nclones = 2\n", dir))
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.run("golden", "build", "hidden", "--parent", "shop", "--mode", "0600")
 	d.run("clone", "shop", "--name", "local")
 

@@ -59,6 +59,7 @@ type soakReport struct {
 // kills of the daemon and with a storage that is full now and then, and two thirds by one daemon, which has no more in the end than after
 // the first of them. Nothing is lost, and nothing left.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	begun := time.Now()
 	k := newKiller(t, *soakSeed)
 	ctx := t.Context()

@@ -47,9 +47,7 @@ func (d *daemon) wantCtr(code int, says string, args ...string) {
 // TestTasks does to clones what one can do to containerd's tasks, from outside.
 func TestTasks(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "[pool]\nauto = false\n")
 	c := cloneJSON(t, d, "shop")
 	pid := fmt.Sprint(c.PID)
 	d.wantCtr(0, c.ID+" "+pid+" RUNNING", "ls")
@@ -120,9 +118,7 @@ func (d *daemon) wantOOM(id string) {
 // asks, and leave nothing; others and later ones are well.
 func TestShimDies(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[pool]\nauto = false\n")
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
+	d := newShop(t, "[pool]\nauto = false\n")
 	a, b := cloneJSON(t, d, "shop"), cloneJSON(t, d, "shop")
 	shim := parent(t, a.PID)
 	if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", shim)); !strings.Contains(filepath.Base(exe), "shim") || parent(t, b.PID) != shim {
