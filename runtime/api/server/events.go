@@ -96,6 +96,19 @@ func wanted(in *api.EventsArgs, e event.Event) bool {
 		(in.Golden == "" || in.Golden == e.Golden || in.Golden == name)
 }
 
+// maxLoggedPath is how many bytes of a path are logged: no name that there is makes a longer one.
+const maxLoggedPath = 256
+
+// loggedPath is what logs say of a request's path. Whoever asks chooses its length: a megabyte in each
+// request would wash the log of what matters.
+func loggedPath(r *http.Request) string {
+	p := r.URL.Path
+	if len(p) <= maxLoggedPath {
+		return p
+	}
+	return fmt.Sprintf("%s... (%d bytes)", strings.ToValidUTF8(p[:maxLoggedPath], "?"), len(p))
+}
+
 // auditRequest notes who wanted to change what, and how that ended. Bodies and queries, which may
 // hold secrets, are not in it.
 func (s *Server) auditRequest(r *http.Request, c call, status int) {
@@ -103,5 +116,5 @@ func (s *Server) auditRequest(r *http.Request, c call, status int) {
 		return
 	}
 	s.auditLog.InfoContext(r.Context(), "audit", "request", c.id, "user", c.caller.Name, "uid", c.caller.UID(), "pid", c.caller.PID,
-		"remote", c.caller.Remote, "method", r.Method, "path", r.URL.Path, "status", status)
+		"remote", c.caller.Remote, "method", r.Method, "path", loggedPath(r), "status", status)
 }

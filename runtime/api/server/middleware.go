@@ -43,7 +43,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		start := time.Now()
 		defer func() {
-			s.log.InfoContext(r.Context(), "request", "request", c.id, "method", r.Method, "path", r.URL.Path,
+			s.log.InfoContext(r.Context(), "request", "request", c.id, "method", r.Method, "path", loggedPath(r),
 				"status", rec.status, "ms", float64(time.Since(start).Microseconds())/1000,
 				"caller", c.caller.Name, "pid", c.caller.PID)
 			s.auditRequest(r, c, rec.status)
@@ -128,10 +128,10 @@ func (s *Server) route(mux *http.ServeMux) http.Handler {
 		h.ServeHTTP(probe, r)
 		if allow := probe.header.Get("Allow"); probe.status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", allow)
-			s.refuse(r.Context(), w, usage(probe.status, fmt.Sprintf("method %s not allowed for %s", r.Method, r.URL.Path), "use "+strings.ReplaceAll(allow, ", ", " or ")))
+			s.refuse(r.Context(), w, usage(probe.status, fmt.Sprintf("method %s not allowed for %s", r.Method, loggedPath(r)), "use "+strings.ReplaceAll(allow, ", ", " or ")))
 			return
 		}
-		f := usage(http.StatusNotFound, "no such path "+r.URL.Path, "see /openapi.json")
+		f := usage(http.StatusNotFound, "no such path "+loggedPath(r), "see /openapi.json")
 		f.ErrorBody.Error.Code = api.CodeNotFound
 		s.refuse(r.Context(), w, f)
 	})
