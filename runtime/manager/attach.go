@@ -101,7 +101,7 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequ
 		}
 		given.add(func(ctx context.Context) error { return m.takeBack(ctx, old, a.Request()) })
 		if err := m.update(ctx, old, func(r *record) {
-			r.Attached, r.Given = without(r.Attached, a.IfName), append(slices.Clone(r.Given), a.Request())
+			r.Attached, r.Given = without(r.Attached, a.IfName), append(slices.Clone(r.Given), attachment(a.Request()))
 		}); err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequ
 
 // takeBack gives a clone an interface again that was its successor's to be.
 func (m *Manager) takeBack(ctx context.Context, c *clone, r network.AttachRequest) error {
-	if c.isDead() || !slices.Contains(m.given(c), r) {
+	if c.isDead() || !slices.Contains(m.given(c), attachment(r)) {
 		return nil
 	}
 	if _, err := m.attachTo(ctx, c, r); err != nil {
@@ -126,7 +126,7 @@ func (m *Manager) takeBack(ctx context.Context, c *clone, r network.AttachReques
 	return nil
 }
 
-func (m *Manager) given(c *clone) []network.AttachRequest {
+func (m *Manager) given(c *clone) []attachment {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return c.rec.Given
@@ -143,7 +143,7 @@ func (m *Manager) takeAllBack(ctx context.Context, c *clone) error {
 	defer cancel()
 	var errs []error
 	for _, r := range given {
-		errs = append(errs, m.takeBack(ctx, c, r))
+		errs = append(errs, m.takeBack(ctx, c, network.AttachRequest(r)))
 	}
 	return errors.Join(append(errs, m.update(context.WithoutCancel(ctx), c, func(r *record) { r.Given = nil }))...)
 }

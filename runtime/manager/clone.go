@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,37 +14,11 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
-
-// record is what is kept of a clone with its container, so that a restarted
-// daemon knows all of it.
-type record struct {
-	api.Clone
-	OwnerUID int        `json:"owner_uid"`
-	Addr     netip.Addr `json:"addr"`
-	// Addrs are all addresses of the first interface.
-	Addrs []netip.Addr `json:"addrs,omitempty"`
-	// Peers is of the clones that reach each other; "" is each by itself.
-	Peers string `json:"peers,omitempty"`
-	// Ready says that the clone may have been handed out. One that is not
-	// belongs to nobody.
-	Ready bool `json:"ready"`
-	// Member says that it waits in the pool: nobody has heard of it.
-	Member bool `json:"member,omitempty"`
-	// Process is the digest of what a member runs: a daemon that would start
-	// it otherwise does not hand it out.
-	Process string `json:"process,omitempty"`
-	// Given are interfaces that it has given up for its successor: they are its own again if
-	// that is never handed out.
-	Given []network.AttachRequest `json:"given,omitempty"`
-	// Holder is what holds the lease, where that is no connection.
-	Holder string `json:"holder,omitempty"`
-}
 
 // clone is a clone that this process watches over.
 type clone struct {
@@ -111,9 +84,9 @@ func (m *Manager) update(ctx context.Context, c *clone, change func(*record)) er
 	rec := c.rec
 	m.mu.Unlock()
 	change(&rec)
-	b, err := json.Marshal(rec)
+	b, err := rec.encode()
 	if err != nil {
-		return fmt.Errorf("encode record of clone %s: %w", c.id, err)
+		return err
 	}
 	if err := m.opts.Runner.SetRecord(ctx, c.id, b); err != nil {
 		return fmt.Errorf("record clone %s: %w", c.id, err)

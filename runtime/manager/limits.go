@@ -138,7 +138,7 @@ func hostLimits(l api.Limits) runtime.Limits {
 
 // setLimits gives a member the limits that its caller wants, if others than it has.
 func (m *Manager) setLimits(ctx context.Context, c *clone, want *plan) error {
-	have, l := hostLimits(c.rec.Limits), hostLimits(want.limits)
+	have, l := hostLimits(api.Limits(c.rec.Limits)), hostLimits(want.limits)
 	if have == l {
 		return nil
 	}

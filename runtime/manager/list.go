@@ -119,7 +119,7 @@ func hasLabels(have, want map[string]string) bool {
 func (m *Manager) describe(c *clone) api.Clone {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	seen := c.rec.Clone
+	seen := c.rec.wire()
 	if seen.DNSNames = m.named(&c.rec); len(seen.DNSNames) > 0 {
 		seen.DNSName = seen.DNSNames[0]
 	}

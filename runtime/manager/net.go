@@ -75,26 +75,26 @@ func (m *Manager) Attach(ctx context.Context, caller access.Caller, id string, r
 		return api.Attachment{}, err
 	}
 	m.log.InfoContext(ctx, "interface attached", "clone", c.id, "interface", seen.IfName, "type", seen.Type, "master", seen.Master, "by", caller.Name)
-	return seen, nil
+	return seen.wire(), nil
 }
 
 // attachTo gives a clone that runs an interface, and keeps that it has it. A
 // wanted address may be that of a clone that is on its way out: it is waited for.
-func (m *Manager) attachTo(ctx context.Context, c *clone, req network.AttachRequest) (api.Attachment, error) {
+func (m *Manager) attachTo(ctx context.Context, c *clone, req network.AttachRequest) (attachment, error) {
 	att, err := m.opts.Interfaces.Attach(ctx, c.id, c.namespace(), req)
 	if (errdefs.IsAlreadyExists(err) || err != nil && req.MAC != "") && len(m.pending()) > 0 {
 		if err := m.Drain(ctx); err != nil {
-			return api.Attachment{}, err
+			return attachment{}, err
 		}
 		att, err = m.opts.Interfaces.Attach(ctx, c.id, c.namespace(), req)
 	}
 	if err != nil {
-		return api.Attachment{}, err
+		return attachment{}, err
 	}
-	seen := describeAttachment(att)
+	seen := attachment{Type: att.Type, Master: att.Master, IP: att.IP, Gateway: att.Gateway, MAC: att.MAC, VLAN: att.VLAN, IfName: att.IfName}
 	err = m.update(ctx, c, func(r *record) {
 		r.Attached = append(slices.Clone(r.Attached), seen)
-		r.Given = slices.DeleteFunc(slices.Clone(r.Given), func(g network.AttachRequest) bool { return g == req })
+		r.Given = slices.DeleteFunc(slices.Clone(r.Given), func(g attachment) bool { return g == attachment(req) })
 	})
 	select {
 	case <-c.gone: // its teardown may have looked before the interface was there
@@ -104,19 +104,13 @@ func (m *Manager) attachTo(ctx context.Context, c *clone, req network.AttachRequ
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return api.Attachment{}, errors.Join(err, m.opts.Interfaces.Detach(undo, c.id, c.namespace(), att.IfName))
+		return attachment{}, errors.Join(err, m.opts.Interfaces.Detach(undo, c.id, c.namespace(), att.IfName))
 	}
 	return seen, nil
 }
 
 func attachRequest(r api.AttachRequest) network.AttachRequest {
 	return network.AttachRequest{Type: r.Type, Master: r.Master, IP: r.IP, Gateway: r.Gateway, MAC: r.MAC, VLAN: r.VLAN, IfName: r.IfName}
-}
-
-func describeAttachment(a network.Attachment) api.Attachment {
-	return api.Attachment{
-		Schema: api.Schema, IfName: a.IfName, Type: a.Type, Master: a.Master, IP: a.IP, Gateway: a.Gateway, MAC: a.MAC, VLAN: a.VLAN,
-	}
 }
 
 // Detach takes an interface away that was attached.
@@ -142,8 +136,8 @@ func (m *Manager) detachFrom(ctx context.Context, c *clone, ifName string) error
 	return m.update(ctx, c, func(r *record) { r.Attached = without(r.Attached, ifName) })
 }
 
-func without(all []api.Attachment, ifName string) []api.Attachment {
-	return slices.DeleteFunc(slices.Clone(all), func(a api.Attachment) bool { return a.IfName == ifName })
+func without(all []attachment, ifName string) []attachment {
+	return slices.DeleteFunc(slices.Clone(all), func(a attachment) bool { return a.IfName == ifName })
 }
 
 // Interfaces lists the interfaces of a clone that runs.
@@ -160,14 +154,15 @@ func (m *Manager) Interfaces(_ context.Context, caller access.Caller, id string)
 	all := make([]api.Interface, len(found))
 	for i, f := range found {
 		all[i] = api.Interface{IfName: f.Name, MAC: f.MAC, MTU: f.MTU, Up: f.Up, Addresses: f.Addresses, Gateways: f.Gateways}
-		if n := slices.IndexFunc(attached, func(a api.Attachment) bool { return a.IfName == f.Name }); n >= 0 {
-			all[i].Attached = &attached[n]
+		if n := slices.IndexFunc(attached, func(a attachment) bool { return a.IfName == f.Name }); n >= 0 {
+			a := attached[n].wire()
+			all[i].Attached = &a
 		}
 	}
 	return all, nil
 }
 
-func (m *Manager) attached(c *clone) []api.Attachment {
+func (m *Manager) attached(c *clone) []attachment {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return c.rec.Attached
@@ -206,7 +201,7 @@ func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	told := m.attached(c)
 	var errs []error
 	have = slices.DeleteFunc(have, func(a network.Attachment) bool {
-		if slices.ContainsFunc(told, func(t api.Attachment) bool { return t.IfName == a.IfName }) && m.opts.Interfaces.MayHave(c.namespace(), a.IfName) {
+		if slices.ContainsFunc(told, func(t attachment) bool { return t.IfName == a.IfName }) && m.opts.Interfaces.MayHave(c.namespace(), a.IfName) {
 			return false
 		}
 		errs = append(errs, m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), a.IfName))
@@ -214,7 +209,7 @@ func (m *Manager) reconcileClone(ctx context.Context, c *clone) error {
 	})
 	if len(have) < len(told) {
 		errs = append(errs, m.update(ctx, c, func(r *record) {
-			r.Attached = slices.DeleteFunc(slices.Clone(r.Attached), func(t api.Attachment) bool {
+			r.Attached = slices.DeleteFunc(slices.Clone(r.Attached), func(t attachment) bool {
 				return !slices.ContainsFunc(have, func(a network.Attachment) bool { return a.IfName == t.IfName })
 			})
 		}))

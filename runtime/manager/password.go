@@ -136,7 +136,7 @@ func (m *Manager) setPassword(ctx context.Context, c *clone, want *plan) (change
 	}
 	return func(r *record) {
 		r.OwnPassword = true
-		setConnection(&r.Clone, conn)
+		r.connection = connection(conn)
 	}, nil
 }
 

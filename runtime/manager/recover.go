@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -95,8 +94,14 @@ func (m *Manager) makeDirs() error {
 
 // adopt takes up one clone. None means that it is to be torn down.
 func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone, error) {
-	var rec record
-	if json.Unmarshal(info.Record, &rec) != nil || !rec.Ready || rec.ID != info.ID {
+	rec, err := parseRecord(info.Record)
+	switch {
+	case errdefs.IsFailedPrecondition(err):
+		return nil, fmt.Errorf("adopt clone %s: %w", info.ID, err)
+	case err != nil:
+		m.log.Error("clone without a record is removed", "clone", info.ID, "error", err)
+		return nil, nil
+	case !rec.Ready || rec.ID != info.ID:
 		return nil, nil
 	}
 	if rec.ExpiresAt != nil {

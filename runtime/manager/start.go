@@ -2,11 +2,9 @@ package manager
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -54,7 +52,7 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 		died:   make(chan struct{}),
 		gone:   make(chan struct{}),
 	}
-	s.clone.rec = s.record(name)
+	s.clone.rec = newRecord(s.clone.id, want, name, s.begun)
 	m.own(s.clone.id)
 	if err := s.run(ctx); err != nil {
 		err = s.fail(ctx, err)
@@ -177,26 +175,16 @@ func (s *starter) connect() error {
 			fmt.Errorf("socket path %s is longer than %d bytes: %w", conn.Socket, maxSocketPath, errdefs.ErrFailedPrecondition),
 			"configure a shorter run directory")
 	}
-	setConnection(&c.rec.Clone, conn)
+	c.rec.connection = connection(conn)
 	return nil
-}
-
-func setConnection(c *api.Clone, conn runtime.Connection) {
-	c.URLs, c.Env, c.UnsetEnv, c.Client = conn.URLs, conn.Env, conn.Unset, conn.Client
-	c.Host, c.Port, c.Socket = conn.Host, conn.Port, conn.Socket
-	c.User, c.Password, c.Database = conn.User, conn.Password, conn.Database
-	c.URL = conn.URLs["tcp"]
-	if c.URL == "" {
-		c.URL = conn.URLs["socket"]
-	}
 }
 
 // create makes the container and its task.
 func (s *starter) create(ctx context.Context) error {
 	c := s.clone
-	rec, err := json.Marshal(c.rec)
+	rec, err := c.rec.encode()
 	if err != nil {
-		return fmt.Errorf("encode record: %w", err)
+		return err
 	}
 	hostname := c.rec.Name
 	if hostname == "" {
@@ -341,48 +329,6 @@ func (s *starter) keep(ctx context.Context) error {
 		return err
 	}
 	return s.step("kept")
-}
-
-func (s *starter) record(name string) record {
-	g := s.want.golden
-	rec := record{
-		Clone: api.Clone{
-			Schema: api.Schema, ID: s.clone.id,
-			Golden: g.Name, Version: g.Version, Engine: g.Engine,
-			State: api.StateRunning,
-		},
-		Member: s.want.member,
-	}
-	if s.want.member {
-		rec.Process = fingerprint(s.want.process)
-	}
-	rec.personalise(s.want, name, s.begun)
-	return rec
-}
-
-// live has the clone end after ttl, if there is one. The time keeps the reading of the monotonic
-// clock, by which it is compared: a jump of the host's clock ends no clones, and keeps
-// none. The next daemon reads it from the record, without.
-func (r *record) live(ttl time.Duration) {
-	if ttl > 0 {
-		at := time.Now().Add(ttl)
-		r.ExpiresAt = &at
-	}
-}
-
-// personalise says whose clone it is.
-func (r *record) personalise(want *plan, name string, at time.Time) {
-	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
-	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID()
-	r.Egress, r.Peers = want.egress, want.peers
-	r.Limits, r.IdleTTL, r.Protected = want.limits, api.Duration(want.idle), want.protect
-	if want.holder != (holder{}) {
-		r.Holder = want.holder.String()
-	}
-	if want.networks != "" {
-		r.Networks = strings.Split(want.networks, ",")
-	}
-	r.Created, r.CreatedAt = true, at.Round(0)
 }
 
 // logError is an error with the last lines that the server wrote.
