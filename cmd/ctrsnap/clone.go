@@ -30,6 +30,7 @@ type cloneOptions struct {
 	limits   limits
 	life     life
 	names    naming
+	connect  bool
 	out      *output
 }
 
@@ -38,13 +39,14 @@ func (a *app) cloneCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "clone",
 		Usage:     "make a clone of a golden and print its URL",
-		ArgsUsage: "GOLDEN",
+		ArgsUsage: "GOLDEN [-- ARG…]",
 		Description: `GOLDEN is a name (its current version) or NAME:VERSION. The clone answers when its
 URL is printed, and ends after --ttl.
 
    psql "$(ctrsnap clone shop)"
    eval "$(ctrsnap clone shop --ttl 10m -o env)"
-   ctrsnap clone shop --name pr-42 --if-exists reuse --label job=42 -o json`,
+   ctrsnap clone shop --name pr-42 --if-exists reuse --label job=42 -o json
+   ctrsnap clone shop --psql`,
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the clone; with --count NAME-1 … NAME-N", Destination: &o.req.Name},
 			&cli.StringFlag{Name: "if-exists", Usage: "what to do if a clone of that name exists: `fail|reuse|reset`", DefaultText: "fail", Destination: &o.ifExists, Validator: oneOf("fail", "reuse", "reset")},
@@ -56,6 +58,7 @@ URL is printed, and ends after --ttl.
 			o.networks.flag(),
 			waitTimeoutFlag(&o.req.WaitTimeout),
 			timeoutFlag(&o.timeout),
+			&cli.BoolFlag{Name: "psql", Aliases: []string{"connect"}, Usage: "open the engine's client on the clone, as connect does; what follows -- goes to it", Destination: &o.connect},
 		}, o.life.flags(), o.limits.flags(), o.reach.flags(), o.names.flags(), o.out.flags()),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := arguments(cmd)
@@ -87,6 +90,12 @@ func (o *cloneOptions) check(a *app) error {
 	if err := o.life.apply(&o.req); err != nil {
 		return err
 	}
+	if o.connect && o.req.Count > 1 {
+		return usagef("leave --count away").of("--psql is for one clone")
+	}
+	if !o.connect && len(a.tail) > 0 {
+		return usagef("to run a command with a clone of its own: ctrsnap run %s -- …", o.req.Golden).of("what follows -- is for --psql")
+	}
 	if o.ifExists != "" && o.req.Name == "" {
 		return usagef("add --name").of("--if-exists needs a name")
 	}
@@ -115,6 +124,11 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	resp, err := client.Do(client.OnSent(client.OnQueue(ctx, a.queued), watch), d, api.CreateClones, api.CreateArgs{Body: o.req})
 	if err != nil {
 		return err
+	}
+	if o.connect {
+		c := resp.Clones[0]
+		a.hint("clone %s, which lives on after: ctrsnap connect %s; ctrsnap rm %s", c.ID, c.ID, c.ID)
+		return a.connectTo(context.WithoutCancel(ctx), d, c.ID, naming{via: o.names.via})
 	}
 	if err := a.printClones(o.out, o.names, resp.Clones, o.req.Count <= 1); err != nil {
 		discard(ctx, d, resp.Clones)

@@ -37,17 +37,18 @@ var postgres = api.Engine{
 type fakeDaemon struct {
 	dir string // takes the files of builds
 
-	mu      sync.Mutex
-	changed *sync.Cond
-	next    int
-	clones  map[string]*api.Clone
-	goldens []api.Golden
-	sizes   map[string]int // of pools
-	answers map[string]chan api.HostResult
-	last    api.BuildRequest
-	added   *api.Engine // by engine add
-	drop    []func()    // ends held leases
-	stop    func()
+	mu       sync.Mutex
+	changed  *sync.Cond
+	next     int
+	clones   map[string]*api.Clone
+	goldens  []api.Golden
+	sizes    map[string]int // of pools
+	answers  map[string]chan api.HostResult
+	last     api.BuildRequest
+	added    *api.Engine // by engine add
+	drop     []func()    // ends held leases
+	followed bool        // somebody follows events
+	stop     func()
 
 	conns    atomic.Int64 // connections so far
 	requests []string     // "METHOD PATH" since they were looked at last
@@ -149,9 +150,7 @@ func (f *fakeDaemon) routes() http.Handler {
 	json("GET /v1/stats", func(*http.Request) (any, error) {
 		return api.Stats{Schema: 1, Clones: []api.Clone{{ID: "c1", Golden: "shop", DiskBytes: 1 << 20, Limits: api.Limits{DiskBytes: 1 << 30}}}}, nil
 	})
-	json("GET /v1/events", func(*http.Request) (any, error) {
-		return api.Event{Schema: 1, ID: 1, Type: api.EventCloneDied, Clone: "c1", Golden: "shop:1", Reason: "exit code 1"}, nil
-	})
+	mux.HandleFunc("GET /v1/events", f.events)
 	json("GET /v1/goldens", func(r *http.Request) (any, error) {
 		list := []api.Golden{}
 		for _, g := range f.goldens {
@@ -430,6 +429,28 @@ func (f *fakeDaemon) extend(r *http.Request) (any, error) {
 	return c, nil
 }
 
+// events tells of one event, and to who follows of a second one once there is another clone.
+func (f *fakeDaemon) events(w http.ResponseWriter, r *http.Request) {
+	send := func(id uint64) {
+		_ = json.NewEncoder(w).Encode(api.Event{Schema: 1, ID: id, Type: api.EventCloneDied, Clone: "c1", Golden: "shop:1", Reason: "exit code 1"})
+		_ = http.NewResponseController(w).Flush()
+	}
+	if r.URL.Query().Get("since") == "" {
+		send(1)
+	}
+	if r.URL.Query().Get("follow") == "" {
+		return
+	}
+	f.mu.Lock()
+	n := len(f.clones)
+	f.followed = true
+	f.changed.Broadcast()
+	f.mu.Unlock()
+	if f.wait(func() bool { return len(f.clones) > n }) {
+		send(2)
+	}
+}
+
 func (f *fakeDaemon) logs(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	_, err := f.clone(r)
@@ -439,6 +460,9 @@ func (f *fakeDaemon) logs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	lines := []string{"one", "two", "three"}
+	if r.PathValue("id") == "timed" {
+		lines = []string{"before", "2026-01-01 10:00:00.123 UTC [7] LOG:  old", "2099-01-01 10:00:00.123 UTC [7] LOG:  new", "\tgoes on"}
+	}
 	if r.URL.Query().Get("tail") == "1" {
 		lines = lines[2:]
 	}
@@ -476,8 +500,8 @@ func (f *fakeDaemon) dropLeases() {
 	}
 }
 
-// wait returns once the daemon has n clones, or false after a deadline.
-func (f *fakeDaemon) wait(n int) bool {
+// wait returns once ok holds of the daemon, or false after a deadline.
+func (f *fakeDaemon) wait(ok func() bool) bool {
 	late := false
 	timer := time.AfterFunc(20*time.Second, func() {
 		f.mu.Lock()
@@ -488,10 +512,10 @@ func (f *fakeDaemon) wait(n int) bool {
 	defer timer.Stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for len(f.clones) != n && !late {
+	for !ok() && !late {
 		f.changed.Wait()
 	}
-	return len(f.clones) == n
+	return ok()
 }
 
 // exec runs the command on the host: only the way to it is under test.

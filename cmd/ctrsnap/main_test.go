@@ -68,8 +68,16 @@ func TestScript(t *testing.T) {
 			"clones": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, err := strconv.Atoi(args[0])
 				ts.Check(err)
-				if !daemonOf(ts).wait(n) {
+				f := daemonOf(ts)
+				if !f.wait(func() bool { return len(f.clones) == n }) {
 					ts.Fatalf("the daemon has not %d clones", n)
+				}
+			},
+			// followed waits until somebody follows the daemon's events.
+			"followed": func(ts *testscript.TestScript, _ bool, _ []string) {
+				f := daemonOf(ts)
+				if !f.wait(func() bool { return f.followed }) {
+					ts.Fatalf("nobody follows")
 				}
 			},
 			"stop-daemon": func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).stop() },
