@@ -460,7 +460,7 @@ func (f *fakeDaemon) logs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	lines := []string{"one", "two", "three"}
-	if r.PathValue("id") == "timed" {
+	if id := r.PathValue("id"); id == "timed" || id == "pr-42" {
 		lines = []string{"before", "2026-01-01 10:00:00.123 UTC [7] LOG:  old", "2099-01-01 10:00:00.123 UTC [7] LOG:  new", "\tgoes on"}
 	}
 	if r.URL.Query().Get("tail") == "1" {
