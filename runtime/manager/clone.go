@@ -33,8 +33,6 @@ type clone struct {
 	exit    runtime.Exit
 	gone    chan struct{} // closed when the clone is removed
 
-	warned time.Time // of the end at that time; guarded by Manager.mu
-
 	saving sync.Mutex // held while the record is written; taken before Manager.mu
 	rec    record     // guarded by Manager.mu once the clone is handed out
 }
@@ -92,9 +90,11 @@ func (m *Manager) update(ctx context.Context, c *clone, change func(*record)) er
 		return fmt.Errorf("record clone %s: %w", c.id, err)
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	c.rec = rec
-	m.mu.Unlock()
-	m.poke()
+	if !m.leases.Extend(c.id, rec.life()) && m.clones[c.id] == c {
+		return fmt.Errorf("clone %s has ended: %w", c.id, errdefs.ErrNotFound)
+	}
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -64,16 +65,15 @@ func (m *Manager) create(ctx context.Context, caller access.Caller, req api.Clon
 	if err == nil {
 		err = m.attachAll(ctx, want, old, clones, &given)
 	}
-	leaseID := ""
 	if err == nil {
-		leaseID, err = m.handOut(ctx, want, old, clones)
+		err = m.handOut(ctx, want, old, clones)
 	}
 	if err != nil {
 		err = errors.Join(err, given.run(ctx))
 		m.discard(clones)
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}
-	resp := api.CloneResponse{Schema: api.Schema, LeaseID: leaseID}
+	resp := api.CloneResponse{Schema: api.Schema, LeaseID: want.lease.ID}
 	for i := range want.count {
 		c, created := clones[i], true
 		if c == nil {
@@ -239,22 +239,19 @@ func (m *Manager) discard(clones []*clone) {
 	}
 }
 
-// handOut makes clones visible and takes their predecessors away. It returns
-// the lease that they live by, if any.
-func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone) (string, error) {
+// handOut makes clones visible and takes their predecessors away.
+func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone) error {
 	if err := m.step("hand out"); err != nil {
-		return "", err
+		return err
 	}
 	m.mu.Lock()
 	if m.closing {
 		m.mu.Unlock()
-		return "", errClosing // the next Manager would keep what nobody got
+		return errClosing // the next Manager would keep what nobody got
 	}
-	if want.leaseID != "" {
-		if err := m.joinLease(want, clones); err != nil {
-			m.mu.Unlock()
-			return "", err
-		}
+	if err := m.leases.Join(want.caller, want.lease, lives(clones)...); err != nil {
+		m.mu.Unlock()
+		return err
 	}
 	var replaced []*clone
 	for i, c := range clones {
@@ -267,7 +264,6 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 		}
 	}
 	m.mu.Unlock()
-	m.poke()
 	for _, c := range clones {
 		if c != nil {
 			m.emit(want.caller, api.EventCloneCreated, c, "")
@@ -278,7 +274,18 @@ func (m *Manager) handOut(ctx context.Context, want *plan, old, clones []*clone)
 		m.emit(want.caller, api.EventCloneRemoved, c, "reset")
 		m.end(ctx, c)
 	}
-	return want.leaseID, nil
+	return nil
+}
+
+// lives says how long each clone lives that is there.
+func lives(clones []*clone) []lease.Clone {
+	var list []lease.Clone
+	for _, c := range clones {
+		if c != nil {
+			list = append(list, lease.Clone{ID: c.id, Life: c.rec.life()})
+		}
+	}
+	return list
 }
 
 // attach makes a clone visible. The caller holds mu.
@@ -304,6 +311,7 @@ func (m *Manager) detach(c *clone) bool {
 	}
 	close(c.gone)
 	m.quota.Remove(c.id)
+	m.leases.Leave(c.id)
 	return true
 }
 

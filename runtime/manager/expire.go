@@ -9,110 +9,48 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 )
 
-// poke tells expire that a deadline has changed.
-func (m *Manager) poke() {
-	select {
-	case m.wake <- struct{}{}:
-	default: // it is awake already
-	}
-}
-
-// expire removes clones when their time has come: one goroutine, one timer.
-func (m *Manager) expire() {
-	for {
-		due, warn, next := m.due(time.Now())
-		for _, c := range due {
-			m.endExpired(c, c.whyDue())
-		}
-		for _, c := range warn {
-			m.emit(access.Daemon, api.EventCloneExpiring, c, "it ends at "+c.endsAt(m).UTC().Format(time.RFC3339))
-		}
-		var timer <-chan time.Time
-		if !next.IsZero() {
-			timer = time.After(time.Until(next))
-		}
-		select {
-		case <-timer:
-		case <-m.wake:
-		case <-m.ctx.Done():
-			return
-		}
-	}
-}
-
-// expireClone ends a clone whose time has come.
-func (m *Manager) expireClone(c *clone, why string) {
+// expire ends a clone whose time has come, or that nobody uses, unless it has ended already.
+func (m *Manager) expire(id, why string) {
 	m.mu.Lock()
-	detached := m.detach(c)
+	c := m.clones[id]
+	detached := c != nil && m.detach(c)
 	m.mu.Unlock()
-	if detached {
-		m.endExpired(c, why)
+	if !detached {
+		return
 	}
-}
-
-func (m *Manager) endExpired(c *clone, why string) {
 	m.log.Info("clone expired", "clone", c.id, "golden", c.golden.Ref().String(), "reason", why)
 	m.emit(access.Daemon, api.EventCloneExpired, c, why)
 	m.end(m.ctx, c)
 }
 
-// whyDue says why a clone that was detached is due.
-func (c *clone) whyDue() string {
-	if at := c.rec.ExpiresAt; at != nil && !at.After(time.Now()) {
-		return "its time is over"
+// expiring has the world know of a clone that ends soon.
+func (m *Manager) expiring(id, why string) {
+	m.mu.Lock()
+	c := m.clones[id]
+	m.mu.Unlock()
+	if c != nil {
+		m.emit(access.Daemon, api.EventCloneExpiring, c, why)
 	}
-	return "its lease has ended"
 }
 
-func (c *clone) endsAt(m *Manager) time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c.rec.ExpiresAt == nil {
-		return time.Time{}
+// life says how long a clone lives.
+func (r *record) life() lease.Life {
+	l := lease.Life{Lease: r.LeaseID, Since: r.CreatedAt, Protected: r.Protected}
+	if r.ExpiresAt != nil {
+		l.Until = *r.ExpiresAt
 	}
-	return *c.rec.ExpiresAt
+	return l
 }
 
-// due detaches the clones whose time has come and returns them, with those that are to be
-// warned and the time of the next deadline.
-func (m *Manager) due(now time.Time) (due, warn []*clone, next time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closing {
-		return nil, nil, time.Time{}
-	}
-	passed := func(t time.Time) bool {
-		if !t.After(now) {
-			return true
-		}
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-		return false
-	}
-	for id, l := range m.leases {
-		if l.holders == 0 && !l.deadline.IsZero() && passed(l.deadline) {
-			delete(m.leases, id)
-		}
-	}
-	for _, c := range m.clones {
-		if c.rec.Protected {
-			continue
-		}
-		over := c.rec.LeaseID != "" && m.leases[c.rec.LeaseID] == nil
-		if at := c.rec.ExpiresAt; !over && at != nil {
-			if over = passed(*at); !over && !c.warned.Equal(*at) && passed(at.Add(-warning(at.Sub(c.rec.CreatedAt)))) {
-				c.warned = *at
-				warn = append(warn, c)
-			}
-		}
-		if over && m.detach(c) {
-			due = append(due, c)
-		}
-	}
-	return due, warn, next
+// Serving begins the time that holders of recovered leases have to come back, LeaseRestartGrace. Call it when they can.
+func (m *Manager) Serving() { m.leases.Serving() }
+
+// Hold holds a lease until ctx ends; see [lease.Book.Hold].
+func (m *Manager) Hold(ctx context.Context, caller access.Caller, id string, held func()) error {
+	return m.leases.Hold(ctx, caller, id, held)
 }
 
 // Extend moves the end of a clone's life to a TTL from now, protects it, or both. A clone that

@@ -22,6 +22,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
@@ -33,11 +34,6 @@ const (
 	KindLabel = "ctrsnap.io/kind"
 	KindClone = "clone"
 )
-
-// releaseDelay is how long a lease outlives its connection. When the daemon
-// stops, connections may end a moment before Close is called; this is not to cost
-// anybody a clone.
-const releaseDelay = 250 * time.Millisecond
 
 // undoTimeout bounds what is undone after an error or a caller that left.
 const undoTimeout = 30 * time.Second
@@ -122,10 +118,10 @@ type Manager struct {
 	pool     *pool.Pool[*clone]
 	removing chan struct{} // a token per clone that is being torn down
 	naming   keyedLock     // taken before mu, in the order of the names
-	wake     chan struct{} // something about deadlines has changed
 
 	passwords passwords
 	quota     *quota.Book // of clones that are handed out, and requests for more
+	leases    *lease.Book // of clones that are handed out
 	patrol    *patrol.Patrol
 
 	stopping context.Context // ends when Close begins: creations are undone
@@ -144,7 +140,6 @@ type Manager struct {
 	closing   bool
 	clones    map[string]*clone        // those that are handed out, by id
 	names     map[nameOf]*clone        // the same, by name
-	leases    map[string]*lease        // by id
 	ids       map[string]bool          // all clones that there is anything of
 	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
 	backlog   int                      // teardowns that were not tried yet
@@ -159,10 +154,8 @@ func New(opts Options) *Manager {
 		log:       opts.Logger,
 		creating:  pool.NewQueue(opts.Parallel),
 		removing:  make(chan struct{}, opts.Parallel),
-		wake:      make(chan struct{}, 1),
 		clones:    map[string]*clone{},
 		names:     map[nameOf]*clone{},
-		leases:    map[string]*lease{},
 		ids:       map[string]bool{},
 		teardowns: map[string]chan struct{}{},
 		torn:      make(chan struct{}),
@@ -172,7 +165,10 @@ func New(opts Options) *Manager {
 	m.stopping, m.stop = context.WithCancel(m.ctx)
 	m.pool = m.newPool()
 	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, RunDir: opts.RunDir, Log: opts.Logger})
-	m.wg.Go(m.expire)
+	m.leases = lease.New(lease.Options{
+		Grace: opts.LeaseGrace, RestartGrace: opts.LeaseRestartGrace, CgroupRoot: opts.CgroupRoot, Ended: m.expire,
+		Ending: func(id string, at time.Time) { m.expiring(id, "it ends at "+at.UTC().Format(time.RFC3339)) },
+	})
 	if opts.Space != nil {
 		m.wg.Go(func() { m.patrol.Run(m.ctx) })
 	}
@@ -188,6 +184,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.closing = true
 	m.mu.Unlock()
 	m.stop()
+	m.leases.Close()
 	m.pool.Close()
 	m.requests.Wait()
 	err := m.Drain(ctx)

@@ -23,7 +23,7 @@ func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 		if req.Egress != nil {
 			p.egress = *req.Egress
 		}
-		p.peers = p.leaseID
+		p.peers = p.lease.ID
 		if p.peers == "" && p.count > 1 {
 			p.peers = "r" + strings.ToLower(rand.Text())
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -41,10 +42,8 @@ type plan struct {
 	labels      map[string]string
 	settings    map[string]string
 	ownPassword bool
-	leaseID     string // "" without a lease
-	newLease    bool
+	lease       lease.Lease
 	wait        time.Duration // for one's turn; 0 without end
-	holder      holder        // of a new lease that no connection holds
 	limits      api.Limits
 	idle        time.Duration // 0 is without end
 	protect     bool
@@ -139,26 +138,31 @@ func checkSettings(req api.CloneRequest) error {
 
 // lifetime says what the clones live by: a lease, a TTL, or whichever ends first.
 func (m *Manager) lifetime(p *plan) func(api.CloneRequest) error {
-	return func(req api.CloneRequest) (err error) {
+	return func(req api.CloneRequest) error {
 		switch {
 		case req.LeaseID != "":
-			p.leaseID = req.LeaseID
+			p.lease.ID = req.LeaseID
 		case req.Lease == api.LeaseConnection:
-			p.leaseID, p.newLease = "l"+strings.ToLower(rand.Text()), true
+			p.lease = newLease(nil)
 		case req.Lease == api.LeasePID, req.Lease == api.LeaseCgroup:
-			if p.holder, err = m.holderOf(p.caller, req.Lease, req.LeaseHolder); err != nil {
+			holder, err := m.leases.Find(p.caller, string(req.Lease), req.LeaseHolder)
+			if err != nil {
 				return err
 			}
-			p.leaseID, p.newLease = "l"+strings.ToLower(rand.Text()), true
+			p.lease = newLease(holder)
 		case req.Lease != "" && req.Lease != api.LeaseTTL:
 			return fmt.Errorf("unknown lease %q: want ttl, connection, pid or cgroup: %w", req.Lease, errdefs.ErrInvalidArgument)
 		}
 		p.ttl = time.Duration(req.TTL)
-		if p.ttl == 0 && p.leaseID == "" {
+		if p.ttl == 0 && p.lease.ID == "" {
 			p.ttl = m.opts.DefaultTTL
 		}
 		return m.checkTTL(p.ttl)
 	}
+}
+
+func newLease(by lease.Holder) lease.Lease {
+	return lease.Lease{ID: "l" + strings.ToLower(rand.Text()), New: true, Holder: by}
 }
 
 func (m *Manager) checkTTL(ttl time.Duration) error {

@@ -153,12 +153,12 @@ func (r *record) live(ttl time.Duration) {
 
 // personalise says whose clone it is.
 func (r *record) personalise(want *plan, name string, at time.Time) {
-	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.leaseID
+	r.Name, r.Labels, r.Settings, r.LeaseID = name, want.labels, want.settings, want.lease.ID
 	r.Owner, r.OwnerUID = want.caller.Name, want.caller.UID()
 	r.Egress, r.Peers = want.egress, want.peers
 	r.Limits, r.IdleTTL, r.Protected = limits(want.limits), api.Duration(want.idle), want.protect
-	if want.holder != (holder{}) {
-		r.Holder = want.holder.String()
+	if h := want.lease.Holder; h != nil {
+		r.Holder = h.String()
 	}
 	if want.networks != "" {
 		r.Networks = strings.Split(want.networks, ",")

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -75,7 +76,6 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 		m.teardown(id)
 	}
 	report.Orphans = len(orphans)
-	m.poke()
 	return report, errors.Join(append(errs, err)...)
 }
 
@@ -155,13 +155,7 @@ func (m *Manager) readmit(c *clone) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.attach(c)
-	if id := c.rec.LeaseID; id != "" && m.leases[id] == nil {
-		l := &lease{id: id, uid: c.rec.OwnerUID}
-		m.leases[id] = l
-		if h, ok := parseHolder(c.rec.Holder); ok {
-			m.holdBy(l, h)
-		}
-	}
+	m.leases.Resume(c.rec.OwnerUID, c.rec.Holder, lease.Clone{ID: c.id, Life: c.rec.life()})
 }
 
 func ignoreNotFound(err error) error {

@@ -7,6 +7,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 )
 
@@ -26,7 +27,7 @@ func (w watched) Targets() []patrol.Target {
 		ttl := time.Duration(rec.IdleTTL)
 		list[i] = patrol.Target{
 			ID: c.id, SocketDir: w.m.socketDir(c.id), Log: w.m.logPath(c.id),
-			Disk: rec.Limits.DiskBytes, IdleTTL: ttl, Warning: warning(ttl), Protected: rec.Protected,
+			Disk: rec.Limits.DiskBytes, IdleTTL: ttl, Warning: lease.Warning(ttl), Protected: rec.Protected,
 		}
 		if !c.isDead() {
 			list[i].PID = c.task.PID()
@@ -34,9 +35,6 @@ func (w watched) Targets() []patrol.Target {
 	}
 	return list
 }
-
-// warning is how long before its end a clone's user is warned.
-func warning(ttl time.Duration) time.Duration { return min(ttl/10, 5*time.Minute) }
 
 // Memory implements [patrol.Keeper].
 func (w watched) Memory(ctx context.Context, id string) (int64, error) {
@@ -71,18 +69,10 @@ func (w watched) Halt(ctx context.Context, id, reason string) {
 }
 
 // Expiring implements [patrol.Keeper].
-func (w watched) Expiring(id, why string) {
-	if c, err := w.m.find(access.Daemon, id); err == nil {
-		w.m.emit(access.Daemon, api.EventCloneExpiring, c, why)
-	}
-}
+func (w watched) Expiring(id, why string) { w.m.expiring(id, why) }
 
 // Expire implements [patrol.Keeper].
-func (w watched) Expire(id, why string) {
-	if c, err := w.m.find(access.Daemon, id); err == nil {
-		w.m.expireClone(c, why)
-	}
-}
+func (w watched) Expire(id, why string) { w.m.expire(id, why) }
 
 // Full implements [patrol.Keeper].
 func (w watched) Full(err error) {

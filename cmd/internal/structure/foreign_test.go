@@ -37,7 +37,7 @@ var opensAllowed = map[string]string{
 	"runtime/build/output.go":             "build logs are the daemon's own",
 	"runtime/build/spool.go":              "opens a directory that it has made just now",
 	"runtime/engine/postgres/relcache.go": "/proc",
-	"runtime/manager/holder.go":           "cgroups",
+	"runtime/lease/holder.go":             "cgroups",
 	"snapshot/base/host/write.go":         "writes into an empty directory of its own",
 	"snapshot/golden/build.go":            "opens the directory that the snapshotter has made",
 }

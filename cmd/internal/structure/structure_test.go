@@ -63,6 +63,7 @@ var rules = []struct{ from, never, because string }{
 	{"runtime/access", "runtime", "whoever acts for somebody asks it: it lies below them all"},
 	{"runtime/engine", "runtime/containerd", "an engine sees a Workbench, not how it is made"},
 	{"runtime/engine", "runtime/manager", "an engine serves whoever calls it"},
+	{"runtime/lease", "runtime/api", "it knows ids and times, not documents"},
 	{"runtime/manager", "runtime/containerd", "the manager sees a Runner"},
 	{"runtime/manager", "runtime/engine", "a new engine touches no other package"},
 	{"runtime/patrol", "runtime", "it looks and answers: whoever has the clones ends them"},
