@@ -11,6 +11,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -204,5 +205,44 @@ func TestNobody(t *testing.T) {
 	}
 	if err := hold(access.Daemon); refused(err) {
 		t.Errorf("Hold by the daemon: %v", err)
+	}
+}
+
+// TestPoolWithinQuota: whoever may have two clones has no more kept ready, by one golden or by several; an
+// administrator may.
+func TestPoolWithinQuota(t *testing.T) {
+	w := newWorld(t)
+	w.pool = Pool{Sizes: &fakeSizes{sizes: map[string]int{}}}
+	w.limits.User = quota.Bounds{Clones: 2}
+	for _, name := range []string{"shop", "second"} {
+		w.goldens[name] = []snapshot.Golden{{Name: name, Version: 1, Engine: "fake", Access: snapshot.Access{Owner: ann.UID(), Group: 70009, Mode: 0o664}}}
+	}
+	m, _ := w.manager(t)
+	set := func(who access.Caller, name string, size int) error {
+		_, err := m.SetPool(t.Context(), who, name, api.PoolRequest{Size: &size})
+		return err
+	}
+	for _, tt := range []struct {
+		who  access.Caller
+		name string
+		size int
+		is   func(error) bool
+	}{
+		{ann, "shop", 12, errdefs.IsResourceExhausted},
+		{bob, "shop", 12, errdefs.IsResourceExhausted}, // of the group that may write: it is ann's quota
+		{ann, "shop", 3, errdefs.IsResourceExhausted},
+		{ann, "shop", 2, nil},
+		{ann, "second", 1, errdefs.IsResourceExhausted},
+		{ann, "shop", 1, nil},
+		{ann, "second", 1, nil},
+		{bob, "second", 2, errdefs.IsResourceExhausted},
+		{admin, "shop", 12, nil},
+		{ann, "second", 1, errdefs.IsResourceExhausted},
+		{ann, "second", 0, nil},
+		{ann, "shop", 0, nil},
+	} {
+		if err := set(tt.who, tt.name, tt.size); tt.is == nil && err != nil || tt.is != nil && !tt.is(err) {
+			t.Errorf("%s sets the pool of %s to %d: %v", tt.who.Name, tt.name, tt.size, err)
+		}
 	}
 }

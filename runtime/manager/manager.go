@@ -132,6 +132,7 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // goroutines
 
+	sizing     sync.Mutex // held while the size of a pool is checked and kept; taken before refreshing
 	refreshing sync.Mutex // held while the pool is told of goldens; taken before all others
 
 	namesVersion atomic.Uint64 // changed with mu held

@@ -296,7 +296,7 @@ func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string
 	if m.opts.Pool.Sizes == nil {
 		return api.Pool{}, fmt.Errorf("set pool of golden %s: this daemon keeps no sizes: %w", ref, errdefs.ErrNotImplemented)
 	}
-	if err := m.opts.Pool.Sizes.SetPoolSize(ctx, ref.Name, size); err != nil {
+	if err := m.setPoolSize(ctx, caller, g, size); err != nil {
 		return api.Pool{}, fmt.Errorf("set pool of golden %s: %w", ref, err)
 	}
 	if err := m.RefreshPool(ctx); err != nil {
@@ -309,6 +309,38 @@ func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string
 		}
 	}
 	return api.Pool{}, fmt.Errorf("golden %s was removed meanwhile: %w", ref, errdefs.ErrNotFound)
+}
+
+// setPoolSize keeps the size of a golden's pool. One who is no administrator has no more kept ready, of all goldens
+// of its owner together, than the owner may have clones: a member is a server that runs, too.
+func (m *Manager) setPoolSize(ctx context.Context, caller access.Caller, g snapshot.Golden, size int) error {
+	m.sizing.Lock()
+	defer m.sizing.Unlock()
+	if !caller.IsAdmin() && size > 0 {
+		others, err := m.keptReady(ctx, g)
+		if err != nil {
+			return err
+		}
+		if err := m.quota.Fits(g.Access.Owner, others+size, m.opts.Limits.Clone.MemoryBytes); err != nil {
+			return snapshot.WithHint(err, "choose a smaller size, remove clones or other pools, or ask an administrator")
+		}
+	}
+	return m.opts.Pool.Sizes.SetPoolSize(ctx, g.Name, size)
+}
+
+// keptReady is how many clones the pools of the other goldens of g's owner are set to.
+func (m *Manager) keptReady(ctx context.Context, g snapshot.Golden) (n int, err error) {
+	sizes, err := m.opts.Pool.Sizes.PoolSizes(ctx)
+	if err != nil {
+		return 0, err
+	}
+	goldens, err := m.opts.Store.Goldens(ctx)
+	for _, o := range goldens {
+		if o.Current && o.Name != g.Name && o.Access.Owner == g.Access.Owner {
+			n += max(sizes[o.Name], 0)
+		}
+	}
+	return n, err
 }
 
 // poolSize returns the size that is asked for, or -1 for automatic.

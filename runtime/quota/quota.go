@@ -159,6 +159,17 @@ func (b *Book) release(w *waiter) {
 	b.admit()
 }
 
+// Fits says why clones that a user wants kept ready, beside those that they have, are beyond the bounds of each
+// user: ResourceExhausted. limit is the memory of each in bytes, 0 for none. It holds no room.
+func (b *Book) Fits(uid, clones int, limit int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if bound := b.user.exceeded(b.taken[uid].plus(share{clones: clones, memory: int64(clones) * memory(limit, 0)})); bound != "" {
+		return errNoRoom(bound + " of each user")
+	}
+	return nil
+}
+
 // Add counts a clone that there is now. memory is its limit in bytes, 0 for none.
 func (b *Book) Add(id string, uid int, limit int64) {
 	b.mu.Lock()
