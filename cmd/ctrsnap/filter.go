@@ -44,7 +44,7 @@ func chosen[T any](f *filter, docs []T) ([]T, error) {
 	var none T
 	known := fields(none)
 	for field := range f.fields {
-		if _, ok := known[field]; !ok && !(field == "label" && known["labels"] != nil) {
+		if _, ok := known[field]; !ok && (field != "label" || known["labels"] == nil) {
 			return nil, usagef("fields are: %s", strings.Join(slices.Sorted(maps.Keys(known)), ", ")).of("--filter: there is no field %q", field)
 		}
 	}

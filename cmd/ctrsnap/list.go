@@ -36,7 +36,7 @@ type listing[T any] struct {
 
 // print writes docs in the format that out says.
 func (l listing[T]) print(w io.Writer, out *output, docs []T) error {
-	one := func(T) error { return nil }
+	var one func(T) error
 	switch out.format {
 	case "json":
 		return printJSON(w, list[T]{l.key, docs})

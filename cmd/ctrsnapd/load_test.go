@@ -30,7 +30,7 @@ type load struct {
 	t       testing.TB
 	d       *daemon
 	seed    uint64
-	addrs   string // of further interfaces, as in 10.101
+	addrs   string       // of further interfaces, as in 10.101
 	gate    sync.RWMutex // held shared by each operation
 	callers []*caller
 	stop    context.CancelFunc

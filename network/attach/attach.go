@@ -30,7 +30,7 @@ import (
 // maxTries is how many addresses are asked for; most are free.
 const maxTries = 254
 
-// What is asked for and had are of the contract.
+// Request and Attachment are of the contract: what is asked for, and what there is.
 type (
 	Request    = network.AttachRequest
 	Attachment = network.Attachment

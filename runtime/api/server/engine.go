@@ -16,8 +16,6 @@ type Engines interface {
 	RemoveEngine(ctx context.Context, caller access.Caller, name string) error
 }
 
-type addEngineIn struct{ Body api.EngineRequest }
-
 func (s *Server) engineRoutes() {
 	if s.engines == nil {
 		return

@@ -223,7 +223,7 @@ func TestLeaseOfAbsentDaemon(t *testing.T) {
 				}
 				defer l.Close()
 				outside(d.stop)
-				time.Sleep(away)
+				<-time.After(away) // of the bubble
 				outside(func() { f.start(t, socket) })
 				back := time.Now()
 				<-l.Done()

@@ -32,11 +32,6 @@ func divide(t interface{ Fatal(...any) }, r io.Reader, std bool) (pieces []strin
 		text := string(p.Text)
 		p.Text, p.Tokens, p.Verb = []byte(text), append([]Token(nil), p.Tokens...), append([]byte(nil), p.Verb...)
 		same := len(texts) > 0 && texts[len(texts)-1].Kind == p.Kind && (p.Kind != Statement || open)
-		if p.Kind == Statement {
-			if p.First {
-				open = false
-			}
-		}
 		open = p.Kind == Statement && !p.Last
 		if same {
 			last := &texts[len(texts)-1]
