@@ -224,6 +224,9 @@ type Workbench interface {
 	Progress(done, total int64)
 	// Log takes lines for the build log.
 	Log() io.Writer
+	// Warn tells the caller, at once and whatever else it wants to see, what of the sources is not in the
+	// golden, or is otherwise. The golden remembers it. text is one sentence; it holds no secrets.
+	Warn(text string)
 }
 
 // RunOpts refine Workbench.Run.

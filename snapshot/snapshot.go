@@ -40,6 +40,8 @@ type Golden struct {
 	// Settings are the server's, given with the build: each clone has them,
 	// unless it was asked for with others.
 	Settings map[string]string `json:"settings,omitempty"`
+	// Warnings say what of its sources is not in the golden, or is otherwise.
+	Warnings []string `json:"warnings,omitempty"`
 	// Hot are small files, by their path, that the server of each clone opens for
 	// writing and reads at once.
 	Hot []string `json:"hot,omitempty"`

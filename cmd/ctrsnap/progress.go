@@ -44,6 +44,9 @@ func (p *progress) event(e api.BuildEvent) {
 		p.begin(e.Step)
 	case api.EventProgress:
 		p.draw(e.Done, e.Total)
+	case api.EventWarning: // also where progress is not wanted
+		p.finish()
+		fmt.Fprintln(p.w, "warning: "+oneLine(e.Warning))
 	case api.EventExec:
 		p.begin("run " + e.Exec)
 		p.finish() // the command's output follows

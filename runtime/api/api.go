@@ -287,6 +287,8 @@ type Golden struct {
 	Clones        int       `json:"clones"` // how many live clones it has
 	// Settings are the server's, given with the build.
 	Settings map[string]string `json:"settings,omitempty"`
+	// Warnings say what of its sources is not in the golden, or is otherwise.
+	Warnings []string `json:"warnings,omitempty"`
 	// Owner, Group and Mode, as in "0644", are of all versions of the name: r is to see and
 	// clone, w to build further versions, promote, roll back and remove.
 	Owner string `json:"owner"`
@@ -358,13 +360,15 @@ type BuildRequest struct {
 // BuildEvent is one line of the answer to a BuildRequest. The last one has
 // type "done" or "error".
 type BuildEvent struct {
-	Type string `json:"type"` // id, step, progress, log, exec, done, error
+	Type string `json:"type"` // id, step, progress, log, warning, exec, done, error
 	// BuildID comes first, with type "id".
 	BuildID string `json:"build_id,omitempty"`
 	Step    string `json:"step,omitempty"` // what begins now
 	Done    int64  `json:"done,omitempty"` // progress within the step
 	Total   int64  `json:"total,omitempty"`
 	Log     string `json:"log,omitempty"` // lines of the build log
+	// Warning is something of the sources that will not be in the golden, or otherwise.
+	Warning string `json:"warning,omitempty"`
 	// Exec asks the caller to run a command with Env and answer with POST
 	// /v1/builds/{id}/exec. The answer has the same Token, which nobody else is told.
 	Exec   string            `json:"exec,omitempty"`

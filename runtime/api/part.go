@@ -29,6 +29,7 @@ const (
 	EventStep     = "step"
 	EventProgress = "progress"
 	EventLog      = "log"
+	EventWarning  = "warning"
 	EventExec     = "exec"
 	EventDone     = "done"
 	EventError    = "error"

@@ -31,6 +31,9 @@ type bench struct {
 
 var _ runtime.Workbench = (*bench)(nil)
 
+// maxWarnings is how many of a build's warnings its caller is told and its golden remembers.
+const maxWarnings = 100
+
 // Below RunDir/ID. The mount point lies in a directory of its own that is
 // closed to others: the mounted root decides itself who may enter it.
 const (
@@ -110,6 +113,20 @@ func (w *bench) Progress(done, total int64) { w.out.report(done, total) }
 
 // Log implements [runtime.Workbench].
 func (w *bench) Log() io.Writer { return w.lines }
+
+// Warn implements [runtime.Workbench].
+func (w *bench) Warn(text string) {
+	text = fmt.Sprintf("%.500s", strings.NewReplacer(w.names...).Replace(text))
+	switch {
+	case len(w.warnings) == maxWarnings:
+		text = "there is more to say: see the build log"
+	case len(w.warnings) > maxWarnings:
+		w.out.note("warning: " + text + "\n")
+		return
+	}
+	w.warnings = append(w.warnings, text)
+	w.out.warn(text)
+}
 
 // Host implements [runtime.Workbench]. The caller shows what its command
 // writes; its last lines come with the answer.

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 func TestOneHolderOfTheRoot(t *testing.T) {
@@ -153,5 +154,32 @@ func TestContainer(t *testing.T) {
 		if err != nil || c.ID != id || c.NetNS != netns || c.Labels[LabelKind] != KindBuild || rootfs[0].Source != id {
 			t.Errorf("container %+v, root %v, %v", c, rootfs, err)
 		}
+	}
+}
+
+func TestWarningsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	w.engine = func(ctx context.Context, wb runtime.Workbench, src runtime.Sources) (runtime.Built, error) {
+		for range 3 * maxWarnings {
+			wb.Warn(strings.Repeat("x", 1000))
+		}
+		return everything(ctx, wb, src)
+	}
+	r := shop()
+	g, _, err := w.run(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for _, e := range r.events {
+		if e.Type == api.EventWarning {
+			told++
+		}
+	}
+	if len(g.Warnings) != maxWarnings+1 || told != maxWarnings+1 || len(g.Warnings[0]) != 500 {
+		t.Errorf("%d warnings of %d bytes are remembered, %d told", len(g.Warnings), len(g.Warnings[0]), told)
+	}
+	if !strings.Contains(g.Warnings[maxWarnings], "build log") {
+		t.Errorf("the last warning: %s", g.Warnings[maxWarnings])
 	}
 }

@@ -71,7 +71,7 @@ func TestBuild(t *testing.T) {
 			{Kind: "init", Name: "a b;.sql", Size: 14},
 			{Kind: "mask", Name: "m.sql", Size: 8},
 		},
-		Mode: "0644",
+		Mode: "0644", Warnings: []string{"b.sql has no end"},
 	}
 	opts := cmpopts.IgnoreFields(api.Golden{}, "CreatedAt", "BuildSeconds", "Owner", "Group")
 	if diff := cmp.Diff(want, got, opts, cmpopts.IgnoreFields(api.Source{}, "Digest")); diff != "" {
@@ -118,6 +118,8 @@ func checkEvents(t *testing.T, r *request) {
 		switch e.Type {
 		case api.EventLog:
 			got = append(got, "log "+e.Log)
+		case api.EventWarning:
+			got = append(got, "warning "+e.Warning)
 		case api.EventStep:
 			got = append(got, "step "+e.Step)
 		case api.EventExec:
@@ -126,7 +128,7 @@ func checkEvents(t *testing.T, r *request) {
 	}
 	want := []string{
 		"step take sources", "step copy postgres 15.18 of this host", "step lay out", "log hello", "step serve",
-		"log server ready", "exec make migrate postgres://x", "log vacuumed", "step commit",
+		"log server ready", "exec make migrate postgres://x", "warning b.sql has no end", "log vacuumed", "step commit",
 	}
 	// The server writes whenever it is ready.
 	less := func(a, b string) bool { return a < b }

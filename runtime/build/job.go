@@ -30,10 +30,11 @@ type job struct {
 	asks   asks
 	undo   undo
 
-	base    snapshot.Base
-	src     runtime.Sources
-	sources []snapshot.Source // provenance
-	names   []string          // pairs: a file's name in the spool, and what the caller calls it
+	base     snapshot.Base
+	src      runtime.Sources
+	sources  []snapshot.Source // provenance
+	names    []string          // pairs: a file's name in the spool, and what the caller calls it
+	warnings []string
 }
 
 // Build builds a golden, or finds that there is one with the wanted key. The
@@ -221,6 +222,7 @@ func (j *job) record(built runtime.Built) snapshot.Golden {
 		State:         built.State,
 		Settings:      j.src.Settings,
 		Hot:           built.Hot,
+		Warnings:      j.warnings,
 		Key:           j.req.Key,
 		Base:          j.base,
 		Sources:       j.sources,

@@ -99,6 +99,15 @@ func (o *output) log(lines string) {
 	o.send(api.BuildEvent{Type: api.EventLog, Log: strings.ToValidUTF8(strings.TrimSuffix(lines, "\n"), "?")})
 }
 
+// warn tells what is otherwise than the sources say.
+func (o *output) warn(text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.flushProgress()
+	o.write("warning: " + text + "\n")
+	o.send(api.BuildEvent{Type: api.EventWarning, Warning: text})
+}
+
 // note takes lines for the log file only.
 func (o *output) note(lines string) {
 	o.mu.Lock()

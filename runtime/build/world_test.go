@@ -261,6 +261,7 @@ func everything(ctx context.Context, wb runtime.Workbench, src runtime.Sources) 
 			return b, err
 		}
 	}
+	wb.Warn("0001-b.sql has no end")
 	_, _ = fmt.Fprintln(wb.Log(), "vacuumed")
 	wb.Progress(1, 2)
 	return runtime.Built{EngineVersion: "15.18", State: []byte(`{"password":"secret"}`)}, nil

@@ -265,6 +265,7 @@ func (g *Goldens) Describe(of snapshot.Golden) api.Golden {
 		Digest:        of.Digest,
 		Clones:        g.opts.Clones.Live(of.Ref()),
 		Settings:      of.Settings,
+		Warnings:      of.Warnings,
 		Owner:         g.userName(of.Access.Owner),
 		Group:         groupName(of.Access.Group),
 		Mode:          fmt.Sprintf("%04o", of.Access.Mode),

@@ -92,6 +92,7 @@ type bench struct {
 	log          bytes.Buffer
 	logMu        sync.Mutex
 	steps        []string
+	warnings     []string
 	busy         bool
 	onHost       func(command string, env map[string]string) error
 	running      *service
@@ -170,6 +171,7 @@ func (w *bench) Root(_ context.Context, fn func(dir string) error) error {
 func (w *bench) SourceDir() string          { return filepath.Join(w.dir, "src") }
 func (w *bench) Step(name string)           { w.steps = append(w.steps, name) }
 func (w *bench) Progress(done, total int64) {}
+func (w *bench) Warn(text string)           { w.warnings = append(w.warnings, text) }
 func (w *bench) Log() io.Writer             { return w }
 
 func (w *bench) container(p runtime.Process) container {
