@@ -29,13 +29,13 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	if b.st.DB == "" {
 		b.st.DB = b.database()
 	}
-	if err := b.makeRoles(ctx, schema.roles); err != nil {
+	if err := b.makeRoles(ctx, schema); err != nil {
 		return err
 	}
 	if err := b.makeDatabase(ctx, schema); err != nil {
 		return err
 	}
-	args := []string{"pg_restore", "--exit-on-error", "--no-tablespaces", "--verbose", "-d", b.st.DB}
+	args := []string{"pg_restore", "--exit-on-error", "--no-tablespaces", "--verbose", "-d", connString(b.st.DB)}
 	if a.format != formatTar { // a tar has to be read from start to end
 		args = append(args, "-j", strconv.Itoa(jobs()))
 	}
@@ -43,7 +43,11 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	err = b.watch(&count.n, schema.tables, func() error {
 		return b.svc.Exec(ctx, b.tool(append(args, a.path)...), runtime.Stdio{Stderr: count})
 	})
-	return b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(count.out.String())) })
+	if err != nil {
+		return b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(count.out.String())) })
+	}
+	b.alterDatabase(ctx, schema)
+	return nil
 }
 
 // readSchema has pg_restore print the dump without its data.
@@ -59,9 +63,9 @@ func (b *build) readSchema(ctx context.Context, a archive) (*schema, error) {
 
 // makeRoles makes the roles that a dump names and that are missing. A dump of
 // one database does not say more of them than their names: they cannot log in.
-func (b *build) makeRoles(ctx context.Context, roles []string) error {
-	for _, role := range roles {
-		_, err := b.query(ctx, "postgres", "CREATE ROLE "+ident(role)+" NOLOGIN")
+func (b *build) makeRoles(ctx context.Context, s *schema) error {
+	for _, role := range s.roles {
+		_, err := b.queryAs(ctx, "postgres", s.encoding, "CREATE ROLE "+ident(role)+" NOLOGIN")
 		if sqlState(err) == "42710" { // duplicate_object
 			continue
 		}
@@ -81,30 +85,30 @@ func sqlState(err error) string {
 	return ""
 }
 
-// makeDatabase makes the database with the encoding, locale and settings that
-// the dump tells. A locale that the base does not know becomes the default.
+// makeDatabase makes the database as the dump tells it, with its owner and privileges.
 func (b *build) makeDatabase(ctx context.Context, s *schema) error {
-	db := ident(b.st.DB)
 	exists, err := b.exists(ctx, b.st.DB)
 	if err != nil {
 		return err
 	}
 	if !exists {
-		_, err = b.query(ctx, "postgres", "CREATE DATABASE "+db+" "+s.create)
-		if err != nil && s.create != "" {
-			fmt.Fprintf(b.wb.Log(), "database as in the dump (%s): %v\nmaking it with the base's locale\n", s.create, err)
-			_, err = b.query(ctx, "postgres", "CREATE DATABASE "+db+" TEMPLATE template0")
-		}
-		if err != nil {
+		if _, err := b.createDatabase(ctx, b.st.DB, b.st.DB, s.create); err != nil {
 			return fmt.Errorf("make database %s: %w", b.st.DB, err)
 		}
 	}
+	return nil
+}
+
+// alterDatabase says of the database what the dump says of its own. Its settings come last: they are for those that use it,
+// not for the restore.
+func (b *build) alterDatabase(ctx context.Context, s *schema) {
 	for _, rest := range s.alter {
-		if _, err := b.query(ctx, "postgres", rest.before+db+rest.after); err != nil {
-			fmt.Fprintf(b.wb.Log(), "setting of the database left out: %v\n", err)
+		sql := rest.before + ident(b.st.DB) + rest.after
+		// In the database itself: what is said of it is kept as it is encoded there.
+		if _, err := b.queryAs(ctx, b.st.DB, s.encoding, sql); err != nil {
+			b.wb.Warn(fmt.Sprintf("left out: %s: %s", excerpt(sql), serverSays(err)))
 		}
 	}
-	return nil
 }
 
 // exists says whether there is a database of that name.

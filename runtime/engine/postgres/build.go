@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -245,11 +246,12 @@ func (b *build) kill(ctx context.Context, because error) error {
 }
 
 // admin connects to the server as a superuser, by its socket.
-func (b *build) admin(ctx context.Context, database string) (*pgconn.PgConn, error) {
+func (b *build) admin(ctx context.Context, database, encoding string) (*pgconn.PgConn, error) {
 	cfg, err := config(b.st.Admin, "", database)
 	if err != nil {
 		return nil, err
 	}
+	cfg.RuntimeParams["client_encoding"] = cmp.Or(encoding, "UTF8")
 	dir := b.svc.Endpoint().SocketDir
 	cfg.DialFunc = dialer(dir)
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
@@ -261,7 +263,12 @@ func (b *build) admin(ctx context.Context, database string) (*pgconn.PgConn, err
 
 // query runs SQL as a superuser and returns the first column of its rows.
 func (b *build) query(ctx context.Context, database, sql string) ([]string, error) {
-	conn, err := b.admin(ctx, database)
+	return b.queryAs(ctx, database, "UTF8", sql)
+}
+
+// queryAs is query with SQL in an encoding; "" is UTF8.
+func (b *build) queryAs(ctx context.Context, database, encoding, sql string) ([]string, error) {
+	conn, err := b.admin(ctx, database, encoding)
 	if err != nil {
 		return nil, err
 	}

@@ -42,6 +42,7 @@ func TestRolesOfDump(t *testing.T) {
 		`ALTER ROLE app IN DATABASE shop SET work_mem TO '1MB';`:                                  {"app"},
 		`COMMENT ON TABLE a IS 'ALTER TABLE a OWNER TO ghost;';`:                                  nil,
 		"CREATE FUNCTION f() AS $$\nGRANT ALL ON a TO ghost;\n$$;":                                nil,
+		`CREATE DATABASE d OWNER a; CREATE DATABASE e WITH OWNER = b;`:                            {"a", "b"},
 		`SELECT 1;`:                                 nil,
 		`GRANT ALL ON a TO U&"\0041";`:              nil,
 		`GRANT /* TO ghost */ ALL ON a TO /**/ b ;`: {"b"},
@@ -54,6 +55,7 @@ func TestRolesOfDump(t *testing.T) {
 
 func TestSchemaOfDump(t *testing.T) {
 	s, err := parseSchema(strings.NewReader(`CREATE DATABASE shop WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE = 'C';
+SET client_encoding = 'LATIN1';
 ALTER DATABASE shop OWNER TO boss;
 ALTER DATABASE shop SET work_mem TO '7MB';
 ALTER ROLE app IN DATABASE "shop" SET search_path TO 'a', 'b';
@@ -67,7 +69,7 @@ CREATE TABLE t';
 `))
 	must(t, err)
 	want := &schema{
-		roles: []string{"boss", "app"}, create: "WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE = 'C';", tables: 1,
+		roles: []string{"boss", "app"}, create: "WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE = 'C';", tables: 1, encoding: "LATIN1",
 		alter: []around{
 			{"ALTER DATABASE ", " OWNER TO boss;"},
 			{"ALTER DATABASE ", " SET work_mem TO '7MB';"},

@@ -104,7 +104,7 @@ ORDER BY pg_catalog.pg_relation_size(c.oid) DESC, c.oid`
 
 // vacuum freezes and analyzes all tables of a database, several at a time.
 func (b *build) vacuum(ctx context.Context, database string) error {
-	conn, err := b.admin(ctx, database)
+	conn, err := b.admin(ctx, database, "")
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func splitTable(t string) (sql string, size int64) {
 }
 
 func (b *build) vacuumTables(ctx context.Context, database string, queue <-chan string, done *atomic.Int64) error {
-	conn, err := b.admin(ctx, database)
+	conn, err := b.admin(ctx, database, "")
 	if err != nil {
 		return err
 	}

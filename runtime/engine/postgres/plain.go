@@ -26,14 +26,9 @@ type plainDump struct {
 // restorePlain sends a dump through psql. On the way, roles that are missing are made
 // where they are named, and what cannot work is left out.
 func (b *build) restorePlain(ctx context.Context, d plainDump) error {
-	database := "postgres"
-	if d.cluster {
-		b.cluster = true
-	} else {
-		if err := b.chooseDatabase(ctx); err != nil {
-			return err
-		}
-		database = b.st.DB
+	database, before, err := b.beginDatabase(ctx, d)
+	if err != nil {
+		return err
 	}
 	in := &source.Reader{R: d.r}
 	f, err := b.newFilter(ctx, in, database, d.cluster)
@@ -51,7 +46,10 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 	case truncated(d.head, []byte(f.end.String())):
 		return dumpError(d.name, "the dump is cut short: its last line is missing")
 	}
-	return b.tellRoles(ctx, f)
+	if err := b.tellRoles(ctx, f); err != nil {
+		return err
+	}
+	return b.settleDatabase(ctx, before)
 }
 
 // tellRoles says which roles are there that the dump has named but not made.
@@ -75,10 +73,11 @@ func (b *build) tellRoles(ctx context.Context, f *filter) error {
 // that cannot work, and what is put before those that name roles.
 type filter struct {
 	src     *psql.Scanner
-	cluster bool            // roles that are there are not made again
-	known   map[string]bool // roles that were there, or that the dump makes
-	named   map[string]bool // roles that were seen to
-	as      string          // SET SESSION AUTHORIZATION that holds, "" for none
+	cluster bool                                       // roles that are there are not made again
+	fit     func(name, options string) (string, error) // of a database, to what the base has
+	known   map[string]bool                            // roles that were there, or that the dump makes
+	named   map[string]bool                            // roles that were seen to
+	as      string                                     // SET SESSION AUTHORIZATION that holds, "" for none
 	end     tail
 	out     []byte
 	err     error // other than of src
@@ -93,7 +92,9 @@ func (b *build) newFilter(ctx context.Context, r io.Reader, database string, clu
 	if err != nil {
 		return nil, err
 	}
-	return newFilter(r, std[0] == "on", cluster, roles), nil
+	f := newFilter(r, std[0] == "on", cluster, roles)
+	f.fit = func(name, options string) (string, error) { return b.fitDatabase(ctx, name, options) }
+	return f, nil
 }
 
 func newFilter(r io.Reader, standardStrings, cluster bool, roles []string) *filter {
@@ -152,10 +153,28 @@ func (f *filter) pass(p psql.Piece) []byte {
 	}
 	before := f.makeRoles(s.roles())
 	f.follow(s)
+	if s.has(0, "CREATE", "DATABASE") {
+		return append([]byte(before), f.fitted(s)...)
+	}
 	if before == "" {
 		return p.Text
 	}
 	return append([]byte(before), p.Text...)
+}
+
+// fitted is CREATE DATABASE with options that the base has, on as many lines.
+func (f *filter) fitted(s stmt) []byte {
+	if len(s.tokens) < 4 {
+		return s.text
+	}
+	end := s.tokens[2].End
+	options, err := f.fit(s.name(2), string(s.text[end:]))
+	if err != nil {
+		return s.text // psql says what is wrong with it
+	}
+	out := append(append([]byte(nil), s.text[:end]...), ' ')
+	out = append(append(out, options...), ';')
+	return append(out, bytes.Repeat([]byte{'\n'}, bytes.Count(s.text[end:], []byte{'\n'}))...)
 }
 
 // needless says that a statement of pg_dumpall is about roles that are there: it writes the

@@ -4,16 +4,18 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres/psql"
 )
 
 // schema is what has to be done before a dump is restored, by its text without data.
 type schema struct {
-	roles  []string // named in the dump
-	create string   // options of CREATE DATABASE
-	alter  []around // statements about the database
-	tables int64    // how many hold data
+	roles    []string // named in the dump
+	create   string   // options of CREATE DATABASE
+	alter    []around // statements about the database
+	tables   int64    // how many hold data
+	encoding string   // of all of them
 }
 
 // around is a statement about a database, without the database's name.
@@ -47,6 +49,8 @@ func (s *schema) add(st stmt) {
 		s.tables++
 	case st.has(0, "CREATE", "DATABASE") && st.has(3, "WITH"):
 		s.create = string(st.text[st.tokens[3].Start:])
+	case st.has(0, "SET", "CLIENT_ENCODING", "=") && s.encoding == "":
+		s.encoding = strings.Trim(st.raw(3), "'")
 	default:
 		if i := st.database(); i > 0 {
 			t := st.tokens[i]
@@ -58,7 +62,7 @@ func (s *schema) add(st stmt) {
 // database returns where the name of the database is that a statement says something about; 0 for others.
 func (s stmt) database() int {
 	switch {
-	case s.has(0, "ALTER", "DATABASE") && (s.has(3, "OWNER", "TO") || s.has(3, "SET")):
+	case s.has(0, "ALTER", "DATABASE") && s.has(3, "OWNER|SET|CONNECTION|IS_TEMPLATE"):
 		return 2
 	case s.has(0, "ALTER", "ROLE|USER") && s.has(3, "IN", "DATABASE") && s.has(6, "SET"):
 		return 5
@@ -66,6 +70,8 @@ func (s stmt) database() int {
 		return max(0, s.after(1, "ON", "DATABASE"))
 	case s.has(0, "COMMENT", "ON", "DATABASE"):
 		return 3
+	case s.has(0, "SECURITY", "LABEL"):
+		return max(0, s.after(2, "ON", "DATABASE"))
 	}
 	return 0
 }

@@ -71,9 +71,14 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 // what errors call it.
 func (b *build) psql(ctx context.Context, name, database, file string, stdin io.Reader) error {
 	var out tail
-	p := b.tool("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", file)
+	p := b.tool("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", connString(database), "-f", file)
 	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdin: stdin, Stderr: &out})
 	return b.toolError(ctx, err, func() error { return scriptError(name, out.String()) })
+}
+
+// connString names a database to a client program: a plain name may look like a connection string itself.
+func connString(database string) string {
+	return "dbname='" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(database) + "'"
 }
 
 // tool is a client program that speaks English and logs in as superuser.

@@ -160,6 +160,10 @@ func (s stmt) createRoles() []string {
 		return []string{s.roleName(s.after(3, "FOR"))}
 	case s.has(1, "SCHEMA"):
 		return []string{s.roleName(s.after(2, "AUTHORIZATION"))}
+	case s.has(1, "DATABASE") && s.has(s.after(3, "OWNER"), "="):
+		return []string{s.roleName(s.after(3, "OWNER", "="))}
+	case s.has(1, "DATABASE"):
+		return []string{s.roleName(s.after(3, "OWNER"))}
 	}
 	return nil
 }
@@ -174,4 +178,13 @@ func (s stmt) authorized(i int) string {
 		return ""
 	}
 	return strings.ReplaceAll(text, "''", "'")
+}
+
+// excerpt is the beginning of a statement, for people.
+func excerpt(sql string) string {
+	text := oneLine(strings.ToValidUTF8(strings.TrimSuffix(strings.TrimSpace(sql), ";"), "?"))
+	if r := []rune(text); len(r) > 100 {
+		text = string(r[:100]) + "…"
+	}
+	return text
 }
