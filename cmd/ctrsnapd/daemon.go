@@ -121,7 +121,11 @@ func (d *daemon) stored(elem ...string) string {
 // openState makes the state directory and takes the lock that keeps a second
 // daemon out. The kernel lets go of it when the process ends.
 func (d *daemon) openState(context.Context) error {
-	if err := containerd.MountState(d.cfg.State, 0o755); err != nil {
+	err := containerd.MountState(d.cfg.State, 0o755)
+	if err == nil {
+		d.cfg.State, err = filepath.EvalSymlinks(d.cfg.State) // no link is followed to what containers are given
+	}
+	if err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
 	lock, err := os.OpenFile(d.state("lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -231,7 +235,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 	}
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.users, err = d.runner.MapUsers(ctx, runner.MapOptions{
-		Mode: d.cfg.Containerd.UserNS, First: d.cfg.Containerd.IDs, Layers: d.containerd.SnapshotRoot, RunDir: d.state("clones"), ViewsDir: d.state("mapped"),
+		Mode: d.cfg.Containerd.UserNS, First: d.cfg.Containerd.IDs, Layers: d.containerd.SnapshotRoot, ViewsDir: d.state("mapped"),
 	})
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -34,15 +35,14 @@ var _ runtime.Workbench = (*bench)(nil)
 // maxWarnings is how many of a build's warnings its caller is told and its golden remembers.
 const maxWarnings = 100
 
-// Below RunDir/ID. The mount point lies in a directory of its own that is
-// closed to others: the mounted root decides itself who may enter it.
-const (
-	socketDir = "run"
-	mountDir  = "mnt"
-)
+// mountDir is where the root filesystem is mounted below RunDir/ID, which is root's alone: who may read a golden is said
+// when it is done.
+const mountDir = "mnt"
 
-func (j *job) runDir(elem ...string) string {
-	return filepath.Join(append([]string{j.RunDir, j.id}, elem...)...)
+func (b *Builder) dirs() rundir.Dirs { return rundir.Dirs{Path: b.RunDir, Memory: b.Memory} }
+
+func (b *Builder) mountPoint(id string) string {
+	return filepath.Join(b.dirs().Dir(id), mountDir, "root")
 }
 
 // openBench opens the build in the store and makes the directories.
@@ -57,16 +57,15 @@ func (j *job) openBench(ctx context.Context) (*bench, error) {
 	w := &bench{job: j, build: sb, lines: &lineWriter{emit: j.out.log}}
 	j.undo.add("close build", sb.Close)
 	j.undo.add("close workbench", w.close)
-	for _, d := range []struct {
-		path string
-		mode os.FileMode
-	}{
-		{j.RunDir, 0o711}, {j.runDir(), 0o711}, {j.runDir(socketDir), 0o755},
-		{j.runDir(mountDir), 0o700}, {j.runDir(mountDir, "root"), 0o755},
-	} {
-		if err := mkdir(d.path, d.mode); err != nil {
-			return nil, fmt.Errorf("make run directory: %w", err)
-		}
+	err = j.dirs().Open()
+	if err == nil {
+		err = j.dirs().Make(j.id)
+	}
+	if err == nil {
+		err = os.MkdirAll(j.mountPoint(j.id), 0o700)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return w, j.fail("bench")
 }
@@ -88,7 +87,7 @@ func (w *bench) Root(ctx context.Context, fn func(dir string) error) (err error)
 	if err := w.take("mount"); err != nil {
 		return err
 	}
-	dir := w.runDir(mountDir, "root")
+	dir := w.mountPoint(w.id)
 	defer func() {
 		if uerr := w.unmount(dir, 0); uerr != nil {
 			err = errors.Join(err, fmt.Errorf("unmount root filesystem: %w", uerr))
@@ -165,7 +164,7 @@ func (w *bench) close(ctx context.Context) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	w.lines.Close()
-	err := errors.Join(w.remove(ctx), w.removeNetwork(ctx), removeRunDir(w.unmount, w.runDir()))
+	err := errors.Join(w.remove(ctx), w.removeNetwork(ctx), w.removeRunDir(w.id))
 	w.closed = err == nil
 	return err
 }
@@ -177,18 +176,18 @@ func (w *bench) removeNetwork(ctx context.Context) error {
 	return nil
 }
 
-// removeRunDir unmounts what is mounted below dir and removes dir. The mount
+// removeRunDir unmounts what is mounted in the directory of a build and removes it. The mount
 // point is removed by itself and must be empty: a root filesystem that could
 // not be unmounted is not deleted.
-func removeRunDir(unmount func(string, int) error, dir string) error {
-	root := filepath.Join(dir, mountDir, "root")
-	if err := unmount(root, unix.MNT_DETACH); err != nil {
+func (b *Builder) removeRunDir(id string) error {
+	root := b.mountPoint(id)
+	if err := b.unmount(root, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount %s: %w", root, err)
 	}
 	if err := os.Remove(root); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(dir)
+	return b.dirs().Remove(id)
 }
 
 // command names a process for people. Arguments may hold passwords.

@@ -24,6 +24,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/goldens"
+	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -64,8 +65,10 @@ type Options struct {
 	Engines runtime.Engines
 
 	SpoolDir string // takes the sources of builds; on the disk of the storage
-	RunDir   string // sockets and mount points of builds; void after a reboot
+	RunDir   string // sockets and mount points of builds, see [rundir.Dirs]; void after a reboot
 	LogDir   string // takes ID.log of builds
+
+	Memory rundir.Memory // default the kernel's
 
 	Logger      *slog.Logger // default slog.Default()
 	Concurrency int          // default DefaultConcurrency

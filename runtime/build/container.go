@@ -122,7 +122,7 @@ func (w *bench) container(p runtime.Process, netns string, s *sink) runtime.Cont
 		Hostname: w.id,
 		Mounts: []specs.Mount{
 			{
-				Destination: runtime.SocketDir, Type: "bind", Source: w.runDir(socketDir),
+				Destination: runtime.SocketDir, Type: "bind", Source: w.dirs().Sockets(w.id),
 				Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
 			},
 			{
@@ -138,17 +138,14 @@ func (w *bench) container(p runtime.Process, netns string, s *sink) runtime.Cont
 	}
 }
 
-// openSocketDir gives the socket directory to the process. One that runs as
-// root is an entrypoint that will become some other user, not known here.
+// openSocketDir opens the socket directory for a process that runs as root: it is an entrypoint that will become some
+// other user, not known here. To any other process the runner gives it.
 func (w *bench) openSocketDir(p runtime.Process) error {
-	dir := w.runDir(socketDir)
-	mode := os.FileMode(0o755)
+	mode := os.FileMode(0o711)
 	if p.UID == 0 {
 		mode = 0o777 | os.ModeSticky
-	} else if err := os.Chown(dir, int(p.UID), int(p.GID)); err != nil {
-		return err
 	}
-	return os.Chmod(dir, mode)
+	return os.Chmod(w.dirs().Sockets(w.id), mode)
 }
 
 // remove deletes the build's container, if there is one, and with it all that

@@ -64,7 +64,7 @@ func (b *Builder) recoverRunDirs(_ context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
-	return each(ids, &r.RunDirs, func(id string) error { return removeRunDir(b.unmount, filepath.Join(b.RunDir, id)) })
+	return each(ids, &r.RunDirs, func(id string) error { return b.removeRunDir(id) })
 }
 
 func (b *Builder) recoverSpools(_ context.Context, r *Report) error {

@@ -48,7 +48,7 @@ func (s *service) Endpoint() runtime.Endpoint {
 	if addrs := s.bench.netns.Addrs; len(addrs) > 0 {
 		addr = addrs[0]
 	}
-	return runtime.Endpoint{SocketDir: s.bench.runDir(socketDir), Addr: addr, PID: s.task.PID()}
+	return runtime.Endpoint{SocketDir: s.bench.dirs().Sockets(s.bench.id), Addr: addr, PID: s.task.PID()}
 }
 
 // Died implements [runtime.Service].

@@ -73,7 +73,7 @@ func newWorld(t *testing.T) *world {
 	w.Builder = New(Options{
 		Store: fakeStore{w}, Goldens: goldens.New(goldens.Options{Store: fakeStore{w}, Clones: noClones{}, Log: slog.New(slog.DiscardHandler)}), Bases: fakeBases{w}, Runner: fakeRunner{w}, Network: fakeNetwork{w},
 		Engines:  runtime.EngineSet{"postgres": fakeEngine{w: w, name: "postgres"}, "redis": fakeEngine{w: w, name: "redis"}},
-		SpoolDir: filepath.Join(dir, "spool"), RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"),
+		SpoolDir: filepath.Join(dir, "spool"), RunDir: filepath.Join(dir, "run"), Memory: noMemory{}, LogDir: filepath.Join(dir, "logs"),
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	w.fail = w.at
@@ -266,3 +266,9 @@ func everything(ctx context.Context, wb runtime.Workbench, src runtime.Sources) 
 	wb.Progress(1, 2)
 	return runtime.Built{EngineVersion: "15.18", State: []byte(`{"password":"secret"}`)}, nil
 }
+
+// noMemory leaves directories as they are.
+type noMemory struct{}
+
+func (noMemory) Mount(string, string) error { return nil }
+func (noMemory) Unmount(string) error       { return nil }

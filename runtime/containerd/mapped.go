@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/moby/sys/user"
@@ -34,8 +33,7 @@ type MapOptions struct {
 	Mode     string   // one of the above
 	First    uint32   // the first of the 65536 users and groups that those of clones are
 	SubIDs   []string // files that say who else has been given such; default subuid(5)'s and subgid(5)'s
-	RunDir   string   // directory of clones' own directories; it is made if it does not exist
-	ViewsDir string   // takes it and the layers, as users of clones see them
+	ViewsDir string   // takes the layers, as users of clones see them
 	// Layers returns the directory of the layers, by the name that mounts have.
 	Layers func(context.Context) (string, error)
 }
@@ -44,7 +42,7 @@ type MapOptions struct {
 type Mapped struct {
 	first   uint32
 	without error // why they have not
-	views   []*overlay.View
+	layers  *overlay.View
 }
 
 // MapUsers has containers that are made from now on be in user namespaces, as the mode says. The caller must Close what
@@ -89,25 +87,19 @@ func (r *Runner) mapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err err
 		return nil, err
 	}
 	defer ns.Close()
-	if err := os.MkdirAll(o.RunDir, 0o711); err != nil {
+	m := &Mapped{first: o.First}
+	m.layers, err = overlay.NewView(layers, filepath.Join(o.ViewsDir, filepath.Base(layers)), ns)
+	if err != nil {
 		return nil, err
 	}
-	m := &Mapped{first: o.First}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	for _, dir := range []string{layers, o.RunDir} {
-		v, err := overlay.NewView(dir, filepath.Join(o.ViewsDir, filepath.Base(dir)), ns)
-		if err != nil {
-			return nil, err
-		}
-		m.views = append(m.views, v)
-	}
 	clones := []specs.LinuxIDMapping{{ContainerID: 0, HostID: o.First, Size: idsOfClone}}
-	users := &Users{IDs: launch.IDs{Users: clones, Groups: clones}, Rootfs: m.views[0].Mounts, Source: m.views[1].Path}
-	if err := r.UseUsers(ctx, users, layers, o.RunDir); err != nil {
+	users := &Users{IDs: launch.IDs{Users: clones, Groups: clones}, Rootfs: m.layers.Mounts}
+	if err := r.UseUsers(ctx, users, layers, o.ViewsDir); err != nil {
 		return nil, fmt.Errorf("try one: %w", err)
 	}
 	return m, nil
@@ -150,15 +142,12 @@ func (o MapOptions) check() error {
 	return nil
 }
 
-// Close takes the views away.
-func (m *Mapped) Close() (err error) {
-	if m == nil {
+// Close takes the view away.
+func (m *Mapped) Close() error {
+	if m == nil || m.layers == nil {
 		return nil
 	}
-	for _, v := range m.views {
-		err = errors.Join(err, v.Close())
-	}
-	return err
+	return m.layers.Close()
 }
 
 // Check tells who they are on this host, or why they have no numbers of their own.

@@ -194,6 +194,9 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
+	if err := errors.Join(checkSources(c), r.giveSocketDir(c, record.SandboxID != "")); err != nil {
+		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
+	}
 	container, err := r.client.LoadContainer(octx, c.ID)
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", c.ID, err)

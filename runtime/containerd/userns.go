@@ -19,10 +19,8 @@ import (
 // Users are the user namespaces of containers in our shims.
 type Users struct {
 	IDs launch.IDs
-	// Rootfs returns mounts of a root filesystem with its owners in the namespace, Source the
-	// like of a path of the host that is bound, or the path itself.
+	// Rootfs returns mounts of a root filesystem with its owners in the namespace.
 	Rootfs func([]mount.Mount) ([]mount.Mount, error)
-	Source func(path string) string
 }
 
 // remap has a container be in a user namespace. (Mounts with ids of their own would have
@@ -30,16 +28,44 @@ type Users struct {
 func (u *Users) remap(s *specs.Spec) {
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	s.Linux.UIDMappings, s.Linux.GIDMappings = u.IDs.Users, u.IDs.Groups
-	for i, m := range s.Mounts {
-		if m.Type == "bind" {
-			s.Mounts[i].Source = u.Source(m.Source)
+}
+
+// giveSocketDir makes the directory of a container's socket its process's, by the number that its user has on this host. That is
+// known here only: in one of our shims users are mapped, where they are at all.
+func (r *Runner) giveSocketDir(c runtime.Container, ours bool) error {
+	uid, gid := int(c.Process.UID), int(c.Process.GID)
+	if u := r.opts.Users; u != nil && ours {
+		uid, gid = uid+int(u.IDs.Users[0].HostID), gid+int(u.IDs.Groups[0].HostID)
+	}
+	for _, m := range c.Mounts {
+		if m.Destination == runtime.SocketDir {
+			return os.Lchown(m.Source, uid, gid)
 		}
 	}
+	return nil
+}
+
+// checkSources refuses binds of what is reached by a symbolic link: runc would follow it, wherever it leads. Our launcher looks
+// for itself.
+func checkSources(c runtime.Container) error {
+	for _, m := range c.Mounts {
+		if m.Type != "bind" {
+			continue
+		}
+		fd, err := unix.Openat2(unix.AT_FDCWD, m.Source, &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if err != nil {
+			return &os.PathError{Op: "bind without following links", Path: m.Source, Err: err}
+		}
+		_ = unix.Close(fd) // it was not open for anything
+	}
+	return nil
 }
 
 // UseUsers has containers that are made from now on be in user namespaces, if the kernel
 // and the filesystems can: it builds one to see. layers and state are directories for what it
-// is built from, whose paths Rootfs and Source know. It is not to be called while containers are made.
+// is built from; Rootfs knows the path of layers. It is not to be called while containers are made.
 func (r *Runner) UseUsers(ctx context.Context, u *Users, layers, state string) (err error) {
 	layers, state = filepath.Join(layers, trial), filepath.Join(state, trial)
 	clean := func() error { return errors.Join(os.RemoveAll(layers), os.RemoveAll(state)) }
@@ -47,7 +73,7 @@ func (r *Runner) UseUsers(ctx context.Context, u *Users, layers, state string) (
 		return err
 	}
 	defer func() { err = errors.Join(err, clean()) }()
-	for _, dir := range []string{layers + "/lower", layers + "/upper", layers + "/work", state + "/rootfs", state + "/shared"} {
+	for _, dir := range []string{layers + "/lower", layers + "/upper", layers + "/work", state + "/rootfs"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -60,7 +86,6 @@ func (r *Runner) UseUsers(ctx context.Context, u *Users, layers, state string) (
 	}
 	spec := r.spec(runtime.Container{
 		ID: trial, NetNS: "/proc/self/ns/net", Process: runtime.Process{Args: []string{"/none"}},
-		Mounts: []specs.Mount{{Destination: "/shared", Type: "bind", Source: state + "/shared", Options: []string{"bind", "rw"}}},
 	})
 	u.remap(spec)
 	if err := r.try(ctx, state, rootfs, spec); err != nil {

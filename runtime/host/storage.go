@@ -81,9 +81,8 @@ func (d Dirs) EndAll(ctx context.Context, r *containerd.Runner, address string) 
 	return errors.Join(errs...)
 }
 
-// runDirOptions are those of filesystems of the state directory in which clones and builds make their sockets. A
-// server that is told to writes more there (COPY … TO), which is to fill neither /run nor the disk of the host: all
-// clones together, and all builds, have no more than this. See tmpfs(5).
+// runDirOptions are those of filesystems of the state directory that have the directories of clones and of builds.
+// Servers write to filesystems of their own below them: see package rundir, and tmpfs(5).
 const runDirOptions = "mode=0711,size=128m,nr_inodes=128k"
 
 func (d Dirs) runDirs() []string {

@@ -54,7 +54,7 @@ func (c *clone) isDead() bool {
 
 // endpoint says where the server listens.
 func (m *Manager) endpoint(id string, addr netip.Addr, pid int) runtime.Endpoint {
-	return runtime.Endpoint{SocketDir: m.socketDir(id), Addr: addr, PID: pid}
+	return runtime.Endpoint{SocketDir: m.dirs.Sockets(id), Addr: addr, PID: pid}
 }
 
 // live is the endpoint of a clone whose server runs.
@@ -65,12 +65,6 @@ func (m *Manager) live(c *clone) runtime.Endpoint {
 	}
 	return ep
 }
-
-// runDir is the clone's owner's alone, so that nobody else gets to what is in it.
-func (m *Manager) runDir(id string) string { return filepath.Join(m.opts.RunDir, id) }
-
-// socketDir is the server's.
-func (m *Manager) socketDir(id string) string { return filepath.Join(m.runDir(id), "s") }
 
 func (m *Manager) logPath(id string) string { return filepath.Join(m.opts.LogDir, id+".log") }
 

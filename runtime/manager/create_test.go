@@ -53,7 +53,7 @@ func TestCreate(t *testing.T) {
 		t.Errorf("default ttl is %s", ttl)
 	}
 	st, err := os.Stat(filepath.Join(dir, "s"))
-	if err != nil || st.Mode() != 0o755|os.ModeDir {
+	if err != nil || st.Mode() != 0o711|os.ModeDir {
 		t.Errorf("socket directory: %v, %v", st.Mode(), err)
 	}
 	if st, err := os.Stat(filepath.Join(w.dir, "logs", c.ID+".log")); err != nil || st.Mode()&^0o640 != 0 {

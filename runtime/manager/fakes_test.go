@@ -76,7 +76,7 @@ func (w *world) options() Options {
 	return Options{
 		Store: (*fakeStore)(w), Runner: (*fakeRunner)(w), Network: (*fakeNetwork)(w), Ports: (*fakePorts)(w),
 		Engines: runtime.EngineSet{"fake": &fakeEngine{w: w}},
-		RunDir:  filepath.Join(w.dir, "run"), LogDir: filepath.Join(w.dir, "logs"),
+		RunDir:  filepath.Join(w.dir, "run"), Memory: noMemory{}, LogDir: filepath.Join(w.dir, "logs"),
 		Pool: w.pool, Parallel: w.parallel, Limits: w.limits, Events: w.events, CgroupRoot: w.cgroups, Space: w.space,
 	}
 }
@@ -533,6 +533,12 @@ func (e *fakeEngine) Client(_ snapshot.Golden, _ string, args []string) (runtime
 }
 
 // caller is who runs the test.
+// noMemory leaves directories as they are.
+type noMemory struct{}
+
+func (noMemory) Mount(string, string) error { return nil }
+func (noMemory) Unmount(string) error       { return nil }
+
 var caller = access.User("me", os.Getuid(), os.Getgid())
 
 // create makes clones that the test relies on.

@@ -26,6 +26,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
+	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -44,11 +45,9 @@ type Options struct {
 	Runner  runtime.Runner
 	Network network.Provider
 	Engines runtime.Engines // by the name that goldens record
-	// RunDir holds a directory per clone, which is its owner's alone: who is neither
-	// he nor root does not get in. The one in it is the server's, and mounted at
-	// [runtime.SocketDir].
-	RunDir string
-	LogDir string // holds ID.log of each clone, mode 0640: others read it through the API
+	RunDir  string          // holds a directory per clone, see [rundir.Dirs]; the server's is mounted at [runtime.SocketDir]
+	Memory  rundir.Memory   // default the kernel's
+	LogDir  string          // holds ID.log of each clone, mode 0640: others read it through the API
 
 	DefaultTTL        time.Duration // default 1 h
 	MaxTTL            time.Duration // default 24 h
@@ -119,6 +118,7 @@ type Manager struct {
 	removing chan struct{} // a token per clone that is being torn down
 	naming   keyedLock     // taken before mu, in the order of the names
 
+	dirs      rundir.Dirs
 	passwords passwords
 	quota     *quota.Book // of clones that are handed out, and requests for more
 	leases    *lease.Book // of clones that are handed out
@@ -162,10 +162,11 @@ func New(opts Options) *Manager {
 		torn:      make(chan struct{}),
 		quota:     quota.New(opts.Limits.User, opts.Limits.All),
 	}
+	m.dirs = rundir.Dirs{Path: opts.RunDir, Memory: opts.Memory}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)
 	m.pool = m.newPool()
-	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, RunDir: opts.RunDir, Log: opts.Logger})
+	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, Log: opts.Logger})
 	m.leases = lease.New(lease.Options{
 		Grace: opts.LeaseGrace, RestartGrace: opts.LeaseRestartGrace, CgroupRoot: opts.CgroupRoot, Ended: m.expire,
 		Ending: func(id string, at time.Time) { m.expiring(id, "it ends at "+at.UTC().Format(time.RFC3339)) },

@@ -169,8 +169,8 @@ func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name st
 	timings := api.Timings{api.StageClaim: milliseconds(time.Since(begun))}
 	claimed := time.Now()
 	if !want.caller.IsRoot() { // it is root's
-		if err := os.Chown(m.runDir(c.id), want.caller.UID(), -1); err != nil {
-			return fmt.Errorf("give socket directory away: %w", err)
+		if err := m.dirs.Admit(c.id, want.caller.UID()); err != nil {
+			return err
 		}
 	}
 	if err := m.setLimits(ctx, c, want); err != nil {

@@ -3,6 +3,7 @@ package manager
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -104,9 +106,15 @@ func TestClaim(t *testing.T) {
 			if c.Owner != "you" || c.Labels["a"] != "b" || !c.Created || c.CreatedAt.Before(began) || !c.ExpiresAt.Equal(began.Add(5*time.Minute)) || c.URL == "" || c.PID == 0 {
 				t.Errorf("not as asked for: %+v", c)
 			}
-			st, err := os.Stat(filepath.Join(w.dir, "run", c.ID))
-			if err != nil || st.Mode().Perm() != 0o700 || int(st.Sys().(*syscall.Stat_t).Uid) != who.UID() {
+			dir := filepath.Join(w.dir, "run", c.ID)
+			st, err := os.Stat(dir)
+			if err != nil || int(st.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
 				t.Errorf("socket directory: %v, %v", st, err)
+			}
+			list := make([]byte, 100) // of five entries, the second is a user's: its right and number
+			n, err := unix.Getxattr(dir, "system.posix_acl_access", list)
+			if err != nil || n != 44 || st.Mode().Perm() != 0o710 || list[14] != 1 || binary.LittleEndian.Uint32(list[16:]) != uint32(who.UID()) {
+				t.Errorf("who may pass: %v, %v, %v", st.Mode(), list[:max(n, 0)], err)
 			}
 		}
 		if m.Live(ref) != 2 {

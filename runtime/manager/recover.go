@@ -80,11 +80,8 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 }
 
 func (m *Manager) makeDirs() error {
-	if err := os.MkdirAll(m.opts.RunDir, 0o711); err != nil {
-		return fmt.Errorf("make run directory: %w", err)
-	}
-	if err := os.Chmod(m.opts.RunDir, 0o711); err != nil { // past the umask: callers go through it
-		return fmt.Errorf("open run directory: %w", err)
+	if err := m.dirs.Open(); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(m.opts.LogDir, 0o750); err != nil {
 		return fmt.Errorf("make log directory: %w", err)
@@ -140,6 +137,11 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 		id: info.ID, golden: golden, engine: engine, task: task, rec: rec,
 		died: make(chan struct{}), gone: make(chan struct{}),
 	}
+	if !rec.Member && rec.OwnerUID != 0 { // it may be of a release that gave him the directory
+		if err := m.dirs.Admit(c.id, rec.OwnerUID); err != nil {
+			return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
+		}
+	}
 	m.own(c.id)
 	m.wg.Go(func() { m.watch(c, exits) })
 	if rec.Member {
@@ -170,7 +172,7 @@ func (m *Manager) orphans(ctx context.Context, known map[string]bool) (map[strin
 	found := map[string]bool{}
 	var errs []error
 	for _, list := range []func(context.Context) ([]string, error){
-		m.opts.Store.Clones, m.opts.Network.Namespaces, m.published, dirLister(m.opts.RunDir), dirLister(m.opts.LogDir),
+		m.opts.Store.Clones, m.opts.Network.Namespaces, m.published, func(context.Context) ([]string, error) { return m.dirs.IDs() }, dirLister(m.opts.LogDir),
 	} {
 		ids, err := list(ctx)
 		if err != nil {

@@ -179,5 +179,5 @@ func (m *Manager) removeFiles(id string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(os.RemoveAll(m.runDir(id)), err)
+	return errors.Join(m.dirs.Remove(id), err)
 }

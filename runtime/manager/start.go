@@ -197,7 +197,7 @@ func (s *starter) create(ctx context.Context) error {
 		NetNS:    s.netns.Path,
 		Hostname: hostname,
 		Mounts: append(s.resolvConf(ctx), specs.Mount{
-			Destination: runtime.SocketDir, Type: "bind", Source: s.socketDir(c.id),
+			Destination: runtime.SocketDir, Type: "bind", Source: s.dirs.Sockets(c.id),
 			Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
 		}),
 		LogPath:  s.logPath(c.id),
@@ -224,22 +224,14 @@ func (s *starter) rootfs(context.Context) ([]mount.Mount, error) {
 
 // makeFiles makes the directory of the socket and the log file.
 func (s *starter) makeFiles() error {
-	dir, id := s.socketDir(s.clone.id), s.clone.id
+	id := s.clone.id
 	s.undo.add(func(context.Context) error { return s.removeFiles(id) })
-	for _, d := range []struct {
-		path string
-		uid  int
-		mode os.FileMode
-	}{{s.runDir(id), s.want.caller.UID(), 0o700}, {dir, int(s.want.process.UID), 0o755}} {
-		if err := os.Mkdir(d.path, 0o700); err != nil {
-			return fmt.Errorf("make socket directory: %w", err)
-		}
-		if err := os.Chmod(d.path, d.mode); err != nil { // past the umask
-			return fmt.Errorf("open socket directory: %w", err)
-		}
-		if err := os.Chown(d.path, d.uid, -1); err != nil {
-			return fmt.Errorf("give socket directory away: %w", err)
-		}
+	err := s.dirs.Make(id)
+	if uid := s.want.caller.UID(); err == nil && uid > 0 { // a member of the pool is nobody's yet
+		err = s.dirs.Admit(id, uid)
+	}
+	if err != nil {
+		return err
 	}
 	log, err := os.OpenFile(s.logPath(id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {

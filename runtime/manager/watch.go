@@ -26,7 +26,7 @@ func (w watched) Targets() []patrol.Target {
 		w.m.mu.Unlock()
 		ttl := time.Duration(rec.IdleTTL)
 		list[i] = patrol.Target{
-			ID: c.id, SocketDir: w.m.socketDir(c.id), Log: w.m.logPath(c.id),
+			ID: c.id, Log: w.m.logPath(c.id),
 			Disk: rec.Limits.DiskBytes, IdleTTL: ttl, Warning: lease.Warning(ttl), Protected: rec.Protected,
 		}
 		if !c.isDead() {

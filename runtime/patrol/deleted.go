@@ -16,11 +16,9 @@ type deletedFiles interface {
 	// onRoot adds up those on the root filesystem of a clone, whose first process is pid, and
 	// says how many open files were looked at.
 	onRoot(pid int) (sum held, looked int)
-	// on does so with those on another filesystem.
-	on(dev uint64, pid int) (sum held, looked int)
 }
 
-// held is bytes and files of a directory or a filesystem.
+// held is bytes and files of a filesystem.
 type held struct{ bytes, files int64 }
 
 // processes are the processes of clones, as paths in /proc, by PID namespace, as in
@@ -51,6 +49,7 @@ func (ps processes) onRoot(pid int) (sum held, looked int) {
 	return ps.on(st.Dev, pid)
 }
 
+// on is onRoot for a filesystem by its number.
 func (ps processes) on(dev uint64, pid int) (sum held, looked int) {
 	seen := map[uint64]bool{}
 	ns, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid")

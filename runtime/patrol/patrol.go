@@ -25,7 +25,6 @@ const (
 type Target struct {
 	ID        string
 	PID       int           // of its server's first process; 0 once it has ended
-	SocketDir string        // where its server has its socket, and writes what it wants
 	Log       string        // file of what its server writes
 	Disk      int64         // limit in bytes; 0 is none
 	IdleTTL   time.Duration // it ends when nobody has used it for so long; 0 is without end
@@ -60,8 +59,6 @@ type Keeper interface {
 type Options struct {
 	Keeper Keeper
 	Space  func() (Space, error) // looks at the storage
-	// RunDir has the socket directories of all clones. It is a filesystem of its own.
-	RunDir string
 	Log    *slog.Logger
 }
 
@@ -76,7 +73,6 @@ type Patrol struct {
 	// Of Run's goroutine alone.
 	seen    map[string]*seen // by id
 	storage storage
-	runDirs runDirs
 	usedAt  time.Time // when what changes slowly was looked at
 	deleted func() deletedFiles
 }
@@ -122,7 +118,6 @@ func (p *Patrol) look(ctx context.Context, targets []Target) {
 	p.lookAtStorage()
 	p.lookAtDisks(ctx, targets, deleted)
 	p.relieve(ctx, targets)
-	p.lookAtRunDirs(ctx, targets, deleted)
 	if time.Since(p.usedAt) >= useInterval {
 		p.usedAt = time.Now()
 		p.lookAtUse(ctx, targets)

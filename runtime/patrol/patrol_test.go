@@ -106,13 +106,11 @@ func (w *world) onRoot(pid int) (held, int) {
 	return held{bytes: w.hidden[pid]}, w.open
 }
 
-func (w *world) on(uint64, int) (held, int) { return held{}, 0 }
-
 // patrolled runs a Patrol of w in fake time.
-func patrolled(t *testing.T, w *world, runDir string, test func(t *testing.T, p *Patrol)) {
+func patrolled(t *testing.T, w *world, test func(t *testing.T, p *Patrol)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		p := New(Options{Keeper: w, RunDir: runDir, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Space: func() (Space, error) {
+		p := New(Options{Keeper: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Space: func() (Space, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return w.space, w.broken
@@ -137,7 +135,7 @@ func after(d time.Duration) {
 func TestDisk(t *testing.T) {
 	w := newWorld("a", "b", "c")
 	w.target("a").Disk, w.target("b").Disk = 1<<30, 1<<30
-	patrolled(t, w, t.TempDir(), func(t *testing.T, p *Patrol) {
+	patrolled(t, w, func(t *testing.T, p *Patrol) {
 		after(rescanInterval + interval)
 		before := w.lookedAt("a")
 		after(rescanInterval - 2*interval)
@@ -171,7 +169,7 @@ func TestDeletedFiles(t *testing.T) {
 	for delay := time.Duration(0); delay < 3*time.Second; delay += 50 * time.Millisecond {
 		w := newWorld("hider", "other")
 		w.target("hider").Disk, w.target("other").Disk = 48*mib, 1<<30
-		patrolled(t, w, t.TempDir(), func(t *testing.T, p *Patrol) {
+		patrolled(t, w, func(t *testing.T, p *Patrol) {
 			after(time.Minute)
 			w.write("other", 100*mib, 0) // all are measured
 			after(delay)
@@ -189,7 +187,7 @@ func TestDeletedFiles(t *testing.T) {
 func TestManyFiles(t *testing.T) {
 	w := newWorld("hider")
 	w.target("hider").Disk, w.open = 1<<30, 2000000
-	patrolled(t, w, t.TempDir(), func(t *testing.T, p *Patrol) {
+	patrolled(t, w, func(t *testing.T, p *Patrol) {
 		after(time.Minute)
 		w.write("hider", 600*mib, 0)
 		after(2 * time.Second)
@@ -212,7 +210,7 @@ func TestStorage(t *testing.T) {
 	w := newWorld("small", "large", "larger")
 	w.disk = map[string]int64{"small": mib, "large": 30 << 30, "larger": 40 << 30}
 	free := func(n int64) { w.change(func() { w.space.Free = n }); after(interval) }
-	patrolled(t, w, t.TempDir(), func(t *testing.T, p *Patrol) {
+	patrolled(t, w, func(t *testing.T, p *Patrol) {
 		after(time.Minute)
 		if err := p.Room(); err != nil {
 			t.Error(err)
@@ -257,69 +255,6 @@ func TestStorage(t *testing.T) {
 	})
 }
 
-// TestRunDirs stops a clone that fills its socket directory, by bytes, by files and by
-// directories, and gives back what it took there; links lead nowhere.
-func TestRunDirs(t *testing.T) {
-	outside := t.TempDir()
-	for i := range maxRunFiles + 1 {
-		touch(t, filepath.Join(outside, strconv.Itoa(i)), 0)
-	}
-	for name, fill := range map[string]func(t *testing.T, dir string){
-		"bytes": func(t *testing.T, dir string) { touch(t, filepath.Join(dir, "x"), maxRunBytes+1) },
-		"files": func(t *testing.T, dir string) {
-			for i := range maxRunFiles + 1 {
-				touch(t, filepath.Join(dir, strconv.Itoa(i)), 0)
-			}
-		},
-		"directories": func(t *testing.T, dir string) {
-			for range maxRunFiles + 1 {
-				if dir = filepath.Join(dir, "d"); os.Mkdir(dir, 0o700) != nil {
-					t.Fatal(dir)
-				}
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			run, w := t.TempDir(), newWorld("greedy", "other")
-			for i := range w.targets {
-				w.targets[i].SocketDir = filepath.Join(run, w.targets[i].ID)
-				if err := os.Mkdir(w.targets[i].SocketDir, 0o700); err != nil {
-					t.Fatal(err)
-				}
-			}
-			patrolled(t, w, run, func(t *testing.T, p *Patrol) {
-				after(time.Second)
-				if err := os.Symlink(outside, filepath.Join(run, "other", "link")); err != nil {
-					t.Fatal(err)
-				}
-				fill(t, filepath.Join(run, "greedy"))
-				after(rescanInterval)
-				after(time.Second)
-				if got := w.answered(); got != "[halt greedy]" || !strings.Contains(w.reason("greedy"), "its limit is 1024 KiB in 64 files there") {
-					t.Errorf("%s: %s", got, w.reason("greedy"))
-				}
-				if left, _ := os.ReadDir(filepath.Join(run, "greedy")); len(left) > 0 {
-					t.Errorf("%d files are left", len(left))
-				}
-				if left, _ := os.ReadDir(filepath.Join(run, "other")); len(left) != 1 {
-					t.Errorf("the other has %d files", len(left))
-				}
-			})
-		})
-	}
-	if left, _ := os.ReadDir(outside); len(left) != maxRunFiles+1 {
-		t.Errorf("%d files are left outside", len(left))
-	}
-}
-
-// touch makes a file of a size that takes room on the disk.
-func touch(t *testing.T, path string, size int) {
-	t.Helper()
-	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestIdle: a clone that nobody uses ends after its idle time, with a warning before, unless it
 // is protected.
 func TestIdle(t *testing.T) {
@@ -332,7 +267,7 @@ func TestIdle(t *testing.T) {
 		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 		*w.target(id) = Target{ID: id, PID: cmd.Process.Pid, IdleTTL: 10 * time.Minute, Warning: time.Minute, Protected: id == "kept"}
 	}
-	patrolled(t, w, t.TempDir(), func(t *testing.T, p *Patrol) {
+	patrolled(t, w, func(t *testing.T, p *Patrol) {
 		after(8*time.Minute + 50*time.Second)
 		if got := w.answered(); got != "[]" {
 			t.Errorf("too early: %s", got)
@@ -455,13 +390,13 @@ func TestProcesses(t *testing.T) {
 	if err := unix.Stat(dir, &st); err != nil {
 		t.Fatal(err)
 	}
-	if got, looked := findDeleted().on(st.Dev, pid); got != (held{bytes: 3 * mib, files: 2}) || looked < 10 {
+	if got, looked := findDeleted().(processes).on(st.Dev, pid); got != (held{bytes: 3 * mib, files: 2}) || looked < 10 {
 		t.Errorf("it holds %+v, of %d open files", got, looked)
 	}
-	if got, _ := findDeleted().on(st.Dev+1, pid); got != (held{}) {
+	if got, _ := findDeleted().(processes).on(st.Dev+1, pid); got != (held{}) {
 		t.Errorf("on another filesystem it holds %+v", got)
 	}
-	if got, _ := findDeleted().on(st.Dev, os.Getpid()); got != (held{}) {
+	if got, _ := findDeleted().(processes).on(st.Dev, os.Getpid()); got != (held{}) {
 		t.Errorf("we hold %+v", got)
 	}
 }
