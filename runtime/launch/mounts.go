@@ -157,9 +157,15 @@ func (b *builder) tmpfs(dest string, o mountOptions) {
 	b.program.mount("tmpfs", dest, "tmpfs", o.flags&^unix.MS_RDONLY, o.text())
 }
 
-// bind opens the source now, and attaches it in the child.
+// bind opens the source now, and attaches it in the child. A link in its path is refused: whoever may write in one of its
+// directories could have anything of the host's bound.
 func (b *builder) bind(source, dest string, o mountOptions) error {
-	f, err := openTree(source, o)
+	at, err := openNoLinks(source)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	f, err := cloneTree(int(fd(at)), "", source, o)
 	if err != nil {
 		return err
 	}

@@ -59,17 +59,33 @@ func openByPath(mounts []mount.Mount, path string) (*os.File, error) {
 	return f, err
 }
 
+// openNoLinks returns a handle of a file that is reached without a symbolic link.
+func openNoLinks(path string) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open without following links", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // openTree clones what is mounted at path, and below it with MS_REC.
 func openTree(path string, o mountOptions) (*os.File, error) {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	return cloneTree(unix.AT_FDCWD, path, path, o)
+}
+
+// cloneTree is openTree for a path in a directory, or for the directory itself. name is for people.
+func cloneTree(dir int, path, name string, o mountOptions) (*os.File, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
 	if o.has(unix.MS_REC) {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	fd, err := unix.OpenTree(dir, path, flags)
 	if err != nil {
-		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+		return nil, &os.PathError{Op: "open_tree", Path: name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f := os.NewFile(uintptr(fd), name)
 	attr := o.attributes()
 	if o.has(unix.MS_REC) { // nothing of it may spread to the host, or from there
 		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
@@ -80,7 +96,7 @@ func openTree(path string, o mountOptions) (*os.File, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+		return nil, &os.PathError{Op: "mount_setattr", Path: name, Err: err}
 	}
 	return f, nil
 }
