@@ -345,7 +345,7 @@ func (d *daemon) close(ctx context.Context) error {
 func (d *daemon) marked(ctx context.Context, g snapshot.Golden) { d.goldens.Marked(ctx, g) }
 
 // scrub says how goldens are verified in the background; all at once when the machine was restarted.
-func (d *daemon) scrub() golden.ScrubOpts {
+func (d *daemon) scrub() snapshot.ScrubOpts {
 	o := d.goldens.Scrub(time.Duration(d.cfg.Storage.Verify), func() bool { return d.manager.Load().Active > 0 })
 	if d.restarted {
 		o.Since = time.Now()

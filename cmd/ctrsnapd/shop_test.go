@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -89,5 +90,12 @@ func makeShop(t testing.TB) (work string) {
 	d.buildShop()
 	d.tearDownOnly()
 	d.checkLeaks()
+	// A mount namespace that another test made meanwhile may hold the filesystem a little longer: a copy of it would
+	// have a log that is not clean.
+	image := filepath.Join(d.work, "root/storage.xfs")
+	waitFor(t, "the end of the mounts of "+image, func() bool {
+		out, err := exec.Command("losetup", "-j", image).Output()
+		return err == nil && len(out) == 0
+	})
 	return d.work
 }

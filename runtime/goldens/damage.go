@@ -7,7 +7,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
-	"github.com/ctrsnap/ctrsnap/snapshot/golden"
 )
 
 // How much of the machine the verification of goldens takes: a MiB, then a rest, and a longer
@@ -19,8 +18,8 @@ const (
 
 // Scrub says how goldens are verified in the background: each once in every, with rests that are longer while busy
 // says so.
-func (g *Goldens) Scrub(every time.Duration, busy func() bool) golden.ScrubOpts {
-	return golden.ScrubOpts{
+func (g *Goldens) Scrub(every time.Duration, busy func() bool) snapshot.ScrubOpts {
+	return snapshot.ScrubOpts{
 		Every: every,
 		Pace: func(ctx context.Context) error {
 			rest := scrubRest

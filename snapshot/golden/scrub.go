@@ -7,20 +7,9 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// ScrubOpts say how goldens are verified in the background.
-type ScrubOpts struct {
-	Every time.Duration // each golden; not positive is never
-	// Since has those verified at once that were not since then: when the machine
-	// was started after it had lost its power. Zero has none.
-	Since time.Time
-	Pace  func(context.Context) error // called after each MiB that was read
-	// Failed is told of goldens that could not be verified, or are not what was built.
-	Failed func(snapshot.Golden, error)
-}
-
 // Scrub verifies goldens, one after the other, until ctx ends. They are read past the page
 // cache, so that nothing that clones use is driven out of it.
-func (s *Store) Scrub(ctx context.Context, o ScrubOpts) {
+func (s *Store) Scrub(ctx context.Context, o snapshot.ScrubOpts) {
 	tried := map[string]time.Time{} // digest of layer → when
 	for o.Every > 0 && ctx.Err() == nil {
 		g, due := s.due(ctx, o, tried)
@@ -39,7 +28,7 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOpts) {
 }
 
 // due returns the golden that is to be verified next, and when; zero for none.
-func (s *Store) due(ctx context.Context, o ScrubOpts, tried map[string]time.Time) (next snapshot.Golden, at time.Time) {
+func (s *Store) due(ctx context.Context, o snapshot.ScrubOpts, tried map[string]time.Time) (next snapshot.Golden, at time.Time) {
 	all, err := s.Goldens(ctx)
 	if err != nil {
 		return next, at // it is tried again

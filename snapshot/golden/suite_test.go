@@ -316,7 +316,7 @@ func testScrub(t *testing.T, e *env) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Scrub(ctx, ScrubOpts{
+		s.Scrub(ctx, snapshot.ScrubOpts{
 			Every: time.Hour, Since: time.Now(),
 			Pace: func(ctx context.Context) error { paced++; return ctx.Err() },
 			Failed: func(g snapshot.Golden, err error) {
