@@ -172,7 +172,13 @@ func TestMetadataLost(t *testing.T) {
 	if got := d.run("ls", "-q"); got != "" {
 		t.Errorf("listed are %s", got)
 	}
-	waitFor(t, "the clones of before to be gone", func() bool { return len(d.orphans("--dry-run")) == 0 })
+	var left map[string][]string
+	defer func() { // a failure says what of
+		if t.Failed() {
+			t.Logf("left are %v", left)
+		}
+	}()
+	waitFor(t, "the clones of before to be gone", func() bool { left = d.orphans("--dry-run"); return len(left) == 0 })
 	if got := query(t, d.run("clone", "shop"), "SELECT count(*) FROM users"); got != "1000" {
 		t.Errorf("a clone has %s rows", got)
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -260,7 +261,8 @@ func TestStorage(t *testing.T) {
 func TestIdle(t *testing.T) {
 	w := newWorld("idle", "kept", "other")
 	for _, id := range []string{"idle", "kept"} {
-		cmd := exec.Command("sleep", "600") // a server that nobody is connected to
+		cmd := exec.Command("sleep", "600") // a server that nobody is connected to: the host's connections are not its own
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
