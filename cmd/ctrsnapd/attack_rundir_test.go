@@ -194,7 +194,7 @@ func asThread(uid, gid int, fn func() error) error {
 			{unix.SYS_SETGROUPS}, {unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)}, {unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)},
 		} {
 			if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
-				done <- fmt.Errorf("become %d: %w", uid, syscall.Errno(errno))
+				done <- fmt.Errorf("become %d: %w", uid, errno)
 				return
 			}
 		}

@@ -30,11 +30,11 @@ import (
 // maxTries is how many addresses are asked for; most are free.
 const maxTries = 254
 
-// Request and Attachment are of the contract: what is asked for, and what there is.
-type (
-	Request    = network.AttachRequest
-	Attachment = network.Attachment
-)
+// Request is what is asked for.
+type Request = network.AttachRequest
+
+// Attachment is what there is.
+type Attachment = network.Attachment
 
 // Options configure an Attacher. Dir is required.
 type Options struct {

@@ -63,7 +63,7 @@ func inFakeTime(t *testing.T, test func(t *testing.T, b *Book, w *told)) {
 
 // after lets time pass and all that it brings about happen.
 func after(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d) // of the bubble
 	synctest.Wait()
 }
 
