@@ -3,10 +3,8 @@ package netns
 import (
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Interface is what the kernel says of an interface.
@@ -21,15 +19,7 @@ type Interface struct {
 
 // Interfaces lists those of the namespace at path, but for loopback.
 func Interfaces(path string) (all []Interface, _ error) {
-	err := OnNewThread(func() error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
+	err := Inside(path, func() error {
 		links, err := netlink.LinkList()
 		if err != nil {
 			return err

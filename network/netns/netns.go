@@ -47,12 +47,20 @@ func Make(dir, id string) (path string, err error) {
 }
 
 // OnNewThread runs fn on a thread of its own that ends with it, so that no
-// other goroutine ever runs in the namespace that fn moves it to.
+// other goroutine ever runs in the namespace that fn moves it to, and nothing
+// keeps that namespace afterwards.
 func OnNewThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the runtime then ends the thread
-		done <- fn()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The runtime cannot end the first thread of the process: it would stay in
+			// the namespace for ever. As long as it is held here, others get another one.
+			defer runtime.UnlockOSThread()
+			done <- OnNewThread(fn)
+			return
+		}
+		done <- fn() // the runtime ends a thread whose goroutine ends without unlocking it
 	}()
 	return <-done
 }
@@ -72,23 +80,15 @@ func Inside(path string, fn func() error) error {
 	})
 }
 
-// bindNew moves back at the end, because the runtime cannot end the first
-// thread of the process, whose namespace /proc/self shows.
-func bindNew(path string) (err error) {
-	const self = "/proc/thread-self/ns/net"
-	old, err := os.Open(self)
-	if err != nil {
-		return err
-	}
-	defer old.Close()
+// bindNew leaves the calling thread in the new namespace.
+func bindNew(path string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	defer func() { err = errors.Join(err, unix.Setns(int(old.Fd()), unix.CLONE_NEWNET)) }()
 	if err := prepare(); err != nil {
 		return err
 	}
-	if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind to %s: %w", path, err)
 	}
 	return nil

@@ -4,11 +4,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/netns"
@@ -35,18 +32,7 @@ func MustRemove(t testing.TB, n network.Provider, id string) {
 // Inside runs fn on a thread in a namespace.
 func Inside(t testing.TB, ns network.Namespace, fn func() error) {
 	t.Helper()
-	err := netns.OnNewThread(func() error {
-		f, err := os.Open(ns.Path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		return fn()
-	})
-	if err != nil {
+	if err := netns.Inside(ns.Path, fn); err != nil {
 		t.Error(err)
 	}
 }

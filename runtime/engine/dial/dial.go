@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	goruntime "runtime"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/network/netns"
 	"github.com/ctrsnap/ctrsnap/runtime"
 )
 
@@ -50,33 +50,14 @@ func TCP(ctx context.Context, ep runtime.Endpoint, port int) (net.Conn, error) {
 }
 
 // within dials in the network namespace of a process: a socket belongs to that of the
-// thread that makes it. The thread ends with the goroutine, see [goruntime.LockOSThread].
-func within(ctx context.Context, pid int, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		goruntime.LockOSThread()
-		conn, err := enterAndDial(ctx, pid, address)
-		done <- result{conn, err}
-	}()
-	r := <-done
-	return r.conn, r.err
-}
-
-func enterAndDial(ctx context.Context, pid int, address string) (net.Conn, error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, os.NewSyscallError("setns", err)
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp4", address) // one address: it is dialed in this goroutine
+// thread that makes it.
+func within(ctx context.Context, pid int, address string) (conn net.Conn, err error) {
+	err = netns.Inside(fmt.Sprintf("/proc/%d/ns/net", pid), func() (err error) {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, "tcp4", address) // one address: it is dialed in this goroutine
+		return err
+	})
+	return conn, err
 }
 
 // NotYet says whether an error means that nobody listens yet.
