@@ -12,6 +12,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -104,18 +107,33 @@ func shimID(pid int, address string) string {
 	return flag("-id")
 }
 
-// killShim kills a process if it still is the shim of id.
+// shimEnds bounds the wait for the end of a shim that was killed.
+const shimEnds = 10 * time.Second
+
+// killShim kills a process if it still is the shim of id, and waits until it has ended: its socket is dead then.
 func killShim(pid int, id, address string) error {
-	p, err := os.FindProcess(pid) // a pidfd: from here on it is one process
+	fd, err := unix.PidfdOpen(pid, 0) // from here on it is one process
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("find shim %s: %w", id, err)
 	}
-	defer p.Release() //nolint:errcheck // it has nothing to say
+	defer unix.Close(fd)
 	if shimID(pid, address) != id {
 		return nil
 	}
-	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill shim %s: %w", id, err)
 	}
-	return nil
+	// See pidfd_open(2): it can be read when the process has ended.
+	for end := time.Now().Add(shimEnds); ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(end)).Milliseconds()))
+		if err == nil && n == 0 {
+			return fmt.Errorf("kill shim %s: process %d has not ended after %s", id, pid, shimEnds)
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }

@@ -1,10 +1,16 @@
 package containerd
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // TestShimsAreFoundByTheirFlags runs a program under the name and flags of a
@@ -44,5 +50,43 @@ func TestShimsAreFoundByTheirFlags(t *testing.T) {
 	}
 	if err := ours.Wait(); err == nil {
 		t.Error("the shim ended well")
+	}
+}
+
+// TestKillShims kills the shims of one id, and returns when they have ended.
+func TestKillShims(t *testing.T) {
+	address := t.TempDir() + "/containerd.sock"
+	start := func(id string) *exec.Cmd {
+		cmd := exec.Command("/bin/sh")
+		cmd.Args = []string{"some-shim", "-c", "read line", "-namespace", snapshot.Namespace, "-address", address, "-id", id}
+		if _, err := cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		return cmd
+	}
+	one, other := start("c1"), start("c2")
+	if ids, err := ShimIDs(address); err != nil || !slices.Equal(ids, []string{"c1", "c2"}) {
+		t.Fatalf("shims %v, %v", ids, err)
+	}
+	if err := KillShims("c1", address); err != nil {
+		t.Fatal(err)
+	}
+	ended := func(cmd *exec.Cmd) bool { // and not waited for
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, state, _ := strings.Cut(string(b), ") ")
+		return strings.HasPrefix(state, "Z")
+	}
+	if !ended(one) || ended(other) {
+		t.Errorf("ended are the shim: %t, another one's: %t", ended(one), ended(other))
+	}
+	if ids, err := ShimIDs(address); err != nil || !slices.Equal(ids, []string{"c2"}) {
+		t.Errorf("left are %v, %v", ids, err)
 	}
 }
