@@ -23,7 +23,7 @@ const socketMode = 0o660
 // Listen listens on a unix socket at path that root and group may connect to;
 // a group that does not exist is left out. A socket that a dead daemon has left
 // is replaced; one that is served is refused with FailedPrecondition, and what
-// is no socket with AlreadyExists. Close removes the socket.
+// is no socket with AlreadyExists. The connections of each user but root are bounded. Close removes the socket.
 func Listen(path, group string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
@@ -43,7 +43,12 @@ func Listen(path, group string) (net.Listener, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return l, nil
+	bounded, err := boundLocal(l)
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return bounded, nil
 }
 
 // open lets group connect.

@@ -34,7 +34,7 @@ func ListenTLS(ctx context.Context, o TLS) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", o.Address, err)
 	}
-	return tls.NewListener(bounded{l, make(chan struct{}, maxRemote)}, &tls.Config{
+	return tls.NewListener(boundRemote(l, maxRemote), &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return o.config() },
 	}), nil
