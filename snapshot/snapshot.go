@@ -22,6 +22,14 @@ import (
 // Namespace is the containerd namespace that holds all of ctrsnap's records.
 const Namespace = "ctrsnap"
 
+// LabelKind is the label of what ctrsnap leaves in containerd: its value is the kind. Snapshots and containers of clones
+// are of KindClone, those of builds of KindBuild; other kinds are of one package alone.
+const (
+	LabelKind = "ctrsnap.io/kind"
+	KindClone = "clone"
+	KindBuild = "build"
+)
+
 // Snapshotter is the name of the containerd snapshotter that ctrsnap uses,
 // in its own containerd and in one that the host runs.
 const Snapshotter = "overlayfs"

@@ -1,22 +1,17 @@
 package pool
 
 import (
-	"crypto/rand"
 	"fmt"
-	"regexp"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
 
-// idRE is the grammar of the pool's own ids.
-var idRE = regexp.MustCompile(`^n[0-9a-z]{11}$`)
+func ours(id string) bool { return kind.Namespace.Is(id) }
 
-func ours(id string) bool { return idRE.MatchString(id) }
-
-func newID() string { return "n" + strings.ToLower(rand.Text())[:11] }
+func newID() string { return kind.Namespace.New() }
 
 func checkID(id string) error {
 	if ours(id) {

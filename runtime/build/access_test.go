@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/goldens"
@@ -125,14 +126,14 @@ func TestOthersAnswer(t *testing.T) {
 		for name, err := range map[string]error{
 			"of the group, with the token":  answer(bob, build, e.Token),
 			"nobody, with the token":        answer(access.Caller{}, build, e.Token),
-			"of the group, guesses the id":  answer(bob, newID(), e.Token),
-			"the owner, with no such build": answer(ada, newID(), e.Token),
+			"of the group, guesses the id":  answer(bob, kind.Build.New(), e.Token),
+			"the owner, with no such build": answer(ada, kind.Build.New(), e.Token),
 		} {
 			if !errdefs.IsNotFound(err) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		for name, token := range map[string]string{"no": "", "another": newID(), "half a": e.Token[:len(e.Token)/2]} {
+		for name, token := range map[string]string{"no": "", "another": kind.Build.New(), "half a": e.Token[:len(e.Token)/2]} {
 			if err := answer(ada, build, token); !errdefs.IsPermissionDenied(err) {
 				t.Errorf("the owner's user, %s token: %v", name, err)
 			}

@@ -55,8 +55,8 @@ func (j *job) openBench(ctx context.Context) (*bench, error) {
 		return nil, err
 	}
 	w := &bench{job: j, build: sb, lines: &lineWriter{emit: j.out.log}}
-	j.undo.add("close build", sb.Close)
-	j.undo.add("close workbench", w.close)
+	j.undo.Add("close build", sb.Close)
+	j.undo.Add("close workbench", w.close)
 	err = j.dirs().Open()
 	if err == nil {
 		err = j.dirs().Make(j.id)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 func TestOneHolderOfTheRoot(t *testing.T) {
@@ -151,7 +152,7 @@ func TestContainer(t *testing.T) {
 	for i, netns := range []string{"/netns/" + id, "", runtime.HostNetwork} {
 		c := got[i]
 		rootfs, err := c.Rootfs(t.Context())
-		if err != nil || c.ID != id || c.NetNS != netns || c.Labels[LabelKind] != KindBuild || rootfs[0].Source != id {
+		if err != nil || c.ID != id || c.NetNS != netns || c.Labels[snapshot.LabelKind] != snapshot.KindBuild || rootfs[0].Source != id {
 			t.Errorf("container %+v, root %v, %v", c, rootfs, err)
 		}
 	}

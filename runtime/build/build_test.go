@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -110,7 +111,7 @@ const maskDigest = "8d0faa3cbc1f21957ea137536a1d902ebbd5fef40342aa179df9d5417a87
 
 func checkEvents(t *testing.T, r *request) {
 	t.Helper()
-	if e := r.events[0]; e.Type != api.EventID || !idRE.MatchString(e.BuildID) {
+	if e := r.events[0]; e.Type != api.EventID || !kind.Build.Is(e.BuildID) {
 		t.Errorf("first event %+v", e)
 	}
 	var got []string

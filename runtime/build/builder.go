@@ -8,11 +8,9 @@ package build
 
 import (
 	"context"
-	"crypto/rand"
 	"io"
 	"log/slog"
 	"maps"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -26,12 +24,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/goldens"
 	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
-)
-
-// Labels of the containers that builds run.
-const (
-	LabelKind = "ctrsnap.io/kind"
-	KindBuild = "build"
+	"github.com/ctrsnap/ctrsnap/snapshot/keylock"
 )
 
 const (
@@ -83,7 +76,7 @@ type Options struct {
 type Builder struct {
 	Options
 	gate  chan struct{}
-	locks keyLocks
+	locks keylock.Locks
 
 	// Replaced by tests.
 	mount   func(mounts []mount.Mount, target string) error
@@ -114,7 +107,6 @@ func New(o Options) *Builder {
 	return &Builder{
 		Options: o,
 		gate:    make(chan struct{}, o.Concurrency),
-		locks:   keyLocks{held: map[string]*keyLock{}},
 		mount:   mount.All,
 		unmount: mount.UnmountRecursive,
 		fail:    o.Failpoint,
@@ -169,24 +161,6 @@ func (b *Builder) Answer(_ context.Context, caller access.Caller, build string, 
 		return errNoBuild(build)
 	}
 	return j.asks.answer(build, r)
-}
-
-// idRE is the form of the ids of builds, and of nothing else of ctrsnap.
-var idRE = regexp.MustCompile(`^b[0-9a-z]{11}$`)
-
-func newID() string {
-	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-	id := make([]byte, 0, 12)
-	id = append(id, 'b')
-	var random [1]byte
-	for len(id) < cap(id) {
-		_, _ = rand.Read(random[:]) // never fails, see its documentation
-		// 252 is a multiple of 36: no digit is likelier than another.
-		if random[0] < 252 {
-			id = append(id, digits[random[0]%36])
-		}
-	}
-	return string(id)
 }
 
 // undoContext lets an undo run although its cause is that ctx has ended.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // sink takes what a process writes: to the build log, to whoever asked for
@@ -133,7 +134,7 @@ func (w *bench) container(p runtime.Process, netns string, s *sink) runtime.Cont
 			},
 		},
 		Stdio:  &s.stdio,
-		Labels: map[string]string{LabelKind: KindBuild},
+		Labels: map[string]string{snapshot.LabelKind: snapshot.KindBuild},
 		// No Snapshot: it is the Store's to keep until the build is closed.
 	}
 }

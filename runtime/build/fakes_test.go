@@ -228,7 +228,7 @@ func (r fakeRunner) Containers(_ context.Context, labels map[string]string) ([]r
 	defer r.w.mu.Unlock()
 	var list []runtime.ContainerInfo
 	for id, t := range r.w.containers {
-		if t.c.Labels[LabelKind] == labels[LabelKind] {
+		if t.c.Labels[snapshot.LabelKind] == labels[snapshot.LabelKind] {
 			list = append(list, runtime.ContainerInfo{ID: id, Labels: t.c.Labels})
 		}
 	}

@@ -11,10 +11,12 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // job is one build.
@@ -28,7 +30,7 @@ type job struct {
 	tree   snapshot.HostTree // of a host base
 	out    *output
 	asks   asks
-	undo   undo
+	undo   undo.Stack
 
 	base     snapshot.Base
 	src      runtime.Sources
@@ -71,7 +73,7 @@ func (b *Builder) build(
 	}
 	ctx, unguard := b.guard(ctx)
 	defer unguard()
-	j := &job{Builder: b, id: newID(), start: time.Now(), caller: caller, req: req}
+	j := &job{Builder: b, id: kind.Build.New(), start: time.Now(), caller: caller, req: req}
 	if err := b.plan(ctx, j); err != nil {
 		return g, false, err
 	}
@@ -79,7 +81,7 @@ func (b *Builder) build(
 		return g, false, err
 	}
 	b.register(j)
-	j.undo.add("close log", func(context.Context) error { b.unregister(j); b.pruneLogs(); return j.out.close() })
+	j.undo.Add("close log", func(context.Context) error { b.unregister(j); b.pruneLogs(); return j.out.close() })
 	g, existed, err = j.locked(ctx, next)
 	if cause := context.Cause(ctx); err != nil && errdefs.IsResourceExhausted(cause) {
 		err = cause
@@ -91,11 +93,15 @@ func (b *Builder) build(
 // twice: the later waits and finds what the earlier has built.
 func (j *job) locked(ctx context.Context, next func() (api.Part, error)) (g snapshot.Golden, existed bool, err error) {
 	if j.req.Key != "" {
-		unlock, err := j.locks.lock(ctx, j.req.Name+" "+j.req.Key, func() { j.out.step("wait for the build of the same key") })
-		if err != nil {
-			return g, false, err
+		key := j.req.Name + " " + j.req.Key
+		unlock := j.locks.TryLock(key)
+		if unlock == nil {
+			j.out.step("wait for the build of the same key")
+			if unlock, err = j.locks.Lock(ctx, key); err != nil {
+				return g, false, err
+			}
 		}
-		j.undo.add("unlock", func(context.Context) error { unlock(); return nil })
+		j.undo.Add("unlock", func(context.Context) error { unlock(); return nil })
 		if g, existed, err = j.hit(ctx, j.caller, j.req); existed || err != nil {
 			return g, existed, err
 		}
@@ -119,7 +125,7 @@ func (j *job) make(ctx context.Context, next func() (api.Part, error)) (g snapsh
 	if err != nil {
 		return g, err
 	}
-	j.undo.add("leave", func(context.Context) error { leave(); return nil })
+	j.undo.Add("leave", func(context.Context) error { leave(); return nil })
 	if err := j.makeBase(ctx); err != nil {
 		return g, err
 	}
@@ -242,7 +248,7 @@ func (j *job) finish(ctx context.Context, err error) error {
 	if err != nil {
 		j.out.note("failed: " + err.Error() + "\n")
 	}
-	uerr := j.undo.run(ctx)
+	uerr := j.undo.Run(ctx, undoTimeout)
 	if err == nil {
 		if uerr != nil {
 			j.Logger.ErrorContext(ctx, "clear away after build", "golden", j.req.Name, "build", j.id, "error", uerr)

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ctrsnap/ctrsnap/network/kind"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // keepLogs is how many build logs are kept, the latest.
@@ -39,7 +42,7 @@ func (b *Builder) Recover(ctx context.Context) (Report, error) {
 }
 
 func (b *Builder) recoverContainers(ctx context.Context, r *Report) error {
-	list, err := b.Runner.Containers(ctx, map[string]string{LabelKind: KindBuild})
+	list, err := b.Runner.Containers(ctx, map[string]string{snapshot.LabelKind: snapshot.KindBuild})
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
 	}
@@ -55,7 +58,7 @@ func (b *Builder) recoverNamespaces(ctx context.Context, r *Report) error {
 	if err != nil {
 		return fmt.Errorf("list network namespaces: %w", err)
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return !idRE.MatchString(id) })
+	ids = slices.DeleteFunc(ids, func(id string) bool { return !kind.Build.Is(id) })
 	return each(ids, &r.Namespaces, func(id string) error { return b.Network.Remove(ctx, id) })
 }
 
@@ -96,7 +99,7 @@ func entries(dir, suffix string) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range list {
-		if id, ok := strings.CutSuffix(e.Name(), suffix); ok && idRE.MatchString(id) {
+		if id, ok := strings.CutSuffix(e.Name(), suffix); ok && kind.Build.Is(id) {
 			ids = append(ids, id)
 		}
 	}

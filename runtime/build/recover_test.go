@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 const deadID = "b0123456789a"
@@ -24,8 +25,8 @@ func TestRecover(t *testing.T) {
 	}
 	w := newWorld(t)
 	w.unmount = mount.UnmountRecursive
-	w.containers[deadID] = &fakeTask{c: runtime.Container{Labels: map[string]string{LabelKind: KindBuild}}, kill: make(chan struct{})}
-	w.containers["c0123456789a"] = &fakeTask{c: runtime.Container{Labels: map[string]string{LabelKind: "clone"}}}
+	w.containers[deadID] = &fakeTask{c: runtime.Container{Labels: map[string]string{snapshot.LabelKind: snapshot.KindBuild}}, kill: make(chan struct{})}
+	w.containers["c0123456789a"] = &fakeTask{c: runtime.Container{Labels: map[string]string{snapshot.LabelKind: "clone"}}}
 	w.netns = map[string]bool{deadID: true, "c0123456789a": true, "b1": true}
 	root := filepath.Join(w.RunDir, deadID, mountDir, "root")
 	lower := filepath.Join(w.SpoolDir, deadID, "dir")

@@ -70,7 +70,7 @@ func (j *job) openSpool() (*os.Root, error) {
 		return nil, err
 	}
 	dir := j.spoolDir()
-	j.undo.add("remove spool", func(context.Context) error { return os.RemoveAll(dir) })
+	j.undo.Add("remove spool", func(context.Context) error { return os.RemoveAll(dir) })
 	if err := mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}

@@ -100,12 +100,12 @@ func (x *extractor) entry(hdr *tar.Header) error {
 	case tar.TypeSymlink:
 		return x.symlink(name, hdr.Linkname)
 	default:
-		return invalid("it is %s, not a file, directory or symbolic link", kind(hdr.Typeflag))
+		return invalid("it is %s, not a file, directory or symbolic link", typeName(hdr.Typeflag))
 	}
 }
 
-// kind names a kind of entry that is refused.
-func kind(flag byte) string {
+// typeName names a type of entry that is refused.
+func typeName(flag byte) string {
 	switch flag {
 	case tar.TypeBlock:
 		return "a block device"

@@ -156,8 +156,8 @@ func (w *world) left() []string {
 			left = append(left, filepath.Join(dir, e.Name()))
 		}
 	}
-	if len(w.jobs) > 0 || len(w.locks.held) > 0 || len(w.gate) > 0 {
-		left = append(left, fmt.Sprintf("jobs %d, locks %d, gate %d", len(w.jobs), len(w.locks.held), len(w.gate)))
+	if len(w.jobs) > 0 || w.locks.Held() > 0 || len(w.gate) > 0 {
+		left = append(left, fmt.Sprintf("jobs %d, locks %d, gate %d", len(w.jobs), w.locks.Held(), len(w.gate)))
 	}
 	return left
 }

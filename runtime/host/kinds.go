@@ -10,10 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/build"
 	"github.com/ctrsnap/ctrsnap/runtime/containerd"
 	"github.com/ctrsnap/ctrsnap/runtime/gc"
-	"github.com/ctrsnap/ctrsnap/runtime/manager"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
 
@@ -132,8 +131,8 @@ func (p *Parts) Owners(ctx context.Context) (map[string]bool, error) {
 }
 
 func (p *Parts) containers(ctx context.Context) (ids []string, _ error) {
-	for _, kind := range []string{manager.KindClone, build.KindBuild} {
-		list, err := p.Runner.Containers(ctx, map[string]string{manager.KindLabel: kind})
+	for _, kind := range []string{snapshot.KindClone, snapshot.KindBuild} {
+		list, err := p.Runner.Containers(ctx, map[string]string{snapshot.LabelKind: kind})
 		if err != nil {
 			return nil, err
 		}

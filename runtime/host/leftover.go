@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,17 +14,18 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
 
-// idRE finds the id of a clone, build or sandbox in a path.
-var idRE = regexp.MustCompile(`(?:^|/)([cbs][0-9a-z]{11})(?:\.log)?(?:/|$)`)
-
-// OwnerOf returns the id in a path, "" if there is none.
+// OwnerOf returns the id of a clone, build or sandbox in a path, "" if there is none.
 func OwnerOf(path string) string {
-	if m := idRE.FindStringSubmatch(path); m != nil {
-		return m[1]
+	for name := range strings.SplitSeq(path, "/") {
+		name = strings.TrimSuffix(name, ".log")
+		if kind.Clone.Is(name) || kind.Build.Is(name) || kind.Sandbox.Is(name) {
+			return name
+		}
 	}
 	return ""
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // interfaces says which further interfaces the clones are to have. It comes
@@ -57,7 +58,7 @@ func (p *plan) isComplete() bool { return len(p.attach) == 0 }
 // attachAll gives clones that were made their interfaces, before anybody hears
 // of them. After an error, or a later one, given takes all back, and the caller
 // discards the clones.
-func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clone, given *undo) error {
+func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clone, given *undo.Stack) error {
 	for i, c := range clones {
 		if c == nil || want.isComplete() {
 			continue
@@ -70,7 +71,7 @@ func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clon
 			if err != nil {
 				return err
 			}
-			given.add(func(ctx context.Context) error { return m.detachFrom(ctx, c, got.IfName) })
+			given.Add("detach", func(ctx context.Context) error { return m.detachFrom(ctx, c, got.IfName) })
 		}
 		if err := m.step("attached"); err != nil {
 			return err
@@ -85,7 +86,7 @@ func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clon
 // takeOver takes interfaces from a clone that is about to be replaced if they
 // have an address that its successor wants. That they were its own is recorded before:
 // it has them back if the successor is not made, also by the next process.
-func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequest, given *undo) error {
+func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequest, given *undo.Stack) error {
 	if old == nil {
 		return nil
 	}
@@ -99,7 +100,7 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequ
 		if !sameMAC && !sameIP {
 			continue
 		}
-		given.add(func(ctx context.Context) error { return m.takeBack(ctx, old, a.Request()) })
+		given.Add("give back", func(ctx context.Context) error { return m.takeBack(ctx, old, a.Request()) })
 		if err := m.update(ctx, old, func(r *record) {
 			r.Attached, r.Given = without(r.Attached, a.IfName), append(slices.Clone(r.Given), attachment(a.Request()))
 		}); err != nil {

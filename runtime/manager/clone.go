@@ -2,13 +2,10 @@ package manager
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"sync"
 	"time"
 
@@ -36,12 +33,6 @@ type clone struct {
 	saving sync.Mutex // held while the record is written; taken before Manager.mu
 	rec    record     // guarded by Manager.mu once the clone is handed out
 }
-
-// idRE is the form of clone ids; what has another form belongs to others.
-var idRE = regexp.MustCompile(`^c[0-9a-z]{11}$`)
-
-// newID returns an id of 55 random bits.
-func newID() string { return "c" + strings.ToLower(rand.Text()[:11]) }
 
 func (c *clone) isDead() bool {
 	select {

@@ -16,6 +16,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // Create makes the clones of a request, all of them or none. A caller that
@@ -42,7 +43,7 @@ func (m *Manager) create(ctx context.Context, caller access.Caller, req api.Clon
 	if err != nil {
 		return api.CloneResponse{}, err
 	}
-	unlock, err := m.naming.lock(ctx, want.keys())
+	unlock, err := m.naming.Lock(ctx, want.keys()...)
 	if err != nil {
 		return api.CloneResponse{}, fmt.Errorf("wait for the name %s: %w", req.Name, err)
 	}
@@ -60,7 +61,7 @@ func (m *Manager) create(ctx context.Context, caller access.Caller, req api.Clon
 	if err != nil {
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}
-	var given undo // by predecessors to their successors
+	var given undo.Stack // by predecessors to their successors
 	err = m.publishAll(ctx, want, old, clones, &given)
 	if err == nil {
 		err = m.attachAll(ctx, want, old, clones, &given)
@@ -69,7 +70,7 @@ func (m *Manager) create(ctx context.Context, caller access.Caller, req api.Clon
 		err = m.handOut(ctx, want, old, clones)
 	}
 	if err != nil {
-		err = errors.Join(err, given.run(ctx))
+		err = errors.Join(err, given.Run(ctx, undoTimeout))
 		m.discard(clones)
 		return api.CloneResponse{}, fmt.Errorf("clone golden %s: %w", want.golden.Ref(), err)
 	}

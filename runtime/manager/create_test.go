@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -46,7 +47,7 @@ func TestCreate(t *testing.T) {
 		Settings: map[string]string{"s": "1"}, Owner: "me", Env: map[string]map[string]string{"tcp": {"FAKEHOST": "10.0.0.7", "FAKEPASSWORD": "p"}},
 		Timings: api.Timings{"prepare": 1, "network": 1, "create": 1, "start": 1, "ready": 1, "total": 1},
 	}
-	if diff := cmp.Diff(want, c); diff != "" || !idRE.MatchString(c.ID) {
+	if diff := cmp.Diff(want, c); diff != "" || !kind.Clone.Is(c.ID) {
 		t.Error(c.ID, diff)
 	}
 	if ttl := c.ExpiresAt.Sub(c.CreatedAt); ttl < time.Hour || ttl > time.Hour+time.Minute {

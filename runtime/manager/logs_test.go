@@ -2,7 +2,6 @@ package manager
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -153,27 +152,5 @@ func TestSearchPasswd(t *testing.T) {
 		if _, _, ok := searchPasswd(strings.NewReader(passwd), user); ok {
 			t.Errorf("found %s", user)
 		}
-	}
-}
-
-func TestKeyedLock(t *testing.T) {
-	var l keyedLock
-	unlock, err := l.lock(t.Context(), []string{"b", "a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := l.lock(ctx, []string{"0", "b"}); err == nil {
-		t.Error("taken twice")
-	}
-	unlock()
-	again, err := l.lock(t.Context(), []string{"0", "a", "b"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
-	if len(l.held) != 0 {
-		t.Errorf("held: %v", l.held)
 	}
 }

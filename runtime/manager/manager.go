@@ -28,12 +28,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
 	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
-)
-
-// Containers of clones have the label KindLabel with the value KindClone.
-const (
-	KindLabel = "ctrsnap.io/kind"
-	KindClone = "clone"
+	"github.com/ctrsnap/ctrsnap/snapshot/keylock"
 )
 
 // undoTimeout bounds what is undone after an error or a caller that left.
@@ -116,7 +111,7 @@ type Manager struct {
 	creating *pool.Queue // of clones that are made, for callers and the pool
 	pool     *pool.Pool[*clone]
 	removing chan struct{} // a token per clone that is being torn down
-	naming   keyedLock     // taken before mu, in the order of the names
+	naming   keylock.Locks // taken before mu, in the order of the names
 
 	dirs      rundir.Dirs
 	passwords passwords

@@ -17,6 +17,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // wayPublished is the way to a clone by a port of the host.
@@ -84,7 +85,7 @@ func firstFreePort() int {
 // publishAll publishes clones that were made, before anybody hears of them. After an
 // error, or a later one, given has their predecessors published again, and the caller
 // discards the clones.
-func (m *Manager) publishAll(ctx context.Context, want *plan, old, clones []*clone, given *undo) error {
+func (m *Manager) publishAll(ctx context.Context, want *plan, old, clones []*clone, given *undo.Stack) error {
 	for i, c := range clones {
 		if c == nil || len(want.publish) == 0 {
 			continue
@@ -96,7 +97,7 @@ func (m *Manager) publishAll(ctx context.Context, want *plan, old, clones []*clo
 	return nil
 }
 
-func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Address, given *undo) error {
+func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Address, given *undo.Stack) error {
 	if !c.rec.Addr.IsValid() {
 		return snapshot.WithHint(
 			fmt.Errorf("publish clone: it has no address: %w", errdefs.ErrInvalidArgument), "leave --network none away")
@@ -110,7 +111,7 @@ func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Ad
 		return err
 	}
 	if old != nil {
-		given.add(func(ctx context.Context) error { return m.publishAgain(ctx, old, c.id) })
+		given.Add("publish the predecessor again", func(ctx context.Context) error { return m.publishAgain(ctx, old, c.id) })
 	}
 	conn, err := c.engine.Connect(c.golden, publishedEndpoint(c, got[0]))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -35,7 +36,7 @@ func (m *Manager) Recover(ctx context.Context) (Report, error) {
 	if err := m.makeDirs(); err != nil {
 		return Report{}, err
 	}
-	infos, err := m.opts.Runner.Containers(ctx, map[string]string{KindLabel: KindClone})
+	infos, err := m.opts.Runner.Containers(ctx, map[string]string{snapshot.LabelKind: snapshot.KindClone})
 	if err != nil {
 		return Report{}, fmt.Errorf("recover clones: %w", err)
 	}
@@ -182,7 +183,7 @@ func (m *Manager) orphans(ctx context.Context, known map[string]bool) (map[strin
 			found[id] = true
 		}
 	}
-	maps.DeleteFunc(found, func(id string, _ bool) bool { return known[id] || !idRE.MatchString(id) })
+	maps.DeleteFunc(found, func(id string, _ bool) bool { return known[id] || !kind.Clone.Is(id) })
 	return found, errors.Join(errs...)
 }
 

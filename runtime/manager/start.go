@@ -14,9 +14,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // maxSocketPath is the longest path of a unix socket: see unix(7), sun_path,
@@ -28,7 +30,7 @@ type starter struct {
 	*Manager
 	want  *plan
 	clone *clone
-	undo  undo
+	undo  undo.Stack
 	begun time.Time
 
 	// prepared is closed when the snapshot is there, or prepareErr says why not.
@@ -46,7 +48,7 @@ type starter struct {
 func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, error) {
 	s := &starter{Manager: m, want: want, begun: time.Now(), timings: api.Timings{}}
 	s.clone = &clone{
-		id:     newID(),
+		id:     kind.Clone.New(),
 		golden: want.golden,
 		engine: want.engine,
 		died:   make(chan struct{}),
@@ -67,7 +69,7 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 // fail undoes what was made. What could not be undone is torn down again until
 // it is gone.
 func (s *starter) fail(ctx context.Context, err error) error {
-	if undoErr := s.undo.run(ctx); undoErr != nil {
+	if undoErr := s.undo.Run(ctx, undoTimeout); undoErr != nil {
 		s.teardown(s.clone.id)
 		return errors.Join(err, fmt.Errorf("undo clone %s: %w", s.clone.id, undoErr))
 	}
@@ -127,7 +129,7 @@ func (s *starter) prepareSnapshot(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("prepare snapshot: %w", err)
 	}
-	s.undo.add(func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
+	s.undo.Add("remove snapshot", func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
 	return s.step("prepared")
 }
 
@@ -137,7 +139,7 @@ func (s *starter) prepareNetwork(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("add network: %w", err)
 	}
-	s.undo.add(func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
+	s.undo.Add("remove network", func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
 	return s.step("connected")
 }
 
@@ -152,7 +154,7 @@ func (s *starter) reserve() error {
 		return nil
 	}
 	id := s.clone.id
-	s.undo.add(func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, id) })
+	s.undo.Add("remove container", func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, id) })
 	if err := r.Reserve(id); err != nil {
 		return fmt.Errorf("reserve container: %w", err)
 	}
@@ -201,7 +203,7 @@ func (s *starter) create(ctx context.Context) error {
 			Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
 		}),
 		LogPath:  s.logPath(c.id),
-		Labels:   map[string]string{KindLabel: KindClone},
+		Labels:   map[string]string{snapshot.LabelKind: snapshot.KindClone},
 		Record:   rec,
 		Limits:   hostLimits(s.want.limits),
 		Snapshot: c.id,
@@ -212,7 +214,7 @@ func (s *starter) create(ctx context.Context) error {
 		}
 		return fmt.Errorf("create container: %w", err)
 	}
-	s.undo.add(func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, c.id) })
+	s.undo.Add("remove container", func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, c.id) })
 	return s.step("created")
 }
 
@@ -225,7 +227,7 @@ func (s *starter) rootfs(context.Context) ([]mount.Mount, error) {
 // makeFiles makes the directory of the socket and the log file.
 func (s *starter) makeFiles() error {
 	id := s.clone.id
-	s.undo.add(func(context.Context) error { return s.removeFiles(id) })
+	s.undo.Add("remove files", func(context.Context) error { return s.removeFiles(id) })
 	err := s.dirs.Make(id)
 	if uid := s.want.caller.UID(); err == nil && uid > 0 { // a member of the pool is nobody's yet
 		err = s.dirs.Admit(id, uid)

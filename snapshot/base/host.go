@@ -47,7 +47,7 @@ func (m *Maker) Host(ctx context.Context, tree snapshot.HostTree) (snapshot.Base
 
 // ensure returns the committed snapshot name, made of plan if it is not there.
 func (m *Maker) ensure(ctx context.Context, name string, plan *host.Plan) (snapshots.Info, error) {
-	unlock, err := m.locks.lock(ctx, name)
+	unlock, err := m.locks.Lock(ctx, name)
 	if err != nil {
 		return snapshots.Info{}, err
 	}
@@ -91,9 +91,9 @@ func (m *Maker) make(ctx context.Context, name string, plan *host.Plan) (err err
 		return outOfSpace(err)
 	}
 	return m.snapshots.Commit(ctx, name, key, snapshots.WithLabels(map[string]string{
-		labelKind:   kindBase,
-		labelBase:   plan.Name,
-		labelDigest: content.String(),
+		snapshot.LabelKind: kindBase,
+		labelBase:          plan.Name,
+		labelDigest:        content.String(),
 	}))
 }
 

@@ -21,7 +21,7 @@ const workTime = 24 * time.Hour
 func (m *Maker) work(ctx context.Context) (context.Context, func(error) error, error) {
 	manager := m.client.LeasesService()
 	l, err := manager.Create(ctx, leases.WithRandomID(), leases.WithExpiration(workTime),
-		leases.WithLabel(labelKind, kindWork))
+		leases.WithLabel(snapshot.LabelKind, kindWork))
 	if err != nil {
 		return nil, nil, fmt.Errorf("create lease: %w", err)
 	}
@@ -45,12 +45,12 @@ func (m *Maker) work(ctx context.Context) (context.Context, func(error) error, e
 // the old ones go.
 func (m *Maker) hold(ctx context.Context, name string, resources ...leases.Resource) error {
 	manager := m.client.LeasesService()
-	old, err := manager.List(ctx, fmt.Sprintf("labels.%q==%q,labels.%q==%q", labelKind, kindBase, labelBase, name))
+	old, err := manager.List(ctx, fmt.Sprintf("labels.%q==%q,labels.%q==%q", snapshot.LabelKind, kindBase, labelBase, name))
 	if err != nil {
 		return fmt.Errorf("list leases of %s: %w", name, err)
 	}
 	l, err := manager.Create(ctx, leases.WithRandomID(), leases.WithExpiration(m.opts.Keep),
-		leases.WithLabels(map[string]string{labelKind: kindBase, labelBase: name}))
+		leases.WithLabels(map[string]string{snapshot.LabelKind: kindBase, labelBase: name}))
 	if err != nil {
 		return fmt.Errorf("create lease of %s: %w", name, err)
 	}

@@ -25,11 +25,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/keylock"
 )
 
 // Labels of what this package leaves in containerd.
 const (
-	labelKind = "ctrsnap.io/kind"
 	labelBase = "ctrsnap.io/base"
 	// labelDigest is the content digest of a host base's snapshot.
 	labelDigest = "ctrsnap.io/base.digest"
@@ -63,7 +63,7 @@ type Maker struct {
 	snapshots snapshots.Snapshotter
 	opts      Options
 	log       *slog.Logger
-	locks     locks
+	locks     keylock.Locks
 }
 
 // New returns a Maker that stores with client, in [snapshot.Namespace] and
@@ -111,7 +111,7 @@ func (m *Maker) clearDir() error {
 
 func (m *Maker) removeRecords(ctx context.Context) error {
 	store := m.client.ImageService()
-	records, err := store.List(ctx, fmt.Sprintf("labels.%q==%q", labelKind, kindBase))
+	records, err := store.List(ctx, fmt.Sprintf("labels.%q==%q", snapshot.LabelKind, kindBase))
 	for _, r := range records {
 		if derr := store.Delete(ctx, r.Name); !errdefs.IsNotFound(derr) {
 			err = errors.Join(err, derr)
@@ -122,7 +122,7 @@ func (m *Maker) removeRecords(ctx context.Context) error {
 
 func (m *Maker) removeWork(ctx context.Context) error {
 	manager := m.client.LeasesService()
-	works, err := manager.List(ctx, fmt.Sprintf("labels.%q==%q", labelKind, kindWork))
+	works, err := manager.List(ctx, fmt.Sprintf("labels.%q==%q", snapshot.LabelKind, kindWork))
 	for _, l := range works {
 		if derr := manager.Delete(ctx, l, leases.SynchronousDelete); !errdefs.IsNotFound(derr) {
 			err = errors.Join(err, derr)

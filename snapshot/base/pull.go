@@ -35,7 +35,7 @@ func (m *Maker) Pull(ctx context.Context, ref string, progress func(done, total 
 			fmt.Errorf("pull image %q: %w: %w", ref, err, errdefs.ErrInvalidArgument),
 			"an image is written as in docker: postgres:17, registry.example.com/team/postgres:17")
 	}
-	unlock, err := m.locks.lock(ctx, named.String())
+	unlock, err := m.locks.Lock(ctx, named.String())
 	if err != nil {
 		return snapshot.Base{}, err
 	}
@@ -78,7 +78,7 @@ func (m *Maker) transfer(ctx context.Context, ref string, progress func(done, to
 	dst := image.NewStore(record,
 		image.WithPlatforms(here),
 		image.WithUnpack(here, snapshot.Snapshotter),
-		image.WithImageLabels(map[string]string{labelKind: kindBase}))
+		image.WithImageLabels(map[string]string{snapshot.LabelKind: kindBase}))
 	remove := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()

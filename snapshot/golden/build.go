@@ -52,7 +52,7 @@ func (s *Store) Begin(ctx context.Context, id, parent string) (snapshot.Build, e
 func buildKey(id string) string { return "ctrsnap/build/" + id }
 
 func (b *build) begin(ctx context.Context, parent string) (err error) {
-	labels := map[string]string{labelKind: kindBuild}
+	labels := map[string]string{snapshot.LabelKind: snapshot.KindBuild}
 	if err := b.store.opts.Failpoint("begin"); err != nil {
 		return err
 	}

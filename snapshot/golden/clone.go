@@ -51,8 +51,8 @@ func (s *Store) prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 		return nil, fmt.Errorf("it was removed and built anew: %w", errdefs.ErrNotFound)
 	}
 	mounts, err := s.snapshots.Prepare(ctx, id, g.Snapshot, snapshots.WithLabels(map[string]string{
-		labelRoot: time.Now().UTC().Format(time.RFC3339),
-		labelKind: kindClone,
+		labelRoot:          time.Now().UTC().Format(time.RFC3339),
+		snapshot.LabelKind: snapshot.KindClone,
 	}))
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 
 // Clones returns the ids of all clone snapshots that exist.
 func (s *Store) Clones(ctx context.Context) ([]string, error) {
-	ids, err := s.keys(namespaced(ctx), fmt.Sprintf("labels.%q==%s", labelKind, kindClone))
+	ids, err := s.keys(namespaced(ctx), fmt.Sprintf("labels.%q==%s", snapshot.LabelKind, snapshot.KindClone))
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots of clones: %w", err)
 	}
@@ -86,7 +86,7 @@ func (s *Store) Clones(ctx context.Context) ([]string, error) {
 
 // Builds returns the ids of all builds that there is a snapshot of.
 func (s *Store) Builds(ctx context.Context) ([]string, error) {
-	keys, err := s.keys(namespaced(ctx), fmt.Sprintf("labels.%q==%s", labelKind, kindBuild))
+	keys, err := s.keys(namespaced(ctx), fmt.Sprintf("labels.%q==%s", snapshot.LabelKind, snapshot.KindBuild))
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots of builds: %w", err)
 	}

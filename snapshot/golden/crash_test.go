@@ -258,7 +258,7 @@ func powerFill(t *testing.T) {
 	gone := e.commit(t, "gone", e.base, "data", "golden")
 	_, err := e.Prepare(e.ctx, "cbefore", g) // this one is in the checkpoint
 	do(t, err)
-	c := containers.Container{ID: "cbefore", Labels: map[string]string{labelKind: kindClone}, Runtime: containers.RuntimeInfo{Name: "x"}}
+	c := containers.Container{ID: "cbefore", Labels: map[string]string{snapshot.LabelKind: snapshot.KindClone}, Runtime: containers.RuntimeInfo{Name: "x"}}
 	c.Spec, err = typeurl.MarshalAny(&specs.Spec{})
 	if err == nil {
 		_, err = e.client.ContainerService().Create(namespaced(e.ctx), c)

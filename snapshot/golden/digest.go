@@ -24,7 +24,7 @@ import (
 
 // digest reads the layer of g, found by a view that lives as long as that takes.
 func (s *Store) digest(ctx context.Context, g snapshot.Golden, r *reader) (_ string, err error) {
-	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{labelKind: kindRemoval}))
+	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{snapshot.LabelKind: kindRemoval}))
 	if err != nil {
 		return "", err
 	}

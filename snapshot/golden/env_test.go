@@ -104,7 +104,7 @@ func (e *env) assertNoBuild(t *testing.T) {
 	for _, l := range all {
 		t.Errorf("lease left: %v", l)
 	}
-	keys, err := e.keys(ctx, fmt.Sprintf("labels.%q==%s", labelKind, kindBuild))
+	keys, err := e.keys(ctx, fmt.Sprintf("labels.%q==%s", snapshot.LabelKind, snapshot.KindBuild))
 	do(t, err)
 	if len(keys) > 0 {
 		t.Errorf("snapshots left: %q", keys)

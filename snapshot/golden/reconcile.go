@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // ReconcileOpts refine Reconcile.
@@ -50,7 +52,7 @@ func (s *Store) voidClones(ctx context.Context, o ReconcileOpts, r *Report) erro
 	if !o.Void {
 		return nil
 	}
-	containers, err := s.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q", labelKind))
+	containers, err := s.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q", snapshot.LabelKind))
 	if err != nil {
 		return err
 	}
@@ -60,13 +62,13 @@ func (s *Store) voidClones(ctx context.Context, o ReconcileOpts, r *Report) erro
 		}
 		r.Containers = append(r.Containers, c.ID)
 	}
-	return s.removeKind(ctx, kindClone, r)
+	return s.removeKind(ctx, snapshot.KindClone, r)
 }
 
 // undoBuilds takes back builds that were cut off, then what they held.
 func (s *Store) undoBuilds(ctx context.Context, r *Report) error {
 	all, err := s.leases.List(ctx,
-		fmt.Sprintf("labels.%q==%s", labelKind, kindBuild), fmt.Sprintf("labels.%q==%s", labelKind, kindRemoval))
+		fmt.Sprintf("labels.%q==%s", snapshot.LabelKind, snapshot.KindBuild), fmt.Sprintf("labels.%q==%s", snapshot.LabelKind, kindRemoval))
 	if err != nil {
 		return err
 	}
@@ -78,7 +80,7 @@ func (s *Store) undoBuilds(ctx context.Context, r *Report) error {
 			r.Builds = append(r.Builds, id)
 		}
 	}
-	if err := s.removeKind(ctx, kindBuild, r); err != nil {
+	if err := s.removeKind(ctx, snapshot.KindBuild, r); err != nil {
 		return err
 	}
 	for _, l := range all {
@@ -109,7 +111,7 @@ func (s *Store) undoBuild(ctx context.Context, id string) error {
 
 // removeKind removes all snapshots of one kind.
 func (s *Store) removeKind(ctx context.Context, kind string, r *Report) error {
-	keys, err := s.keys(ctx, fmt.Sprintf("labels.%q==%s", labelKind, kind))
+	keys, err := s.keys(ctx, fmt.Sprintf("labels.%q==%s", snapshot.LabelKind, kind))
 	if err != nil {
 		return err
 	}

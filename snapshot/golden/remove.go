@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // Promote makes ref the current version of its name, atomically and durably.
@@ -99,7 +100,7 @@ func (s *Store) remove(ctx context.Context, ref snapshot.Ref) (err error) {
 	if err := c.step(ctx, "checkpoint", s.opts.Save); err != nil {
 		return err
 	}
-	c.undo = nil
+	c.undo = undo.Stack{}
 	// It is gone, durably: whatever fails from here on is garbage that a start collects.
 	return errors.Join(c.step(ctx, "remove", func(ctx context.Context) error { return s.removeSnapshots(ctx, gone) }),
 		c.step(ctx, "release", release))
@@ -182,11 +183,11 @@ func (s *Store) unused(ctx context.Context, gone []snapshot.Golden) error {
 // describe names the user of a snapshot.
 func describe(info snapshots.Info) string {
 	switch {
-	case info.Labels[labelKind] == kindClone:
+	case info.Labels[snapshot.LabelKind] == snapshot.KindClone:
 		return "clone " + info.Name
 	case info.Labels[labelGolden] != "":
 		return "golden " + info.Labels[labelGolden]
-	case info.Labels[labelKind] == kindBuild:
+	case info.Labels[snapshot.LabelKind] == snapshot.KindBuild:
 		return "build " + strings.TrimPrefix(info.Name, buildKey(""))
 	default:
 		return "snapshot " + info.Name
@@ -195,7 +196,7 @@ func describe(info snapshots.Info) string {
 
 // hold keeps all of the goldens from the garbage collector until release.
 func (s *Store) hold(ctx context.Context, goldens []snapshot.Golden) (release func(context.Context) error, err error) {
-	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{labelKind: kindRemoval}))
+	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{snapshot.LabelKind: kindRemoval}))
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +224,7 @@ func manifest(target ocispec.Descriptor) leases.Resource {
 
 // collect runs containerd's garbage collection and waits for it.
 func (s *Store) collect(ctx context.Context) error {
-	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{labelKind: kindRemoval}))
+	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(map[string]string{snapshot.LabelKind: kindRemoval}))
 	if err != nil {
 		return err
 	}

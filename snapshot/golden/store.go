@@ -26,10 +26,7 @@ import (
 
 // Labels on what the Store makes.
 const (
-	labelKind   = "ctrsnap.io/kind"   // clone, build, removal
 	labelGolden = "ctrsnap.io/golden" // name on image records, "shop:3" on snapshots
-	kindClone   = "clone"
-	kindBuild   = "build"
 	kindRemoval = "removal"
 )
 

@@ -3,8 +3,9 @@ package golden
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
+
+	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // undoTimeout bounds how long it takes to undo a change.
@@ -13,7 +14,7 @@ const undoTimeout = 30 * time.Second
 // change is a sequence of steps that are undone, last first, if one fails.
 type change struct {
 	failpoint func(step string) error
-	undo      []func(context.Context) error
+	undo      undo.Stack
 }
 
 // step does one of them.
@@ -25,9 +26,9 @@ func (c *change) step(ctx context.Context, name string, do func(context.Context)
 }
 
 // onFail adds what undoes the step before; nil is nothing.
-func (c *change) onFail(undo func(context.Context) error) {
-	if undo != nil {
-		c.undo = append(c.undo, undo)
+func (c *change) onFail(back func(context.Context) error) {
+	if back != nil {
+		c.undo.Add("undo", back)
 	}
 }
 
@@ -36,10 +37,5 @@ func (c *change) end(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	for _, undo := range slices.Backward(c.undo) {
-		err = errors.Join(err, undo(ctx))
-	}
-	return err
+	return errors.Join(err, c.undo.Run(ctx, undoTimeout))
 }

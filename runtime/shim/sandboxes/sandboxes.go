@@ -4,7 +4,6 @@ package sandboxes
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,12 +18,13 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/ctrsnap/ctrsnap/network/kind"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 const (
-	// kindLabel marks our sandboxes.
-	kindLabel = "ctrsnap.io/kind"
-	kind      = "shim"
+	kindShim  = "shim" // of our sandboxes
 	sandboxer = "shim" // containerd's controller of sandboxes that are shims
 
 	defaultMost = 32
@@ -88,7 +88,7 @@ func Used(ctx context.Context, all containers.Store) (map[string]int, error) {
 // Recover takes over the sandboxes that are recorded, with the number of
 // containers that each has, and removes those whose shim has died.
 func (p *Pool) Recover(ctx context.Context, used map[string]int) error {
-	list, err := p.store.List(ctx, "labels.\""+kindLabel+"\"=="+kind)
+	list, err := p.store.List(ctx, "labels.\""+snapshot.LabelKind+"\"=="+kindShim)
 	if err != nil {
 		return fmt.Errorf("list sandboxes: %w", err)
 	}
@@ -203,7 +203,7 @@ func (p *Pool) make(ctx context.Context, used int) (_ string, err error) {
 	}
 	now := time.Now().UTC()
 	s := sandbox.Sandbox{
-		ID: "s" + strings.ToLower(rand.Text())[:11], Labels: map[string]string{kindLabel: kind}, Sandboxer: sandboxer,
+		ID: kind.Sandbox.New(), Labels: map[string]string{snapshot.LabelKind: kindShim}, Sandboxer: sandboxer,
 		Runtime: sandbox.RuntimeOpts{Name: p.opts.Runtime, Options: options}, CreatedAt: now, UpdatedAt: now,
 	}
 	if _, err := p.store.Create(ctx, s); err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"go.uber.org/goleak"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,7 +85,7 @@ func (s store) Create(ctx context.Context, b sandbox.Sandbox) (sandbox.Sandbox, 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.Labels[kindLabel] != kind || b.Sandboxer != sandboxer || b.Runtime.Name == "" {
+	if b.Labels[snapshot.LabelKind] != kindShim || b.Sandboxer != sandboxer || b.Runtime.Name == "" {
 		return b, fmt.Errorf("odd sandbox %+v", b)
 	}
 	s.records[b.ID] = b
