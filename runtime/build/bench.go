@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -130,7 +131,11 @@ func (w *bench) Warn(text string) {
 // Host implements [runtime.Workbench]. The caller shows what its command
 // writes; its last lines come with the answer.
 func (w *bench) Host(ctx context.Context, command string, env map[string]string) error {
-	r, err := w.asks.ask(ctx, func(token string) { w.out.exec(command, env, token) })
+	var r api.HostResult
+	err := w.turn.without(ctx, func() (err error) {
+		r, err = w.asks.ask(ctx, func(token string) { w.out.exec(command, env, token) })
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("run %q on the caller's host: %w", command, err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/goldens"
+	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/keylock"
@@ -31,7 +32,7 @@ const (
 	// DefaultEngine builds a golden whose request names no engine.
 	DefaultEngine = "postgres"
 	// DefaultConcurrency is how many builds are worked on at once. A restore
-	// keeps several cores and the disk busy by itself.
+	// keeps several cores and the disk busy by itself. As many more are worked on for users who have none of these.
 	DefaultConcurrency = 2
 	// undoTimeout bounds how long a build that has ended is being undone.
 	undoTimeout = time.Minute
@@ -63,10 +64,11 @@ type Options struct {
 
 	Memory rundir.Memory // default the kernel's
 
-	Logger      *slog.Logger // default slog.Default()
-	Concurrency int          // default DefaultConcurrency
-	MaxUpload   int64        // bytes that the sources of one build may have; 0 is no bound
-	Room        func() error // why no golden is to be made now; default there is room
+	Logger      *slog.Logger  // default slog.Default()
+	Concurrency int           // default DefaultConcurrency
+	Timeout     time.Duration // how long a build may be worked on; 0 is for ever
+	MaxUpload   int64         // bytes that the sources of one build may have; 0 is no bound
+	Room        func() error  // why no golden is to be made now; default there is room
 	// Failpoint, if set, is called before each step of a build.
 	Failpoint func(step string) error
 	Mode      uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]
@@ -75,7 +77,7 @@ type Options struct {
 // Builder builds goldens. It is safe for concurrent use.
 type Builder struct {
 	Options
-	gate  chan struct{}
+	turns *pool.Queue
 	locks keylock.Locks
 
 	// Replaced by tests.
@@ -106,35 +108,12 @@ func New(o Options) *Builder {
 	}
 	return &Builder{
 		Options: o,
-		gate:    make(chan struct{}, o.Concurrency),
+		turns:   pool.NewGuestQueue(o.Concurrency, o.Concurrency),
 		mount:   mount.All,
 		unmount: mount.UnmountRecursive,
 		fail:    o.Failpoint,
 		jobs:    map[string]*job{},
 	}
-}
-
-// enter waits until fewer builds than the limit are under way.
-func (b *Builder) enter(ctx context.Context, waiting func()) (leave func(), err error) {
-	leave = func() { <-b.gate }
-	select {
-	case b.gate <- struct{}{}:
-		return leave, nil
-	default:
-	}
-	waiting()
-	select {
-	case b.gate <- struct{}{}:
-		return leave, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (b *Builder) register(j *job) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.jobs[j.id] = j
 }
 
 // IDs returns the ids of the builds that are under way.

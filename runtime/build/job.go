@@ -30,6 +30,8 @@ type job struct {
 	tree   snapshot.HostTree // of a host base
 	out    *output
 	asks   asks
+	turn   turn
+	end    context.CancelCauseFunc // ends the build
 	undo   undo.Stack
 
 	base     snapshot.Base
@@ -71,20 +73,22 @@ func (b *Builder) build(
 	if err := b.Room(); err != nil {
 		return g, false, err
 	}
-	ctx, unguard := b.guard(ctx)
-	defer unguard()
-	j := &job{Builder: b, id: kind.Build.New(), start: time.Now(), caller: caller, req: req}
+	ctx, end := context.WithCancelCause(ctx)
+	defer b.guard(ctx, end)()
+	j := &job{Builder: b, id: kind.Build.New(), start: time.Now(), caller: caller, req: req, end: end}
 	if err := b.plan(ctx, j); err != nil {
 		return g, false, err
 	}
 	if j.out, err = openOutput(b.LogDir, j.id, events); err != nil {
 		return g, false, err
 	}
-	b.register(j)
+	if err := b.register(j); err != nil {
+		return g, false, errors.Join(err, j.out.close())
+	}
 	j.undo.Add("close log", func(context.Context) error { b.unregister(j); b.pruneLogs(); return j.out.close() })
 	g, existed, err = j.locked(ctx, next)
-	if cause := context.Cause(ctx); err != nil && errdefs.IsResourceExhausted(cause) {
-		err = cause
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // says why the build was ended
 	}
 	return g, existed, j.finish(ctx, err)
 }
@@ -121,11 +125,12 @@ func (j *job) make(ctx context.Context, next func() (api.Part, error)) (g snapsh
 	if err := j.spoolParts(ctx, next); err != nil {
 		return g, err
 	}
-	leave, err := j.enter(ctx, func() { j.out.step(fmt.Sprintf("wait: %d builds are under way", cap(j.gate))) })
-	if err != nil {
+	j.turn = turn{queue: j.turns, most: j.Concurrency, who: j.party(), step: j.out.step}
+	if err := j.turn.take(ctx); err != nil {
 		return g, err
 	}
-	j.undo.Add("leave", func(context.Context) error { leave(); return nil })
+	j.undo.Add("leave", func(context.Context) error { j.turn.give(); return nil })
+	j.limitTime()
 	if err := j.makeBase(ctx); err != nil {
 		return g, err
 	}

@@ -177,10 +177,9 @@ func TestGate(t *testing.T) {
 		all = append(all, w.start(t.Context(), shop()))
 		<-begun
 	}
-	const waits = "wait: 2 builds are under way"
-	all = append(all, w.untilStep(t.Context(), shop(), waits))
+	all = append(all, w.untilStep(t.Context(), shop(), "wait: 2 builds are under way, place 1 in the queue"))
 	ctx, cancel := context.WithCancel(t.Context())
-	gone := w.untilStep(ctx, shop(), waits)
+	gone := w.untilStep(ctx, shop(), "wait: 2 builds are under way, place 2 in the queue")
 	cancel()
 	if res := <-gone; !errors.Is(res.err, context.Canceled) {
 		t.Errorf("waiter: %+v", res)

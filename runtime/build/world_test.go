@@ -20,6 +20,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/goldens"
+	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -156,8 +157,8 @@ func (w *world) left() []string {
 			left = append(left, filepath.Join(dir, e.Name()))
 		}
 	}
-	if len(w.jobs) > 0 || w.locks.Held() > 0 || len(w.gate) > 0 {
-		left = append(left, fmt.Sprintf("jobs %d, locks %d, gate %d", len(w.jobs), w.locks.Held(), len(w.gate)))
+	if len(w.jobs) > 0 || w.locks.Held() > 0 || busy(w.turns) > 0 {
+		left = append(left, fmt.Sprintf("jobs %d, locks %d, gate %d", len(w.jobs), w.locks.Held(), busy(w.turns)))
 	}
 	return left
 }
@@ -272,3 +273,9 @@ type noMemory struct{}
 
 func (noMemory) Mount(string, string) error { return nil }
 func (noMemory) Unmount(string) error       { return nil }
+
+// busy returns how many builds have or await a turn.
+func busy(q *pool.Queue) int {
+	in, waiting := q.Busy("")
+	return in + waiting
+}

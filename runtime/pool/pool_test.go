@@ -420,6 +420,47 @@ func TestQueueIsFair(t *testing.T) {
 	})
 }
 
+// TestQueueGuests: whoever has none in passes those who have all slots; there are never more than slots and guests.
+func TestQueueGuests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewGuestQueue(2, 1)
+		enter := func(who string) (leave func()) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			leave, _, err := q.Enter(ctx, who, Waiting{})
+			if err != nil {
+				return nil
+			}
+			return leave
+		}
+		one, two := enter("alice"), enter("alice")
+		if one == nil || two == nil || enter("alice") != nil {
+			t.Fatal("alice has not exactly two slots")
+		}
+		guest := enter("bob")
+		if guest == nil {
+			t.Fatal("bob waits for alice")
+		}
+		if enter("bob") != nil || enter("carol") != nil {
+			t.Error("there are more than two slots and a guest")
+		}
+		one()
+		if enter("alice") != nil || enter("bob") != nil {
+			t.Error("there are more than two slots, and no guest")
+		}
+		carol := enter("carol")
+		if carol == nil {
+			t.Error("carol waits, and has none in")
+		}
+		for _, leave := range []func(){two, guest, carol} {
+			leave()
+		}
+		if in, waiting := q.Busy(""); in != 0 || waiting != 0 || q.held != 0 {
+			t.Errorf("%d in, %d waiting, %d held", in, waiting, q.held)
+		}
+	})
+}
+
 func TestQueueTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(1)

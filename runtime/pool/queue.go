@@ -13,7 +13,8 @@ import (
 // who asks for one waits for a single turn of somebody who asks for a hundred.
 // It is safe for concurrent use.
 type Queue struct {
-	slots int
+	slots  int
+	guests int // further slots, for parties that have none
 
 	mu      sync.Mutex
 	held    int
@@ -31,6 +32,14 @@ type party struct {
 
 // NewQueue returns a Queue with room for slots.
 func NewQueue(slots int) *Queue { return &Queue{slots: slots, parties: map[string]*party{}} }
+
+// NewGuestQueue returns a Queue with room for slots, and for guests more: they are for those who have none in. However
+// long one party keeps its slots, another one does not wait for it until there are as many guests.
+func NewGuestQueue(slots, guests int) *Queue {
+	q := NewQueue(slots)
+	q.guests = guests
+	return q
+}
 
 // Waiting is what somebody who waits in a Queue is told, and may do.
 type Waiting struct {
@@ -85,8 +94,7 @@ func (q *Queue) join(who string) chan struct{} {
 		p = &party{last: q.turns} // whoever comes back is no newcomer: he joins the end
 		q.parties[who] = p
 	}
-	if q.held < q.slots {
-		q.held++
+	if q.room(p) {
 		q.take(p)
 		return nil
 	}
@@ -95,9 +103,15 @@ func (q *Queue) join(who string) chan struct{} {
 	return turn
 }
 
+// room says whether there is a slot for a party. The caller holds mu.
+func (q *Queue) room(p *party) bool {
+	return q.held < q.slots || p.held == 0 && q.held < q.slots+q.guests
+}
+
 // take gives a party one of the slots. The caller holds mu.
 func (q *Queue) take(p *party) {
 	q.turns++
+	q.held++
 	p.held++
 	p.last = q.turns
 }
@@ -166,10 +180,9 @@ func (q *Queue) leaver(who string) func() {
 // leave hands the slot of who on. The caller holds mu.
 func (q *Queue) leave(who string) {
 	q.parties[who].held--
-	next := q.next()
-	if next == nil {
-		q.held--
-	} else {
+	q.held--
+	// There is room for the next one, or for nobody: he has the fewest in.
+	if next := q.next(); next != nil && q.room(next) {
 		close(next.waiting[0])
 		next.waiting = next.waiting[1:]
 		q.take(next)

@@ -133,9 +133,10 @@ type Pool struct {
 
 // Build limits golden builds.
 type Build struct {
-	Parallel  int  `toml:"parallel" comment:"how many golden builds run at once; others wait"`
-	MaxUpload Size `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
-	Mode      Mode `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
+	Parallel  int      `toml:"parallel" comment:"how many golden builds run at once, and as many more of users who have none of these; others wait"`
+	Timeout   Duration `toml:"timeout" comment:"how long a build may run; 0 is for ever"`
+	MaxUpload Size     `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
+	Mode      Mode     `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
 }
 
 // Metrics are for Prometheus.
@@ -160,7 +161,7 @@ func Default() Config {
 		Network:    Network{Ahead: 16, DNS: true, DNSForward: []string{}, BinDirs: []string{}, FlannelFile: "/run/flannel/subnet.env", ConfDirs: []string{"/etc/ctrsnap/net.d"}, SharedConfDirs: []string{"/etc/cni/net.d"}},
 		Clone:      Clone{TTL: Duration(time.Hour), MaxTTL: Duration(24 * time.Hour), StartTimeout: Duration(time.Minute), LeaseGrace: Duration(30 * time.Second), Limits: Bounds{Pids: 4096}},
 		Pool:       Pool{Auto: true},
-		Build:      Build{Parallel: 2, Mode: 0o644},
+		Build:      Build{Parallel: 2, Timeout: Duration(6 * time.Hour), Mode: 0o644},
 		Log:        Log{Format: "text"},
 	}
 }
