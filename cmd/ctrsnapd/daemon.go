@@ -45,8 +45,14 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot/storage"
 )
 
-// stopTimeout bounds an orderly stop. Clones go on whatever happens.
-const stopTimeout = 30 * time.Second
+const (
+	// stopTimeout bounds each half of an orderly stop: undoing what is being made, and closing. Clones go on
+	// whatever happens.
+	stopTimeout = 30 * time.Second
+	// stopAtLast bounds all of it: what hangs then, in a filesystem that does not answer or a program that does not
+	// end, is left to the next start, as after a crash.
+	stopAtLast = 2*stopTimeout + 15*time.Second
+)
 
 // daemon is the wiring: every part, made once, in the order of the fields.
 type daemon struct {
@@ -311,6 +317,25 @@ func (d *daemon) recover(ctx context.Context) error {
 	return nil
 }
 
+// endAtLast calls exit if the stop that ctx's end begins is not done, which done says, within most.
+func endAtLast(ctx context.Context, most time.Duration, exit func(code int)) (done func()) {
+	over := make(chan struct{})
+	go func() {
+		select {
+		case <-over:
+			return
+		case <-ctx.Done():
+		}
+		select {
+		case <-over:
+		case <-time.After(most):
+			slog.Error("stop: something hangs; the next start clears up", "after", most)
+			exit(1)
+		}
+	}()
+	return func() { close(over) }
+}
+
 // close stops what open started. Clones go on.
 func (d *daemon) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
@@ -362,6 +387,7 @@ type served struct {
 // serve runs the daemon until ctx ends.
 func serve(ctx context.Context, cfg config.Config) (err error) {
 	d := &daemon{cfg: cfg, log: slog.Default()}
+	defer endAtLast(ctx, stopAtLast, os.Exit)()
 	defer func() { err = errors.Join(err, d.close(ctx)) }()
 	began := time.Now()
 	if d.failpoints, err = failpoint.FromEnv(); err != nil {
