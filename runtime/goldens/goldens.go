@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -16,7 +17,9 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/flight"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/keylock"
 )
 
 // Store has the goldens: see [snapshot.Store].
@@ -60,6 +63,9 @@ type Options struct {
 type Goldens struct {
 	opts   Options
 	naming sync.Mutex // held while it is decided whose a name is; commits are one at a time anyway
+
+	verifiers keylock.Locks // by user
+	verified  flight.Group[struct{}]
 }
 
 // New returns the goldens of a store.
@@ -155,7 +161,8 @@ func (g *Goldens) promote(ctx context.Context, caller access.Caller, r snapshot.
 	return g.Get(ctx, caller, r.String())
 }
 
-// Verify reads a golden whole and compares it with the digest of what was built.
+// Verify reads a golden whole and compares it with the digest of what was built. A user's verifications come one after
+// the other; those who want the same golden verified share one.
 func (g *Goldens) Verify(ctx context.Context, caller access.Caller, ref string) (api.Golden, error) {
 	r, err := snapshot.ParseRef(ref)
 	if err != nil {
@@ -165,7 +172,15 @@ func (g *Goldens) Verify(ctx context.Context, caller access.Caller, ref string) 
 	if err != nil {
 		return api.Golden{}, err
 	}
-	return g.Describe(found), g.opts.Store.VerifyDigest(ctx, found.Ref())
+	unlock, err := g.verifiers.Lock(ctx, strconv.Itoa(caller.UID()))
+	if err != nil {
+		return api.Golden{}, fmt.Errorf("wait for another verification: %w", err)
+	}
+	defer unlock()
+	_, err = g.verified.Do(ctx, found.Ref().String(), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, g.opts.Store.VerifyDigest(ctx, found.Ref())
+	})
+	return g.Describe(found), err
 }
 
 // Rollback makes the next older version that exists the current one.

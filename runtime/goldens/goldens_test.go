@@ -292,3 +292,65 @@ func TestScrubRests(t *testing.T) {
 		o.Failed(snapshot.Golden{Name: "shop"}, errors.New("boom"))
 	})
 }
+
+// slowStore takes a minute to verify a golden.
+type slowStore struct {
+	store
+	now, most, all int
+}
+
+func (s *slowStore) VerifyDigest(ctx context.Context, _ snapshot.Ref) error {
+	s.now, s.all = s.now+1, s.all+1
+	s.most = max(s.most, s.now)
+	defer func() { s.now-- }()
+	select {
+	case <-time.After(time.Minute):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestVerifyIsBounded: users share the verification of a golden, and one has one at a time.
+func TestVerifyIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for version := 1; version <= 5; version++ {
+			w.all = append(w.all, snapshot.Golden{Name: "shop", Version: version, Current: version == 1, Access: snapshot.Access{Mode: 0o644}})
+		}
+		s := &slowStore{store: store{w}}
+		w.opts.Store = s
+		verify := func(uid int, refs ...string) {
+			for _, ref := range refs {
+				go func() {
+					if _, err := w.Verify(t.Context(), access.User("", uid), ref); err != nil {
+						t.Errorf("verify %s: %v", ref, err)
+					}
+				}()
+			}
+			synctest.Wait()
+		}
+		verify(1001, "shop:1")
+		verify(1002, "shop:1")
+		verify(1003, "shop:1", "shop")
+		if s.now != 1 || s.all != 1 {
+			t.Errorf("four wait for the same golden: %d verifications", s.all)
+		}
+		verify(1001, "shop:2", "shop:3", "shop:4")
+		verify(1004, "shop:5")
+		<-time.After(time.Hour)
+		synctest.Wait()
+		if s.now != 0 || s.most > 3 {
+			t.Errorf("%d verifications at a time, %d go on", s.most, s.now)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := w.Verify(ctx, access.User("", 1001), "shop:1"); !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller who has gone: %v", err)
+		}
+		synctest.Wait()
+		if s.now != 0 {
+			t.Error("it is verified for nobody")
+		}
+	})
+}

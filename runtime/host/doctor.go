@@ -26,12 +26,12 @@ func One(look func(context.Context) api.Check) Check {
 	return func(ctx context.Context) []api.Check { return []api.Check{look(ctx)} }
 }
 
-// Doctor looks at what clones depend on.
+// Doctor looks at what clones depend on. Those who ask at the same time share an answer.
 func (h *Host) Doctor(ctx context.Context, caller access.Caller) (api.Doctor, error) {
 	if err := caller.CheckKnown("check the host"); err != nil {
 		return api.Doctor{}, err
 	}
-	return h.look(ctx), nil
+	return h.doctor.Do(ctx, "", func(ctx context.Context) (api.Doctor, error) { return h.look(ctx), nil })
 }
 
 func (h *Host) look(ctx context.Context) api.Doctor {

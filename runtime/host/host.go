@@ -11,6 +11,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/flight"
 	"github.com/ctrsnap/ctrsnap/runtime/gc"
 )
 
@@ -27,8 +28,9 @@ type Options struct {
 
 // Host is the machine of a daemon. It is safe for concurrent use once Recover has returned.
 type Host struct {
-	opts  Options
-	start api.GCStart
+	opts   Options
+	start  api.GCStart
+	doctor flight.Group[api.Doctor]
 }
 
 // New returns a Host, which has done nothing yet.
