@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -66,11 +67,11 @@ func (p *program) identity(proc *specs.Process) error {
 	}
 	p.prctl("keep capabilities", unix.PR_SET_KEEPCAPS, 1, 0)
 	groups := proc.User.AdditionalGids
-	var list uintptr
-	if len(groups) > 0 {
-		list = address(p, &groups[0])
+	var list []byte
+	for _, g := range groups {
+		list = binary.NativeEndian.AppendUint32(list, g)
 	}
-	p.add("set groups", unix.SYS_SETGROUPS, uintptr(len(groups)), list)
+	p.add("set groups", unix.SYS_SETGROUPS, uintptr(len(groups)), p.bytes(list))
 	gid, uid := uintptr(proc.User.GID), uintptr(proc.User.UID)
 	p.add("set group", unix.SYS_SETRESGID, gid, gid, gid)
 	p.add("set user", unix.SYS_SETRESUID, uid, uid, uid)
@@ -113,9 +114,8 @@ func (p *program) chdir(cwd string) *call {
 // insideRoot appends the proof that the working directory is below the root: the
 // kernel names one that is not with "(unreachable)" in front.
 func (p *program) insideRoot() {
-	buf := make([]byte, unix.PathMax)
-	c := p.add("check that the working directory is in the container", unix.SYS_GETCWD, p.bytes(buf), uintptr(len(buf)))
-	c.inside = &buf[0]
+	buf := p.bytes(make([]byte, unix.PathMax))
+	p.add("check that the working directory is in the container", unix.SYS_GETCWD, buf, unix.PathMax).inside = uint64(buf)
 }
 
 var rlimitNames = map[string]int{

@@ -28,7 +28,7 @@ type builder struct {
 	root     *os.File   // the root filesystem, attached nowhere
 	pts      *os.File   // the devpts of a container with a terminal
 	net      *os.File   // the network namespace to join
-	files    []*os.File // open until the child is forked
+	held     []*os.File // open until the child is forked
 	flags    uint64     // of clone
 }
 
@@ -64,15 +64,11 @@ func (b *builder) build(stdio Stdio) error {
 // privileges appends what takes the rights of the host; a child in a user namespace
 // waits for the launcher to do it.
 func (b *builder) privileges() {
-	score := b.spec.Process.OOMScoreAdj
-	// Nobody else is in the container yet who could look at that memory. A score
-	// goes to all processes that share theirs (proc_pid_oom_score_adj(5)).
-	b.share = score == nil
 	if !b.ids.none() {
 		b.becomeRoot()
 		return
 	}
-	if score != nil {
+	if score := b.spec.Process.OOMScoreAdj; score != nil {
 		b.writeFile("/proc/self/oom_score_adj", fmt.Sprint(*score))
 	}
 }
@@ -114,7 +110,7 @@ func (b *builder) enterCgroup() error {
 	if err != nil {
 		return err
 	}
-	b.files = append(b.files, files...)
+	b.held = append(b.held, files...)
 	b.enter(files)
 	return nil
 }
@@ -123,7 +119,7 @@ func (b *builder) enterCgroup() error {
 func (p *program) enter(entrances []*os.File) {
 	self := p.bytes([]byte("0"))
 	for _, f := range entrances {
-		p.add("enter cgroup by "+f.Name(), unix.SYS_WRITE, fd(f), self, 1)
+		p.add("enter cgroup by "+f.Name(), unix.SYS_WRITE, p.file(f), self, 1)
 	}
 }
 
@@ -146,10 +142,10 @@ func (b *builder) network(path string) error {
 	if err != nil {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
-	b.files = append(b.files, f)
+	b.held = append(b.held, f)
 	b.net = f
 	if b.ids.none() { // else it is forked there, for it may not join what is the host's
-		b.add("join network namespace", unix.SYS_SETNS, fd(f), unix.CLONE_NEWNET)
+		b.add("join network namespace", unix.SYS_SETNS, b.file(f), unix.CLONE_NEWNET)
 	}
 	return nil
 }
@@ -186,7 +182,7 @@ func (b *builder) device(name string, number uint64) error {
 	if err != nil {
 		return err
 	}
-	b.files = append(b.files, f)
+	b.held = append(b.held, f)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(fd(f)), &st); err != nil {
 		return err
@@ -218,7 +214,7 @@ func (b *builder) terminal(stdio Stdio) error {
 func (b *builder) keyring() {
 	const possessor, userViewReadLink, userSearch = 0x3f000000, 0x130000, 0x80000
 	c := b.add("join session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, b.text("_ses."+b.id))
-	c.ignore[0], c.branch[0] = unix.ENOSYS, 1
+	c.ignoring(unix.ENOSYS).branch[0] = 1
 	b.add("set rights of keyring", unix.SYS_KEYCTL, unix.KEYCTL_SETPERM, ^uintptr(2), possessor|userViewReadLink|userSearch)
 }
 

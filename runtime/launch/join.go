@@ -35,24 +35,24 @@ func (l *Launcher) Exec(init *Process, j Join) (_ *Process, console *os.File, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("enter container: %w", err)
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", init.PID))
+	b := &builder{launcher: l, id: j.ID, ids: init.ids, cgroup: j.Cgroup, root: root, held: []*os.File{root}}
+	defer func() { closeAll(b.held) }()
+	n, err := unix.PidfdOpen(init.PID, 0)
 	if err != nil {
-		root.Close()
-		return nil, nil, fmt.Errorf("enter container: %w", err)
+		return nil, nil, fmt.Errorf("enter container: %w", os.NewSyscallError("pidfd_open", err))
 	}
+	target := os.NewFile(uintptr(n), "container")
+	b.held = append(b.held, target)
 	if err := init.Signal(0); err != nil { // then these were not its files
-		closeAll([]*os.File{root, ns})
 		return nil, nil, fmt.Errorf("enter container: %w", err)
 	}
-	b := &builder{launcher: l, id: j.ID, ids: init.ids, cgroup: j.Cgroup, root: root, files: []*os.File{root, ns}}
-	defer func() { closeAll(b.files) }()
 	stdio := j.Stdio
 	if j.Process.Terminal {
 		if console, err = b.joinTerminal(j.Process.User, &stdio); err != nil {
 			return nil, nil, err
 		}
 	}
-	p, err := l.exec(init, b, j, stdio, ns)
+	p, err := l.exec(target, b, j, stdio)
 	if err != nil && console != nil {
 		console.Close()
 		console = nil
@@ -60,7 +60,7 @@ func (l *Launcher) Exec(init *Process, j Join) (_ *Process, console *os.File, er
 	return p, console, err
 }
 
-func (l *Launcher) exec(init *Process, b *builder, j Join, stdio Stdio, ns *os.File) (*Process, error) {
+func (l *Launcher) exec(target *os.File, b *builder, j Join, stdio Stdio) (*Process, error) {
 	b.begin()
 	if err := b.enterCgroup(); err != nil {
 		return nil, err
@@ -74,13 +74,13 @@ func (l *Launcher) exec(init *Process, b *builder, j Join, stdio Stdio, ns *os.F
 	if !b.ids.none() {
 		kinds |= unix.CLONE_NEWUSER
 	}
-	b.add("join namespaces", unix.SYS_SETNS, fd(init.pidfd), kinds)
+	b.add("join namespaces", unix.SYS_SETNS, b.file(target), kinds)
 	b.keyring()
 	home := func() string { return b.home(j.Process.User.UID) }
 	if err := b.process(j.Process, stdio, j.Filter, home, false); err != nil {
 		return nil, err
 	}
-	p, err := l.fork(&b.program, forkOptions{pid: ns})
+	p, err := l.fork(&b.program, forkOptions{pid: target, cgroup: b.cgroup})
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,10 @@
-// Package launch starts containers from OCI specifications without runc: in the
-// process of the caller, with nothing executed but the container's own program.
+// Package launch starts containers from OCI specifications without runc: for each, one process is forked, and nothing
+// executed but the container's own program.
 //
 // All that a container's first process does before its program is a list of
-// system calls, made by the launcher and run by a forked child that runs nothing
-// else (fork.go). The root filesystem and binds are mounts that are attached
+// system calls, made by the launcher and run by a child that runs nothing else. The child is forked by a small helper
+// (helper.go, helper/ctrsnap-init.c), so that it has a copy of the helper's memory and not of ours: in the container's cgroup
+// the kernel may kill it for want of memory, and who shares memory with it dies along. The root filesystem and binds are mounts that are attached
 // nowhere when the child begins (rootfs.go): it attaches them in its own mount
 // namespace, so the host's mount table never has them, and whatever dies, they go.
 //
@@ -43,41 +44,51 @@ type Config struct {
 	Stdio  Stdio           // for a terminal it stays empty
 }
 
-// Launcher forks all children from one thread that lives as long as it does: the
-// kernel kills them when this thread ends, however it ends. It is safe for concurrent use.
+// Launcher has its helper fork all children, which are this process's. They and the helper are killed by the kernel when the
+// thread that has started the helper ends, however it ends; so that thread lives as long as the launcher. It is safe for
+// concurrent use.
 type Launcher struct {
-	jobs     chan func()
-	pid, net *os.File // the launcher's own namespaces
+	jobs    chan func()
+	net     *os.File // the launcher's own namespace
+	program *os.File // the helper's
+
+	mu     sync.Mutex // of orders to the helper
+	helper *helper    // nil until it is started anew
 }
 
 // New starts a launcher, which ends with the process or by Close.
-func New() (*Launcher, error) {
-	pid, err := os.Open("/proc/self/ns/pid")
-	if err != nil {
+func New() (_ *Launcher, err error) {
+	l := &Launcher{jobs: make(chan func())}
+	if l.program, err = sealed(); err != nil {
 		return nil, err
 	}
-	net, err := os.Open("/proc/self/ns/net")
-	if err != nil {
-		pid.Close()
+	if l.net, err = os.Open("/proc/self/ns/net"); err != nil {
+		l.program.Close()
 		return nil, err
 	}
-	l := &Launcher{jobs: make(chan func()), pid: pid, net: net}
 	go func() {
 		runtime.LockOSThread()
 		for job := range l.jobs {
 			job()
 		}
-		// A thread that ends takes with it what it forked for others before.
+		// A thread that ends takes with it what it started for others before.
 		runtime.UnlockOSThread()
 	}()
+	l.do(func() { l.helper, err = startHelper(l.program) })
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
 	return l, nil
 }
 
 // Close ends the launcher. Its processes have ended before.
 func (l *Launcher) Close() {
+	if l.helper != nil {
+		l.helper.end()
+	}
 	close(l.jobs)
-	l.pid.Close()
-	l.net.Close()
+	closeAll([]*os.File{l.program, l.net})
 }
 
 // do runs fn on the launcher's thread.
@@ -102,9 +113,9 @@ func (l *Launcher) Create(c Config) (_ *Process, console *os.File, err error) {
 	}
 	b := &builder{
 		launcher: l, id: c.ID, spec: c.Spec, ids: c.Spec.IDs(), cgroup: c.Cgroup, filter: c.Filter,
-		root: root, files: []*os.File{root},
+		root: root, held: []*os.File{root},
 	}
-	defer func() { closeAll(b.files) }()
+	defer func() { closeAll(b.held) }()
 	stdio := c.Stdio
 	if c.Spec.Process.Terminal {
 		console, err = b.openTerminal(&stdio)
@@ -124,7 +135,7 @@ func (l *Launcher) create(b *builder, stdio Stdio) (*Process, error) {
 	if err := b.build(stdio); err != nil {
 		return nil, err
 	}
-	o := forkOptions{flags: b.flags &^ unix.CLONE_NEWCGROUP, gate: true}
+	o := forkOptions{flags: b.flags &^ unix.CLONE_NEWCGROUP, cgroup: b.cgroup}
 	if !b.ids.none() {
 		o.net, o.adopt = b.net, b.adopt
 	}
@@ -140,90 +151,56 @@ func (l *Launcher) create(b *builder, stdio Stdio) (*Process, error) {
 // forkOptions are what a child begins with.
 type forkOptions struct {
 	flags    uint64              // of clone
-	gate     bool                // it waits for us
-	pid, net *os.File            // namespaces to be in; nil is the launcher's
+	pid, net *os.File            // namespaces to be in, or a pidfd of a process that is; nil is the launcher's
+	cgroup   *cgroup.Group       // that the child enters; may be nil
 	adopt    func(pid int) error // what is done for it before it goes on
 }
 
 // fork runs a program in a child.
-func (l *Launcher) fork(prog *program, o forkOptions) (p *Process, err error) {
-	l.do(func() {
-		err = l.in(o.net, unix.CLONE_NEWNET, func() error {
-			return l.in(o.pid, unix.CLONE_NEWPID, func() error {
-				p, err = start(prog, o)
-				return err
-			})
-		})
-	})
-	if err != nil && p != nil {
-		err = errors.Join(err, p.discard())
-		p = nil
+func (l *Launcher) fork(prog *program, o forkOptions) (_ *Process, err error) {
+	var status, gate [2]int
+	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
 	}
-	return p, err
-}
-
-// in runs fn on the launcher's thread in a namespace, if there is one.
-func (l *Launcher) in(ns *os.File, kind int, fn func() error) error {
-	if ns == nil {
-		return fn()
+	theirs := []*os.File{os.NewFile(uintptr(status[1]), "status")}
+	defer func() { closeAll(theirs) }()
+	p := &Process{program: prog, cgroup: o.cgroup, status: pollable(status[0], "status")}
+	p.idle = sync.OnceValue(p.neverRan)
+	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {
+		p.Close()
+		return nil, os.NewSyscallError("pipe2", err)
 	}
-	if err := setns(ns, kind); err != nil {
-		return err
+	theirs = append(theirs, os.NewFile(uintptr(gate[0]), "gate"))
+	p.gate = os.NewFile(uintptr(gate[1]), "gate")
+	if p.PID, err = l.order(prog, o, theirs); err == nil {
+		p.pidfd, err = openProcess(p.PID)
 	}
-	own := l.pid
-	if kind == unix.CLONE_NEWNET {
-		own = l.net
-	}
-	return errors.Join(fn(), setns(own, kind))
-}
-
-func setns(f *os.File, kind int) error {
-	return os.NewSyscallError("setns", unix.Setns(int(fd(f)), kind))
-}
-
-// start forks. The pipes are made and our copies of the child's ends closed on
-// the launcher's thread, so that no other child has them.
-func start(prog *program, o forkOptions) (*Process, error) {
-	var pipes [4]int // status read, write; gate read, write
-	defer func() {
-		for _, n := range pipes {
-			if n > 0 {
-				_ = unix.Close(n) // a pipe's
-			}
-		}
-	}()
-	if err := pipe(pipes[:2]); err != nil {
-		return nil, err
-	}
-	if o.gate {
-		if err := pipe(pipes[2:]); err != nil {
-			return nil, err
-		}
-	}
-	prog.connect(pipes[1], pipes[2])
-	pidfd := int32(-1)
-	args := &cloneArgs{flags: o.flags | unix.CLONE_PIDFD, pidfd: uint64(address(prog, &pidfd)), exitSignal: uint64(unix.SIGCHLD)}
-	pid, err := prog.fork(args, pipes[1])
 	if err != nil {
+		p.Close()
 		return nil, err
-	}
-	p := &Process{PID: pid, program: prog, pidfd: pollable(int(pidfd), "pidfd"), status: pollable(pipes[0], "status")}
-	pipes[0] = 0
-	if o.gate {
-		p.gate = os.NewFile(uintptr(pipes[3]), "gate")
-		pipes[3] = 0
 	}
 	if o.adopt == nil {
 		return p, nil
 	}
-	if err := o.adopt(pid); err != nil {
-		return p, err
+	err = o.adopt(p.PID)
+	if err == nil {
+		err = p.goOn()
 	}
-	return p, p.goOn()
+	if err != nil {
+		return nil, errors.Join(err, p.discard())
+	}
+	return p, nil
 }
 
-func pipe(ends []int) error {
-	return os.NewSyscallError("pipe2", unix.Pipe2(ends, unix.O_CLOEXEC))
+// openProcess returns a pidfd of a child of ours. One that cannot be watched is ended.
+func openProcess(pid int) (*os.File, error) {
+	n, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL) // it is ours until it is reaped
+		_, werr := unix.Wait4(pid, nil, unix.WALL, nil)
+		return nil, errors.Join(os.NewSyscallError("pidfd_open", err), werr)
+	}
+	return os.NewFile(uintptr(n), "pidfd"), nil
 }
 
 // pollable hands a descriptor to the runtime's poller.

@@ -61,7 +61,7 @@ func under(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/"
 func (p *program) enterRoot(root *os.File) {
 	p.add("unshare mounts", unix.SYS_MOUNT, 0, p.text("/"), 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	p.moveMount(root, "/dev")
-	p.add("enter root filesystem", unix.SYS_FCHDIR, fd(root))
+	p.add("enter root filesystem", unix.SYS_FCHDIR, p.file(root))
 	p.add("pivot root", unix.SYS_PIVOT_ROOT, p.text("."), p.text("."))
 }
 
@@ -74,7 +74,7 @@ func (p *program) leaveHost() {
 // moveMount attaches a detached mount. Where target ends in a link, its target is
 // meant; it cannot lead out of the root.
 func (p *program) moveMount(f *os.File, target string) {
-	p.add("mount "+f.Name()+" at "+target, unix.SYS_MOVE_MOUNT, fd(f), p.text(""), atCwd, p.text(target),
+	p.add("mount "+f.Name()+" at "+target, unix.SYS_MOVE_MOUNT, p.file(f), p.text(""), atCwd, p.text(target),
 		unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
 }
 
@@ -139,7 +139,7 @@ func (b *builder) mount(m specs.Mount) error {
 		if err != nil {
 			return err
 		}
-		b.files = append(b.files, f)
+		b.held = append(b.held, f)
 		b.moveMount(f, dest)
 		return nil
 	}
@@ -169,7 +169,7 @@ func (b *builder) bind(source, dest string, o mountOptions) error {
 	if err != nil {
 		return err
 	}
-	b.files = append(b.files, f)
+	b.held = append(b.held, f)
 	st, err := f.Stat()
 	if err != nil {
 		return err
@@ -210,7 +210,7 @@ func (b *builder) cgroups(dest string, o mountOptions) error {
 		if err != nil {
 			return err
 		}
-		b.files = append(b.files, f)
+		b.held = append(b.held, f)
 		target := filepath.Join(dest, name)
 		b.mkdir(target)
 		b.moveMount(f, target)
@@ -238,7 +238,7 @@ func (p *program) symlink(to, path string) {
 func (b *builder) protect() {
 	for _, t := range b.spec.Linux.ReadonlyPaths {
 		c := b.program.mount(t, t, "", unix.MS_BIND|unix.MS_REC, "")
-		c.ignore[0], c.branch[0] = unix.ENOENT, 1
+		c.ignoring(unix.ENOENT).branch[0] = 1
 		b.readonly(t, 0)
 	}
 	for _, t := range b.spec.Linux.MaskedPaths {

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 )
 
 // Process is a child of the launcher. It is safe for concurrent use, except that
@@ -18,10 +22,12 @@ type Process struct {
 	PID     int
 	ids     IDs
 	program *program // for its names of calls; nil once it runs
+	cgroup  *cgroup.Group
 	pidfd   *os.File
 	status  *os.File
 	gate    *os.File
 	built   func() error // waits for a container to be; nil for one that joins
+	idle    func() bool  // see neverRan; asked once, before it is reaped
 }
 
 // Exit is how a process ended.
@@ -65,12 +71,25 @@ func (p *Process) await(gate bool) error {
 		return nil
 	case err == nil && r.call != ready:
 		return p.program.fail(r)
-	case !gate && errors.Is(err, io.EOF):
+	case !gate && errors.Is(err, io.EOF) && !p.idle():
 		p.program = nil
 		return nil
+	case p.cgroup != nil && p.cgroup.OutOfMemory():
+		return fmt.Errorf("launch: the kernel killed the process before it ran its program, for want of memory: "+
+			"the container's limit is too small, or its processes have it all: %w", errdefs.ErrFailedPrecondition)
 	default:
 		return fmt.Errorf("launch: the process was killed: %w", errors.Join(err, context.Canceled))
 	}
+}
+
+// neverRan says of a child that has closed its status pipe, which an execve and its end do, whether it has ended before that
+// execve: an execve changes the process's file before it closes the pipe, and a process that ends has no file by then.
+func (p *Process) neverRan() bool {
+	if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)); err == nil {
+		return false
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
+	return err == nil && strings.TrimSpace(string(name)) == initName
 }
 
 // discard kills and reaps a process that is of no use.
@@ -92,10 +111,7 @@ func (p *Process) Signal(sig unix.Signal) error {
 
 // Close closes what is left of a process that has ended. It is idempotent.
 func (p *Process) Close() {
-	p.status.Close()
-	if p.gate != nil {
-		p.gate.Close()
-	}
+	closeAll([]*os.File{p.status, p.gate}) // nil is none
 }
 
 // Wait waits for the end of the process, without a thread, and reaps it;
@@ -107,7 +123,12 @@ func (p *Process) Wait() (e Exit, err error) {
 	}
 	var status unix.WaitStatus
 	var werr error
-	err = c.Read(func(uintptr) bool {
+	err = c.Read(func(n uintptr) bool {
+		ended := []unix.PollFd{{Fd: int32(n), Events: unix.POLLIN}}
+		if n, _ := unix.Poll(ended, 0); n == 0 {
+			return false
+		}
+		p.idle()
 		var pid int
 		for {
 			pid, werr = unix.Wait4(p.PID, &status, unix.WNOHANG|unix.WALL, nil)

@@ -1,64 +1,67 @@
 package launch
 
 import (
+	"encoding/binary"
 	"fmt"
-	"runtime"
-	"unsafe"
+	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// program is a list of system calls in the making. What the calls point to is
-// kept until the child is forked.
+// program is a list of system calls in the making, with what they point to: see ctrsnap-init.c.
 type program struct {
 	calls []call
 	names []string // what each call does, for errors
-	keep  []any
-	// Calls that get the numbers of the pipes to the launcher, by connect.
-	closing, reporting int
-	waiting            []int
-	// share has the child use the memory of this process instead of a copy.
-	share bool
+	data  []byte   // what the calls point to, from dataAddress on
+	files []*os.File
 }
 
 // add appends a call and returns it, to be refined at once.
 func (p *program) add(name string, nr uintptr, args ...uintptr) *call {
-	c := call{nr: nr}
-	copy(c.args[:], args)
+	c := call{nr: uint64(nr)}
+	for i, a := range args {
+		c.args[i] = uint64(a)
+	}
 	p.calls = append(p.calls, c)
 	p.names = append(p.names, name)
 	return &p.calls[len(p.calls)-1]
 }
 
 // text returns the address of s with a zero behind it.
-func (p *program) text(s string) uintptr {
-	b := append([]byte(s), 0)
-	return p.bytes(b)
-}
+func (p *program) text(s string) uintptr { return p.bytes(append([]byte(s), 0)) }
 
-// bytes returns the address of b; 0 if it is empty.
+// bytes returns the address of a copy of b; 0 if it is empty.
 func (p *program) bytes(b []byte) uintptr {
 	if len(b) == 0 {
 		return 0
 	}
-	p.keep = append(p.keep, b)
-	return uintptr(unsafe.Pointer(&b[0]))
+	at := dataAddress + len(p.data)
+	p.data = append(p.data, b...)
+	p.data = append(p.data, make([]byte, -len(p.data)&7)...) // the next one is aligned
+	return uintptr(at)
 }
 
 // texts returns the address of a list as execve takes it.
 func (p *program) texts(list []string) uintptr {
-	ptrs := make([]uintptr, len(list)+1)
-	for i, s := range list {
-		ptrs[i] = p.text(s)
+	var addresses []byte
+	for _, s := range list {
+		addresses = binary.NativeEndian.AppendUint64(addresses, uint64(p.text(s)))
 	}
-	p.keep = append(p.keep, ptrs)
-	return uintptr(unsafe.Pointer(&ptrs[0]))
+	return p.bytes(append(addresses, make([]byte, 8)...))
 }
 
-// address returns that of v, which is a part of keep from now on.
-func address[T any](p *program, v *T) uintptr {
-	p.keep = append(p.keep, v)
-	return uintptr(unsafe.Pointer(v))
+// address returns that of a copy of v, in which there are no pointers of ours.
+func address[T any](p *program, v *T) uintptr { return p.bytes(memory(v)) }
+
+// file returns the descriptor that f has in the child. It must stay open until the program is forked.
+func (p *program) file(f *os.File) uintptr {
+	i := slices.Index(p.files, f)
+	if i < 0 {
+		i = len(p.files)
+		p.files = append(p.files, f)
+	}
+	return uintptr(filesFD + i)
 }
 
 // fail returns the error of a report.
@@ -69,25 +72,11 @@ func (p *program) fail(r report) error {
 	return fmt.Errorf("%s: %w", p.names[r.call], unix.Errno(r.errno))
 }
 
-// fork runs the program in a child. The files that it uses must stay open until
-// fork returns; what is kept, until the child has ended or runs its own program.
-func (p *program) fork(args *cloneArgs, status int) (int, error) {
-	how := fork
-	if p.share && canSpawn {
-		p.shared(args)
-		how = forkShared
-	}
-	pid, errno := how(args, p.calls, uintptr(status))
-	runtime.KeepAlive(p)
-	if errno != 0 {
-		return 0, fmt.Errorf("clone: %w", errno)
-	}
-	return pid, nil
-}
-
 // ignoring makes errors of the call none.
 func (c *call) ignoring(errs ...unix.Errno) *call {
-	copy(c.ignore[:], errs)
+	for i, e := range errs {
+		c.ignore[i] = int32(e)
+	}
 	return c
 }
 

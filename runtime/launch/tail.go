@@ -50,8 +50,7 @@ func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filt
 	}
 	if gate {
 		r := &report{call: ready}
-		p.reporting = len(p.calls)
-		p.add("report", unix.SYS_WRITE, 0, address(p, r), unsafe.Sizeof(*r))
+		p.add("report", unix.SYS_WRITE, statusFD, address(p, r), unsafe.Sizeof(*r))
 		p.wait()
 	}
 	if proc.NoNewPrivileges {
@@ -67,37 +66,13 @@ func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filt
 
 // wait appends the wait for the launcher to let the child go on.
 func (p *program) wait() {
-	p.waiting = append(p.waiting, len(p.calls))
-	p.add("wait for start", unix.SYS_READ, 0, p.bytes(make([]byte, 1)), 1).some = true
+	p.add("wait for start", unix.SYS_READ, gateFD, p.bytes(make([]byte, 1)), 1).some = true
 }
 
-// closeFiles appends what closes all but the standard streams and the pipes to
-// the launcher, whose numbers connect fills in.
+// closeFiles appends what closes all but the standard streams and the pipes to the launcher.
 func (p *program) closeFiles() {
-	p.closing = len(p.calls)
-	for range 3 {
-		p.add("close files", unix.SYS_CLOSE_RANGE).ignoring(unix.EINVAL) // an empty range
-	}
-}
-
-// connect tells the program the numbers of its pipes; gate is 0 without one.
-func (p *program) connect(status, gate int) {
-	low, high := status, status
-	if gate > 0 {
-		low, high = min(status, gate), max(status, gate)
-	}
-	for _, i := range p.waiting {
-		p.calls[i].args[0] = uintptr(gate)
-	}
-	if p.closing == 0 {
-		return // it ends without a program of its own
-	}
-	if gate > 0 {
-		p.calls[p.reporting].args[0] = uintptr(status)
-	}
-	for i, r := range [3][2]int{{3, low - 1}, {low + 1, high - 1}, {high + 1, math.MaxUint32}} {
-		p.calls[p.closing+i].args = [6]uintptr{uintptr(r[0]), uintptr(r[1])}
-	}
+	p.add("close files", unix.SYS_CLOSE_RANGE, 3, statusFD-1)
+	p.add("close files", unix.SYS_CLOSE_RANGE, filesFD, math.MaxUint32)
 }
 
 // stdio appends the standard streams, which are a terminal's if there is one.
@@ -109,7 +84,7 @@ func (p *program) stdio(proc *specs.Process, s Stdio) {
 			p.add(name, unix.SYS_DUP3, 0, uintptr(i), 0).using(0)
 			continue
 		}
-		p.add("set standard streams", unix.SYS_DUP3, fd(f), uintptr(i), 0)
+		p.add("set standard streams", unix.SYS_DUP3, p.file(f), uintptr(i), 0)
 	}
 	if proc.Terminal {
 		p.add("set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
@@ -132,7 +107,8 @@ func (p *program) seccomp(f *seccomp.Filter) {
 	if f == nil {
 		return
 	}
-	prog := &unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
+	filter := unsafe.Slice((*byte)(unsafe.Pointer(&f.Program[0])), len(f.Program)*int(unsafe.Sizeof(f.Program[0])))
+	prog := &struct{ length, filter uint64 }{uint64(len(f.Program)), uint64(p.bytes(filter))} // struct sock_fprog: its length has 16 bits
 	p.add("load seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(f.Flags), address(p, prog))
 }
 

@@ -26,7 +26,7 @@ func (b *builder) openTerminal(s *Stdio) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.files = append(b.files, pts)
+	b.held = append(b.held, pts)
 	b.pts = pts
 	n, err := unix.Openat(int(fd(pts)), "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -92,7 +92,7 @@ func (b *builder) useTerminal(n int, user specs.User, s *Stdio) (*os.File, error
 	master := pollable(n, "terminal")
 	slave, number, err := openSlave(n)
 	if err == nil {
-		b.files = append(b.files, slave)
+		b.held = append(b.held, slave)
 		uid, _ := b.ids.Host(user)
 		err = slave.Chown(uid, -1)
 	}

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -99,7 +100,7 @@ func (l *Launcher) Namespace(m IDs) (*os.File, error) {
 	p.begin()
 	p.wait()
 	p.add("end", unix.SYS_EXIT_GROUP, 0)
-	child, err := l.fork(&p, forkOptions{flags: unix.CLONE_NEWUSER, gate: true})
+	child, err := l.fork(&p, forkOptions{flags: unix.CLONE_NEWUSER})
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace: %w", err)
 	}
@@ -145,10 +146,15 @@ func (b *builder) becomeRoot() {
 func (l *Launcher) openSysfs(netns *os.File, o mountOptions) (f *os.File, err error) {
 	attr := int(o.attributes().Attr_set)
 	l.do(func() {
-		err = l.in(netns, unix.CLONE_NEWNET, func() (err error) {
-			f, err = openFilesystem("sysfs", []string{"source=sysfs"}, attr)
-			return err
-		})
+		if err = setNet(netns); err != nil {
+			return
+		}
+		f, err = openFilesystem("sysfs", []string{"source=sysfs"}, attr)
+		err = errors.Join(err, setNet(l.net))
 	})
 	return f, err
+}
+
+func setNet(f *os.File) error {
+	return os.NewSyscallError("setns", unix.Setns(int(fd(f)), unix.CLONE_NEWNET))
 }

@@ -108,7 +108,9 @@ func uses(t *testing.T, fset *token.FileSet, imp types.Importer, p pkg) map[*ast
 		files = append(files, f)
 	}
 	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
-	conf := types.Config{Importer: imp, Error: func(error) {}} // assembly and linkname are not seen here
-	_, _ = conf.Check(p.ImportPath, fset, files, info)
+	conf := types.Config{Importer: imp}
+	if _, err := conf.Check(p.ImportPath, fset, files, info); err != nil {
+		t.Fatal(err)
+	}
 	return info.Uses
 }

@@ -10,6 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// OutOfMemory says whether the kernel has killed a process of the group for want of memory.
+func (g *Group) OutOfMemory() bool {
+	name := "memory/memory.oom_control"
+	if g.host.unified {
+		name = "memory.events"
+	}
+	data, err := os.ReadFile(g.file(name))
+	for line := range strings.Lines(string(data)) {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return err == nil && strings.TrimSpace(n) != "0"
+		}
+	}
+	return false
+}
+
 // WatchOOM calls fn whenever the group runs out of memory, until done is closed.
 func (g *Group) WatchOOM(done <-chan struct{}, fn func()) error {
 	if g.host.unified {

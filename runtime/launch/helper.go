@@ -1,0 +1,230 @@
+package launch
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// built has ctrsnap-init.c and, if the makefile has compiled it, ctrsnap-init-GOARCH.
+//
+//go:embed helper
+var built embed.FS
+
+// initProgram returns the helper's program. Tests have their own.
+var initProgram = func() ([]byte, error) { return programFor(runtime.GOARCH) }
+
+func programFor(arch string) ([]byte, error) {
+	b, err := built.ReadFile("helper/" + initName + "-" + arch)
+	if err != nil {
+		return nil, fmt.Errorf("this program was built without %s, which starts containers: build it by make: %w", initName, err)
+	}
+	return b, nil
+}
+
+// initName is the name of the helper, and of what it forks until that runs its program.
+const initName = "ctrsnap-init"
+
+// Descriptors that a child begins with, as ctrsnap-init.c numbers them: its pipes to the launcher, then the files of its
+// program.
+const (
+	statusFD = 6
+	gateFD   = 7
+	filesFD  = 8
+)
+
+// mostFiles is SCM_MAX_FD of the kernel.
+const mostFiles = 253
+
+// dataAddress is where a program's data begin in the helper and its children. Nothing else is there: a static
+// program lies below, what the kernel maps far above.
+const dataAddress = 1 << 32
+
+// call is one system call of a program, and where to go on. The zero value of
+// each field but nr and args does what is usual: fail on an error, else go on.
+// It is struct call of ctrsnap-init.c.
+type call struct {
+	nr     uint64
+	args   [6]uint64
+	inside uint64   // address of what must be '/' afterwards
+	skip   int32    // calls to leave out after a success
+	ignore [3]int32 // errors that are none
+	branch [3]int32 // calls to leave out after each of them
+	use    uint8    // bits: arguments that are the saved result
+	save   bool     // keep the result
+	some   bool     // a result of 0 is an error: the other end is gone
+}
+
+// order is struct order of ctrsnap-init.c.
+type order struct {
+	flags, address, calls                  uint64
+	size, count, files, status, netns, pid uint32
+}
+
+// answer is struct answer of ctrsnap-init.c.
+type answer struct{ pid, errno int32 }
+
+// report is what a child writes to its status pipe: its progress, or the call
+// that failed.
+type report struct {
+	call  uint32
+	errno uint32
+}
+
+// ready as the call of a report says that all is set up.
+const ready = ^uint32(0)
+
+// memory returns the bytes of v, as C has them.
+func memory[T any](v *T) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)) }
+
+// sealed returns the helper's program as a file that nobody can change: what a container executes as /proc/self/exe before it
+// runs its own program is this.
+func sealed() (*os.File, error) {
+	program, err := initProgram()
+	if err != nil {
+		return nil, err
+	}
+	n, err := unix.MemfdCreate(initName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		n, err = unix.MemfdCreate(initName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(n), initName)
+	_, err = f.Write(program)
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(n), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("copy %s: %w", initName, err)
+	}
+	return f, nil
+}
+
+// helper is a running ctrsnap-init. Its children are this process's: it forks with CLONE_PARENT.
+type helper struct {
+	cmd   *exec.Cmd
+	conn  *net.UnixConn
+	ended chan struct{} // closed when it has ended
+}
+
+// startHelper executes a sealed program. It and its children get SIGKILL when the calling thread ends.
+func startHelper(program *os.File) (*helper, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(ends[0]), "helper"), os.NewFile(uintptr(ends[1]), "helper")
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		return nil, err
+	}
+	h := &helper{
+		conn:  conn.(*net.UnixConn),
+		ended: make(chan struct{}),
+		cmd: &exec.Cmd{
+			Path: "/proc/self/fd/" + strconv.Itoa(int(fd(program))), Args: []string{initName}, Env: []string{}, Dir: "/",
+			ExtraFiles:  []*os.File{theirs},
+			SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+		},
+	}
+	if err := h.cmd.Start(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start %s: %w", initName, err)
+	}
+	go func() {
+		_ = h.cmd.Wait() // how it has ended is in its state
+		close(h.ended)
+	}()
+	return h, nil
+}
+
+// fork has the helper fork a process. done is false if the order has not reached it, so that nothing was done.
+func (h *helper) fork(text, files []byte) (a answer, done bool, err error) {
+	n, _, err := h.conn.WriteMsgUnix(text, files, nil)
+	if err == nil && n < len(text) {
+		_, err = h.conn.Write(text[n:])
+	}
+	if err != nil {
+		return a, false, err
+	}
+	_, err = io.ReadFull(h.conn, memory(&a))
+	return a, true, err
+}
+
+// end ends the helper, and waits for that. Its children live on.
+func (h *helper) end() {
+	h.conn.Close()
+	_ = h.cmd.Process.Kill() // it may have ended
+	<-h.ended
+}
+
+// order has the helper run a program in a child that has those pipes, and returns its number. A helper that has died is
+// replaced: an order that has not reached it was not carried out.
+func (l *Launcher) order(prog *program, opts forkOptions, pipes []*os.File) (pid int, err error) {
+	o := order{flags: opts.flags, address: dataAddress, status: statusFD, count: uint32(len(prog.calls))}
+	if opts.net != nil {
+		o.netns = uint32(prog.file(opts.net))
+	}
+	if opts.pid != nil {
+		o.pid = uint32(prog.file(opts.pid))
+	}
+	o.calls = dataAddress + uint64(len(prog.data))
+	var calls []byte
+	for i := range prog.calls {
+		calls = append(calls, memory(&prog.calls[i])...)
+	}
+	o.size = uint32(len(prog.data) + len(calls))
+	var numbers []int
+	for _, f := range slices.Concat(pipes, prog.files) {
+		n := fd(f)
+		if n == math.MaxUint32 {
+			return 0, fmt.Errorf("%s: %w", f.Name(), os.ErrClosed)
+		}
+		numbers = append(numbers, int(n))
+	}
+	if len(numbers) > mostFiles {
+		return 0, refuse("more mounts than a message has room for")
+	}
+	o.files = uint32(len(numbers))
+	text, files := slices.Concat(memory(&o), prog.data, calls), unix.UnixRights(numbers...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for again := false; ; again = true {
+		if l.helper == nil {
+			l.do(func() { l.helper, err = startHelper(l.program) })
+			if err != nil {
+				return 0, err
+			}
+		}
+		a, done, err := l.helper.fork(text, files)
+		switch {
+		case err == nil && a.errno != 0:
+			return 0, fmt.Errorf("clone: %w", unix.Errno(a.errno))
+		case err == nil:
+			return int(a.pid), nil
+		}
+		l.helper.end()
+		state := l.helper.cmd.ProcessState
+		l.helper = nil
+		if done || again {
+			return 0, fmt.Errorf("%s, which starts containers, has ended (%v): the next start has a new one: %w", initName, state, err)
+		}
+	}
+}
