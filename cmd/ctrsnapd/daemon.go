@@ -258,7 +258,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 	d.builder = build.New(build.Options{
 		Store: d.store, Goldens: d.goldens, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
-		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Timeout: time.Duration(d.cfg.Build.Timeout), Mode: uint32(d.cfg.Build.Mode),
+		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Timeout: time.Duration(d.cfg.Build.Timeout), TrustedGroup: d.cfg.Build.TrustedGroup, Mode: uint32(d.cfg.Build.Mode),
 		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room,
 		Failpoint: d.failpoints.Of("build"),
 	})

@@ -116,3 +116,32 @@ func TestCertCaller(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
+
+// TestTrusts: nobody's golden is taken for the caller's own that another one could have put there.
+func TestTrusts(t *testing.T) {
+	const trusted = 50
+	alice, outside, root := User("alice", 1000, 1000, trusted), User("bob", 1001, 1001), User("", 0)
+	for name, c := range map[string]struct {
+		who  Caller
+		of   snapshot.Access
+		want bool
+	}{
+		"her own":                          {alice, snapshot.Access{Owner: 1000, Mode: 0o666}, true},
+		"root's":                           {outside, snapshot.Access{Owner: 0, Mode: 0o644}, true},
+		"another's":                        {outside, snapshot.Access{Owner: 1000, Mode: 0o644}, false},
+		"another's, writable":              {outside, snapshot.Access{Owner: 1000, Group: 1001, Mode: 0o666}, false},
+		"a member's":                       {alice, snapshot.Access{Owner: 1002, Group: trusted, Mode: 0o664}, true},
+		"a member's, writable by others":   {alice, snapshot.Access{Owner: 1002, Group: trusted, Mode: 0o666}, false},
+		"a member's with another group":    {alice, snapshot.Access{Owner: 1002, Group: 1002, Mode: 0o664}, false},
+		"a member's, by whom is no member": {outside, snapshot.Access{Owner: 1000, Group: trusted, Mode: 0o664}, false},
+		"another's, by root":               {root, snapshot.Access{Owner: 1000, Mode: 0o644}, false},
+		"root's, by nobody":                {Caller{}, snapshot.Access{Owner: 0, Mode: 0o644}, false},
+	} {
+		if got := c.who.Trusts(c.of, trusted); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if alice.Trusts(snapshot.Access{Owner: 1002, Group: 0, Mode: 0o644}, 0) {
+		t.Error("root's group is trusted where none is named")
+	}
+}

@@ -74,8 +74,11 @@ func TestOthersGoldens(t *testing.T) {
 			t.Errorf("built by %s: %v", who.Name, err)
 		}
 	}
-	if _, existed, err := build(bob, "", "k2"); err != nil || !existed {
-		t.Errorf("the group's key: %v, %v", existed, err)
+	if _, existed, err := build(bob, "", "k2"); existed || !errdefs.IsPermissionDenied(err) {
+		t.Errorf("another's key: %v, %v", existed, err)
+	}
+	if _, existed, err := build(eve, "", "k2"); existed || !errdefs.IsPermissionDenied(err) {
+		t.Errorf("the key of what is not there: %v, %v", existed, err)
 	}
 	child := &request{BuildRequest: api.BuildRequest{Name: "child", Parent: "shop"}}
 	if _, _, err := w.Build(t.Context(), eve, child.BuildRequest, child.next, child.event); !errdefs.IsNotFound(err) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os/user"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -147,8 +149,9 @@ func redactURL(s string) (string, error) {
 	return u.String(), nil
 }
 
-// hit looks for a golden that a build of req would make anew: the current
-// version if it has the key, else the latest that has.
+// hit finds the version that has the wanted key; of several the current one, else the newest. Who may not build the
+// name, and must not trust those who did, is refused: another's golden in place of one's own would have the jobs of one
+// user run what another has put there.
 func (b *Builder) hit(ctx context.Context, caller access.Caller, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
 	if req.Key == "" {
 		return g, false, nil
@@ -157,15 +160,38 @@ func (b *Builder) hit(ctx context.Context, caller access.Caller, req api.BuildRe
 	if err != nil {
 		return g, false, fmt.Errorf("look for key: %w", err)
 	}
+	trusted, err := b.trusted()
+	if err != nil {
+		return g, false, err
+	}
+	var foreign error
 	for _, o := range all {
-		if o.Name != req.Name || o.Key != req.Key || !caller.MayRead(o) {
-			continue
-		}
-		if !found || o.Current || (!g.Current && o.Version > g.Version) {
+		switch {
+		case o.Name != req.Name || o.Key != req.Key || !caller.MayRead(o):
+		case !caller.Trusts(o.Access, trusted):
+			foreign = snapshot.WithHint(
+				fmt.Errorf("%s has this key, but is not yours: %w", o.Ref(), errdefs.ErrPermissionDenied),
+				"choose another name, or have an administrator build it, or name a group of yours in build.trusted_group")
+		case !found || o.Current || (!g.Current && o.Version > g.Version):
 			g, found = o, true
 		}
 	}
+	if !found && foreign != nil {
+		return g, false, foreign
+	}
 	return g, found, nil
+}
+
+// trusted is the group whose members take each other's goldens for their own; 0 is none.
+func (b *Builder) trusted() (gid int, err error) {
+	if b.TrustedGroup == "" {
+		return 0, nil
+	}
+	g, err := user.LookupGroup(b.TrustedGroup)
+	if err != nil {
+		return 0, fmt.Errorf("build.trusted_group: %w", err)
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // plan finds what the build needs and what can be said to be missing before

@@ -133,10 +133,11 @@ type Pool struct {
 
 // Build limits golden builds.
 type Build struct {
-	Parallel  int      `toml:"parallel" comment:"how many golden builds run at once, and as many more of users who have none of these; others wait"`
-	Timeout   Duration `toml:"timeout" comment:"how long a build may run; 0 is for ever"`
-	MaxUpload Size     `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
-	Mode      Mode     `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
+	Parallel     int      `toml:"parallel" comment:"how many golden builds run at once, and as many more of users who have none of these; others wait"`
+	Timeout      Duration `toml:"timeout" comment:"how long a build may run; 0 is for ever"`
+	MaxUpload    Size     `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
+	TrustedGroup string   `toml:"trusted_group" comment:"members of this group find by --key what other members have built with it as their group; \"\": everybody finds only what is their own or root's"`
+	Mode         Mode     `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
 }
 
 // Metrics are for Prometheus.
