@@ -41,7 +41,7 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	}
 	count := &tableCounter{}
 	err = b.watch(&count.n, schema.tables, func() error {
-		return b.svc.Exec(ctx, b.tool(append(args, a.path)...), runtime.Stdio{Stderr: count})
+		return b.svc.Exec(ctx, b.tool(loading, append(args, a.path)...), runtime.Stdio{Stderr: count})
 	})
 	if err != nil {
 		return b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(count.out.String())) })
@@ -54,7 +54,7 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 func (b *build) readSchema(ctx context.Context, a archive) (*schema, error) {
 	text := newSchemaPipe()
 	var out tail
-	p := b.tool("pg_restore", "--schema-only", "--create", "--no-tablespaces", "-f", "-", a.path)
+	p := b.tool(loading, "pg_restore", "--schema-only", "--create", "--no-tablespaces", "-f", "-", a.path)
 	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdout: text, Stderr: &out})
 	err = b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(out.String())) })
 	s, perr := text.end()

@@ -251,6 +251,7 @@ func (b *build) admin(ctx context.Context, database, encoding string) (*pgconn.P
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(cfg.RuntimeParams, own(major(b.st.Version)))
 	cfg.RuntimeParams["client_encoding"] = cmp.Or(encoding, "UTF8")
 	dir := b.svc.Endpoint().SocketDir
 	cfg.DialFunc = dialer(dir)

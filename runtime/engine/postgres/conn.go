@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"time"
 
@@ -18,11 +19,12 @@ import (
 const probeLimit = 1 << 20
 
 // probe connects to the socket in dir once and asks a query.
-func probe(ctx context.Context, dir, user, database string) error {
-	cfg, err := config(user, "", database)
+func (s state) probe(ctx context.Context, dir string) error {
+	cfg, err := config(s.User, "", s.DB)
 	if err != nil {
 		return err
 	}
+	maps.Copy(cfg.RuntimeParams, patience(major(s.Version)))
 	cfg.DialFunc, cfg.BuildFrontend = dialer(dir), boundedFrontend
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {

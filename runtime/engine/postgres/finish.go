@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -95,9 +96,14 @@ func (b *build) stop(ctx context.Context) error {
 	return nil
 }
 
+const vacuumTable = "VACUUM (FREEZE, ANALYZE) "
+
+// ownFault says that an error is the server's own: no memory or disk, a shutdown, a file that cannot be read, data that are damaged.
+func ownFault(state string) bool { return slices.Contains([]string{"53", "57", "58", "XX"}, state[:2]) }
+
 // tablesSQL lists tables by size, so that the biggest is not the last one.
 // Of a partitioned table only the statistics are its own.
-const tablesSQL = `SELECT CASE relkind WHEN 'p' THEN 'ANALYZE ' ELSE 'VACUUM (FREEZE, ANALYZE) ' END ||
+const tablesSQL = `SELECT CASE relkind WHEN 'p' THEN 'ANALYZE ' ELSE '` + vacuumTable + `' END ||
 	c.oid::pg_catalog.regclass || '#' || CASE relkind WHEN 'p' THEN 0 ELSE pg_catalog.pg_relation_size(c.oid) END
 FROM pg_catalog.pg_class c WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't'
 ORDER BY pg_catalog.pg_relation_size(c.oid) DESC, c.oid`
@@ -123,13 +129,19 @@ func (b *build) vacuum(ctx context.Context, database string) error {
 		queue <- t
 	}
 	close(queue)
-	return b.watch(&done, total, func() error {
+	failed := make(chan string, len(tables))
+	err = b.watch(&done, total, func() error {
 		workers, ctx := errgroup.WithContext(ctx)
 		for range jobs() {
-			workers.Go(func() error { return b.vacuumTables(ctx, database, queue, &done) })
+			workers.Go(func() error { return b.vacuumTables(ctx, database, queue, failed, &done) })
 		}
 		return workers.Wait()
 	})
+	close(failed)
+	for text := range failed {
+		b.wb.Warn(text)
+	}
+	return err
 }
 
 func splitTable(t string) (sql string, size int64) {
@@ -138,7 +150,7 @@ func splitTable(t string) (sql string, size int64) {
 	return t[:i], size
 }
 
-func (b *build) vacuumTables(ctx context.Context, database string, queue <-chan string, done *atomic.Int64) error {
+func (b *build) vacuumTables(ctx context.Context, database string, queue <-chan string, failed chan<- string, done *atomic.Int64) error {
 	conn, err := b.admin(ctx, database, "")
 	if err != nil {
 		return err
@@ -146,7 +158,15 @@ func (b *build) vacuumTables(ctx context.Context, database string, queue <-chan 
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way
 	for t := range queue {
 		sql, size := splitTable(t)
-		if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+		_, err := conn.Exec(ctx, sql).ReadAll()
+		if s := sqlState(err); s != "" && !ownFault(s) { // a function of an index fails, which nobody may have noticed before
+			failed <- "no statistics: " + excerpt(sql) + ": " + serverSays(err)
+			err = nil
+			if table, ok := strings.CutPrefix(sql, vacuumTable); ok {
+				_, err = conn.Exec(ctx, "VACUUM (FREEZE) "+table).ReadAll()
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 		done.Add(size)

@@ -160,7 +160,7 @@ func (b *build) restoreRoles(ctx context.Context, sql []byte) error {
 	if err != nil {
 		return err
 	}
-	p := b.tool("psql", "-X", "-q", "-d", connString("postgres"), "-f", "-")
+	p := b.tool(loading, "psql", "-X", "-q", "-d", connString("postgres"), "-f", "-")
 	err = b.watch(new(atomic.Int64), 0, func() error { return b.svc.Exec(ctx, p, runtime.Stdio{Stdin: f}) })
 	if err != nil {
 		return fmt.Errorf("make roles: %w", err)

@@ -56,12 +56,6 @@ func scramVerifier(password string, salt []byte, iterations int) (string, error)
 	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, b64(salt), b64(stored[:]), b64(mac("Server Key"))), nil
 }
 
-// quiet keeps what is told the server out of its log, whatever the golden logs.
-var quiet = map[string]string{
-	"log_statement": "none", "log_duration": "off", "log_min_duration_statement": "-1", "log_min_error_statement": "panic",
-	"idle_in_transaction_session_timeout": "0",
-}
-
 // passwordSession is a superuser's connection.
 type passwordSession struct {
 	conn *pgconn.PgConn
@@ -81,7 +75,7 @@ func (*Engine) OpenPassword(ctx context.Context, g snapshot.Golden, ep runtime.E
 	if err != nil {
 		return nil, err
 	}
-	maps.Copy(cfg.RuntimeParams, quiet)
+	maps.Copy(cfg.RuntimeParams, own(major(s.Version)))
 	cfg.DialFunc, cfg.BuildFrontend = dialer(ep.SocketDir), boundedFrontend
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {

@@ -35,7 +35,11 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 	if err != nil {
 		return err
 	}
-	err = b.watch(d.read, d.size, func() error { return b.psql(ctx, d.name, database, "-", f) })
+	settings := settingsOf(patience)
+	if byProgram(d.head) {
+		settings = loading
+	}
+	err = b.watch(d.read, d.size, func() error { return b.psql(ctx, settings, d.name, database, "-", f) })
 	switch {
 	case in.Err != nil:
 		return source.UnpackError(d.name, in.Err)

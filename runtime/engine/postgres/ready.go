@@ -43,7 +43,7 @@ func (*Engine) Query(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint
 	if err != nil {
 		return err
 	}
-	if err := probe(ctx, ep.SocketDir, s.User, s.DB); err != nil {
+	if err := s.probe(ctx, ep.SocketDir); err != nil {
 		return fmt.Errorf("query server of %s: %w", g.Ref(), cause(ctx, err))
 	}
 	return nil

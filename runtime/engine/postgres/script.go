@@ -30,7 +30,7 @@ func (b *build) script(ctx context.Context, kind, name string) error {
 	switch ext := path.Ext(name); ext {
 	case ".sql":
 		// By its path, so that \ir finds its neighbours.
-		return b.psql(ctx, name, b.st.DB, sourcePath(kind, name), nil)
+		return b.psql(ctx, patience, name, b.st.DB, sourcePath(kind, name), nil)
 	case ".gz", ".zst":
 		if path.Ext(strings.TrimSuffix(name, ext)) != ".sql" {
 			return unknownScript(name)
@@ -60,7 +60,7 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 	}
 	defer r.Close()
 	in := &source.Reader{R: r}
-	err = b.psql(ctx, name, b.st.DB, "-", in)
+	err = b.psql(ctx, patience, name, b.st.DB, "-", in)
 	if in.Err != nil {
 		return source.UnpackError(name, in.Err)
 	}
@@ -69,9 +69,9 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 
 // psql runs a file, or stdin if file is "-", against a database. name is
 // what errors call it.
-func (b *build) psql(ctx context.Context, name, database, file string, stdin io.Reader) error {
+func (b *build) psql(ctx context.Context, settings settingsOf, name, database, file string, stdin io.Reader) error {
 	var out tail
-	p := b.tool("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", connString(database), "-f", file)
+	p := b.tool(settings, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", connString(database), "-f", file)
 	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdin: stdin, Stderr: &out})
 	return b.toolError(ctx, err, func() error { return scriptError(name, out.String()) })
 }
@@ -82,8 +82,8 @@ func connString(database string) string {
 }
 
 // tool is a client program that speaks English and logs in as superuser.
-func (b *build) tool(args ...string) runtime.Process {
-	return b.st.process(args, "LC_ALL=C", "PGUSER="+b.st.Admin, "PGOPTIONS=-c lc_messages=C")
+func (b *build) tool(settings settingsOf, args ...string) runtime.Process {
+	return b.st.process(args, "LC_ALL=C", "PGUSER="+b.st.Admin, pgOptions(settings(major(b.st.Version))))
 }
 
 // toolError tells a program that ran and failed, which wrong makes an error
@@ -121,7 +121,8 @@ func (b *build) shell(ctx context.Context, kind, name string) error {
 		args = []string{"/bin/sh", "-c", `if [ -x /bin/bash ]; then exec /bin/bash -c "$1" "$0"; fi; set -e; . "$0"`, file, sourced}
 	}
 	vars := []string{"POSTGRES_USER=" + b.st.Admin, "POSTGRES_DB=" + b.st.DB, "POSTGRES_PASSWORD=" + b.st.Passwd,
-		"PGUSER=" + b.st.Admin, "PGDATABASE=" + b.st.DB, "PGDATA=" + b.st.DataDir}
+		"PGUSER=" + b.st.Admin, "PGDATABASE=" + b.st.DB, "PGDATA=" + b.st.DataDir,
+		pgOptions(patience(major(b.st.Version)))}
 	for k, v := range b.src.Env {
 		if !strings.HasPrefix(k, "POSTGRES_") {
 			vars = append(vars, k+"="+v)

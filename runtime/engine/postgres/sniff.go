@@ -64,6 +64,12 @@ func isTar(head []byte) bool {
 // lf undoes what an editor on Windows did.
 func lf(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")) }
 
+// byProgram says whether pg_dump or pg_dumpall wrote SQL that begins with head.
+func byProgram(head []byte) bool {
+	head = lf(head)
+	return bytes.Contains(head, markDump) || bytes.Contains(head, markCluster)
+}
+
 // truncated says whether a plain dump that began with head lacks its end.
 // Nothing is known of SQL that pg_dump did not write.
 func truncated(head, end []byte) bool {
