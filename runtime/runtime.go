@@ -94,6 +94,9 @@ type Runner interface {
 	// Delete kills what runs in the container and removes its task, its mounts
 	// and its record. It is idempotent.
 	Delete(ctx context.Context, id string) error
+	// Isolation says why containers that are made from now on have no user namespace, so that their users are this
+	// host's; nil if each has one. It does not change while containers are made.
+	Isolation() error
 }
 
 // Reserver is a Runner that can do a part of Create before, beside what else

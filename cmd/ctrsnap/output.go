@@ -208,10 +208,18 @@ func table(w io.Writer, header string, rows [][]string) error {
 var cloneListing = listing[api.Clone]{"clones", "ID NAME GOLDEN STATE AGE EXPIRES ADDRESS DISK MEMORY", func(c api.Clone) []string {
 	now := time.Now()
 	return []string{
-		c.ID, c.Name, c.Golden + ":" + strconv.Itoa(c.Version), string(c.State), age(now.Sub(c.CreatedAt)),
+		c.ID, c.Name, c.Golden + ":" + strconv.Itoa(c.Version), state(c), age(now.Sub(c.CreatedAt)),
 		expiry(c, now), addresses(c), size(c.DiskBytes), size(c.MemoryBytes),
 	}
 }, func(c api.Clone) string { return c.ID }}
+
+// state is that of a clone, with what sets it apart from all others.
+func state(c api.Clone) string {
+	if c.Isolation == api.IsolationRunc {
+		return string(c.State) + ", isolation: " + string(c.Isolation)
+	}
+	return string(c.State)
+}
 
 func expiry(c api.Clone, now time.Time) string {
 	if c.ExpiresAt == nil {

@@ -23,7 +23,7 @@ func (d *daemon) openHost() {
 		},
 		Checks: []host.Check{
 			host.CheckStorage(d.storage, d.containerd), host.CheckContainerd(d.containerd), host.One(runner.CheckRunc(d.runc())),
-			host.Verified("network", d.network), host.CheckCgroups, host.One(d.users.Check), host.One(d.goldens.Check), d.checkNames,
+			host.Verified("network", d.network), host.CheckCgroups, host.One(d.users.Check), host.One(d.manager.CheckIsolation), host.One(d.goldens.Check), d.checkNames,
 		},
 		Mends: []host.Check{host.MendStorage(d.storage, int64(d.cfg.Storage.Size)), host.MendPool(d.manager.RefreshPool)},
 		Kinds: parts.Kinds(), Owners: parts.Owners, Log: d.log,

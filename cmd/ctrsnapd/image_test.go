@@ -58,8 +58,13 @@ func postgresImage(t *testing.T, d *daemon) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var owners strings.Builder // as the host sees those of a clone, and as they are in the image
+	for id := range 1000 {
+		fmt.Fprintf(&owners, "+%d +%d\n", 0x70000000+id, id)
+	}
+	ids := d.file("owners", owners.String())
 	files := filepath.Join(d.work, "rootfs.tar")
-	out, err := exec.Command("tar", "-C", root, "--one-file-system", "--exclude=."+strings.TrimPrefix(data, root)+"/*",
+	out, err := exec.Command("tar", "-C", root, "--one-file-system", "--owner-map="+ids, "--group-map="+ids, "--exclude=."+strings.TrimPrefix(data, root)+"/*",
 		"--exclude=./proc", "--exclude=./sys", "--exclude=./dev", "--exclude=./ctrsnap", "-cf", files, ".").CombinedOutput()
 	if err != nil {
 		t.Fatalf("tar: %v\n%s", err, out)
@@ -142,7 +147,7 @@ func hostPrograms(t *testing.T, names ...string) v1.Layer {
 // TestImages builds goldens on an image, pulled and from an archive.
 func TestImages(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, "[containerd]\nuserns = 'off'\n") // for the host reads a clone's files as the image's
+	d := newDaemon(t, "[containerd]\nuserns = 'on'\n")
 	img := postgresImage(t, d)
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
@@ -170,5 +175,13 @@ func TestImages(t *testing.T) {
 		})
 	}
 	wantError(t, d.try(nil, "golden", "build", "none", "--image", ref.Context().Tag("16").Name(), "--init", "schema.sql"), 3, "postgres:16")
+	wantNoGolden(t, d, "none")
+	content := archiveOf(t, &tar.Header{Name: "sys", Typeflag: tar.TypeSymlink, Linkname: "/tmp"})
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil })
+	do(t, err)
+	linked, err := mutate.AppendLayers(img, l)
+	do(t, err)
+	do(t, tarball.WriteToFile(archive, ref, linked))
+	wantError(t, d.try(nil, "golden", "build", "none", "--image-archive", archive, "--init", "schema.sql"), 1, "/sys is a link in the root filesystem")
 	wantNoGolden(t, d, "none")
 }

@@ -7,19 +7,32 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 )
 
 // TestUserNamespace: users of a clone are nobody on the host, and its files are on disk as the
 // golden's.
 func TestUserNamespace(t *testing.T) {
 	t.Parallel()
-	const first = 0x6fff0000
-	d := newDaemon(t, fmt.Sprintf("[containerd]\nuserns = 'on'\nids = %d\n[pool]\nauto = false\n", first))
+	for runtime, first := range map[string]int{"ctrsnap": 0x6fff0000, "runc": 0x6ffe0000} {
+		t.Run(runtime, func(t *testing.T) {
+			t.Parallel()
+			testUserNamespace(t, runtime, first)
+		})
+	}
+}
+
+func testUserNamespace(t *testing.T, runtime string, first int) {
+	d := newDaemon(t, fmt.Sprintf("[containerd]\nruntime = %q\nuserns = 'on'\nids = %d\n[pool]\nauto = false\n", runtime, first))
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	c := cloneJSON(t, d, "shop", "--name", "mapped")
 	if got := query(t, c.URLs["socket"], "SELECT count(*) FROM users"); got != "1000" {
 		t.Errorf("by the socket: %s rows", got)
+	}
+	if c.Isolation != api.IsolationUsers {
+		t.Errorf("isolation: %q", c.Isolation)
 	}
 	if got := string(mustRead(t, fmt.Sprintf("/proc/%d/uid_map", c.PID))); strings.Join(strings.Fields(got), " ") != fmt.Sprintf("0 %d 65536", first) {
 		t.Errorf("users of the clone: %q", got)
@@ -28,7 +41,7 @@ func TestUserNamespace(t *testing.T) {
 		t.Errorf("root: %q", got)
 	}
 	// See keyrings(7): a user who is not the host's root may have 200 keys, and this one is all clones'.
-	if users := string(mustRead(t, "/proc/key-users")); strings.Contains(users, fmt.Sprintf("\n%d:", first)) {
+	if users := string(mustRead(t, "/proc/key-users")); runtime != "runc" && strings.Contains(users, fmt.Sprintf("\n%d:", first)) {
 		t.Errorf("keys are of the clones' root:\n%s", users)
 	}
 	made, err := filepath.Glob(filepath.Join(d.work, "root/storage/containerd/*/snapshots/*/fs/root/made"))
@@ -45,21 +58,18 @@ func TestUserNamespace(t *testing.T) {
 		t.Errorf("doctor: %s", got)
 	}
 	d.stop(syscall.SIGTERM)
-	if table := string(mustRead(t, "/proc/self/mountinfo")); strings.Contains(table, filepath.Join(d.state, "mapped")) {
+	if table := string(mustRead(t, "/proc/self/mountinfo")); strings.Contains(table, " "+filepath.Join(d.state, "mapped")) {
 		t.Error("layers stay mapped without a daemon")
 	}
 	d.start()
 }
 
-// TestWithoutUserNamespace: where clones cannot have one, they go without or the daemon says why
-// it does not start.
+// TestWithoutUserNamespace: where clones have none they are for administrators, who are told so; nobody else gets a build, a
+// clone or a command in one.
 func TestWithoutUserNamespace(t *testing.T) {
 	t.Parallel()
-	const runc = "[containerd]\nruntime = 'runc'\n[pool]\nauto = false\n"
-	d := newDaemon(t, runc)
-	d.file("schema.sql", schema)
-	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
-	c := cloneJSON(t, d, "shop")
+	d := newTarget(t, "[containerd]\nuserns = 'off'\n")
+	c := cloneJSON(t, d, "shop", "--name", "plain")
 	own, err := os.Readlink("/proc/self/ns/user")
 	if err != nil {
 		t.Fatal(err)
@@ -67,22 +77,38 @@ func TestWithoutUserNamespace(t *testing.T) {
 	if got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", c.PID)); err != nil || got != own {
 		t.Errorf("user namespace %s, %v; the host's is %s", got, err, own)
 	}
-	if got := d.run("doctor"); !strings.Contains(got, "own runtime") {
+	if c.Isolation != api.IsolationRunc {
+		t.Errorf("isolation: %q", c.Isolation)
+	}
+	if got := d.run("ls"); !strings.Contains(got, "isolation: runc") {
+		t.Errorf("ls: %s", got)
+	}
+	if got := d.run("doctor"); !strings.Contains(got, "userns is off") || !strings.Contains(got, "1 of the clones") {
 		t.Errorf("doctor: %s", got)
 	}
+	r := d.tryAs(alice, "golden", "build", "hers", fromHost(), "--init", filepath.Join(d.work, "schema.sql"))
+	wantError(t, r, 6, "userns is off")
+	fails(t, "alice: build without user namespaces", r.stderr)
+	r = d.tryAs(alice, "clone", "shop")
+	wantError(t, r, 6, "userns is off")
+	fails(t, "alice: clone without user namespaces", r.stderr)
+}
+
+// TestShimMissing: a clone that cannot have its place is refused, exit code 1, and leaves nothing; runc does not get it.
+func TestShimMissing(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "[containerd]\nuserns = 'on'\n[pool]\nauto = false\n")
+	d.file("schema.sql", schema)
+	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	d.stop(syscall.SIGTERM)
-	file := mustRead(t, d.config())
-	if err := os.WriteFile(d.config(), []byte(strings.Replace(string(file), "runtime = 'runc'", "runtime = 'runc'\nuserns = 'on'", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.launch(); err == nil {
-		t.Error("started without what containerd.userns wants")
-	}
-	if log := string(mustRead(t, d.log())); !strings.Contains(log, "own runtime") {
-		t.Errorf("the log does not say why:\n%s", log)
-	}
-	if err := os.WriteFile(d.config(), file, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	bin := filepath.Join(d.work, "bin")
+	do(t, os.CopyFS(bin, os.DirFS(binDir())))
+	do(t, os.Remove(filepath.Join(bin, "containerd-shim-ctrsnap-v1")))
+	d.program = filepath.Join(bin, "ctrsnapd")
 	d.start()
+	wantError(t, d.try(nil, "clone", "shop"), 1, "containerd-shim-ctrsnap-v1 belongs beside ctrsnapd")
+	wantError(t, d.try(nil, "golden", "build", "child", "--parent=shop", "--init", "schema.sql"), 1, "containerd-shim-ctrsnap-v1 belongs beside ctrsnapd")
+	if got := d.run("ls", "-q"); got != "" {
+		t.Errorf("clones: %s", got)
+	}
 }

@@ -123,6 +123,17 @@ func (c Caller) CheckAdmin(doing string) error {
 		"run as root, or as a member of api.admin_group")
 }
 
+// CheckIsolated refuses what would run where users of a container are this host's, to all but administrators:
+// PermissionDenied. without is why they are; nil if they are not.
+func (c Caller) CheckIsolated(doing string, without error) error {
+	if without == nil || c.admin {
+		return nil
+	}
+	return snapshot.WithHint(
+		fmt.Errorf("%s: only administrators may where users of containers are this host's: %v: %w", doing, without, errdefs.ErrPermissionDenied), //nolint:errorlint // its class does not count
+		"'ctrsnap doctor' says what it takes that they are not")
+}
+
 // CheckKnown refuses nobody: PermissionDenied.
 func (c Caller) CheckKnown(doing string) error {
 	if c.Known() {

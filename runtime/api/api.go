@@ -217,6 +217,7 @@ type Clone struct {
 	Networks    []string                     `json:"networks,omitempty"`  // that it asked for by name
 	Attached    []Attachment                 `json:"attached,omitempty"`  // further interfaces on networks of the host
 	PID         int                          `json:"pid,omitempty"`
+	Isolation   Isolation                    `json:"isolation,omitempty"`
 	Labels      map[string]string            `json:"labels,omitempty"`
 	Settings    map[string]string            `json:"settings,omitempty"` // server settings that it was asked for with
 	DiskBytes   int64                        `json:"disk_bytes"`         // not shared with the golden
@@ -240,6 +241,15 @@ type Clone struct {
 	// Durability is "off": what a clone has written is gone with its host.
 	Durability string `json:"durability,omitempty"`
 }
+
+// Isolation says how a clone's container is kept apart from the host.
+type Isolation string
+
+// Values of Clone.Isolation.
+const (
+	IsolationUsers Isolation = "userns" // its users are nobody on the host, root among them
+	IsolationRunc  Isolation = "runc"   // as runc does it by default: its users are the host's of the same number
+)
 
 // ServerSetting is one setting of a clone's server, with who chose it.
 type ServerSetting struct {

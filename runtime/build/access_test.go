@@ -265,3 +265,20 @@ func TestCertificate(t *testing.T) {
 		t.Errorf("root's group: %v", err)
 	}
 }
+
+// TestWithoutUsers: where users of containers are the host's, only administrators build.
+func TestWithoutUsers(t *testing.T) {
+	w := newWorld(t)
+	w.without = errors.New("the kernel is old")
+	r := shop()
+	_, _, err := w.Build(t.Context(), ada, r.BuildRequest, r.next, r.event)
+	if !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "the kernel is old") {
+		t.Errorf("ada: %v", err)
+	}
+	if len(w.containers)+len(w.goldens) > 0 {
+		t.Errorf("made all the same: %v, %v", w.containers, w.goldens)
+	}
+	if _, _, err := w.Build(t.Context(), ada.AsAdmin(), r.BuildRequest, r.next, r.event); err != nil {
+		t.Errorf("an administrator: %v", err)
+	}
+}

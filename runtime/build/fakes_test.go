@@ -235,6 +235,8 @@ func (r fakeRunner) Containers(_ context.Context, labels map[string]string) ([]r
 	return list, nil
 }
 
+func (r fakeRunner) Isolation() error { return r.w.without }
+
 func (fakeRunner) SetRecord(context.Context, string, []byte) error { panic("not used") }
 
 func (r fakeRunner) Delete(ctx context.Context, id string) error {

@@ -70,6 +70,9 @@ func (b *Builder) build(
 	if err := b.Goldens.MayAdd(ctx, caller, req.Name); err != nil {
 		return g, false, err
 	}
+	if err := caller.CheckIsolated("build", b.Runner.Isolation()); err != nil {
+		return g, false, err
+	}
 	if err := b.Room(); err != nil {
 		return g, false, err
 	}

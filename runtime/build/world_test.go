@@ -29,6 +29,7 @@ var errBoom = errors.New("boom")
 type world struct {
 	t *testing.T
 	*Builder
+	without error // why containers have no user namespace
 
 	mu         sync.Mutex
 	calls      []string

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -81,12 +82,18 @@ func TestIDsOnDisk(t *testing.T) {
 	}
 }
 
-// TestUsersNeedShims: where containers cannot have user namespaces, they go without or nothing starts, as the mode says.
-func TestUsersNeedShims(t *testing.T) {
-	for mode, says := range map[string]string{UsersAuto: "own runtime", UsersOn: "", UsersOff: "is off"} {
-		m, err := New(nil, Options{}).MapUsers(t.Context(), MapOptions{Mode: mode})
-		if (err != nil) != (mode == UsersOn) || err != nil && !strings.Contains(err.Error(), "own runtime") {
+// TestWithoutUsers: where containers cannot have user namespaces, they go without or nothing starts, as the mode says.
+func TestWithoutUsers(t *testing.T) {
+	for mode, says := range map[string]string{UsersAuto: "no layers", UsersOn: "", UsersOff: "is off"} {
+		r := New(nil, Options{})
+		m, err := r.MapUsers(t.Context(), MapOptions{
+			Mode: mode, SubIDs: []string{}, Layers: func(context.Context) (string, error) { return "", errors.New("no layers") },
+		})
+		if (err != nil) != (mode == UsersOn) || err != nil && !strings.Contains(err.Error(), "no layers") {
 			t.Errorf("%s: %v", mode, err)
+		}
+		if why := r.Isolation(); why == nil || !strings.Contains(why.Error(), says) {
+			t.Errorf("%s: containers are said to have them: %v", mode, why)
 		}
 		if err == nil && !strings.Contains(m.Check(t.Context()).Detail, says) {
 			t.Errorf("%s: %+v", mode, m.Check(t.Context()))

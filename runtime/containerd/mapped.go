@@ -48,24 +48,22 @@ type Mapped struct {
 // MapUsers has containers that are made from now on be in user namespaces, as the mode says. The caller must Close what
 // it gets when no more containers are made.
 func (r *Runner) MapUsers(ctx context.Context, o MapOptions) (*Mapped, error) {
-	if o.Mode == UsersOff {
-		return &Mapped{without: errors.New("containerd.userns is off")}, nil
+	m, err := (*Mapped)(nil), errors.New("containerd.userns is off")
+	if o.Mode != UsersOff {
+		m, err = r.mapUsers(ctx, o)
 	}
-	m, err := r.mapUsers(ctx, o)
 	if err != nil && o.Mode == UsersOn {
 		return nil, fmt.Errorf("user namespaces, which containerd.userns wants: %w", err)
 	}
 	if err != nil {
-		r.opts.Logger.WarnContext(ctx, "clones have no user namespaces", "reason", err)
+		r.opts.Logger.WarnContext(ctx, "containers have no user namespaces: they are for administrators only", "reason", err)
 		m = &Mapped{without: err}
+		r.without = err
 	}
 	return m, nil
 }
 
 func (r *Runner) mapUsers(ctx context.Context, o MapOptions) (_ *Mapped, err error) {
-	if r.opts.Shims == nil {
-		return nil, errors.New("only clones that ctrsnap's own runtime starts have them")
-	}
 	if o.SubIDs == nil {
 		o.SubIDs = []string{"/etc/subuid", "/etc/subgid"}
 	}

@@ -28,7 +28,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/launch"
 	"github.com/ctrsnap/ctrsnap/runtime/launch/cgroup"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -57,8 +56,7 @@ type Options struct {
 	// that nobody knows.
 	Address string
 	Timeout time.Duration // of one operation on a container, default 30 s
-	// Shims run containers in shims that serve many. nil, or a container that
-	// asks for what they do not do, means the runtime above.
+	// Shims run containers in shims that serve many; without, the runtime above does.
 	Shims Shims
 	// Users are set by UseUsers.
 	Users       *Users
@@ -108,7 +106,7 @@ type Runner struct {
 
 	host func() (*cgroup.Host, error)
 
-	checker  launch.Checker
+	without  error    // why containers have no user namespace, while there are no Users
 	profiles sync.Map // seccomp profiles by the capabilities that they are for
 
 	fifoDirs fifoDirs
@@ -129,6 +127,7 @@ func New(client *client.Client, opts Options) *Runner {
 		client:  client,
 		opts:    opts,
 		cgroup:  newCgroups(opts.CgroupRoot),
+		without: errors.New("it was not tried whether they can be"),
 		host:    sync.OnceValues(func() (*cgroup.Host, error) { return cgroup.NewHost(opts.CgroupRoot) }),
 		streams: map[string]*streams{},
 
@@ -160,14 +159,9 @@ func (r *Runner) Reserve(id string) error {
 // Create makes the record of the container, then its task. It is not cut short
 // when ctx ends, but undone: nobody could tell how far a call came that was left.
 func (r *Runner) Create(ctx context.Context, c runtime.Container) (runtime.Task, error) {
-	oci, sandbox := r.join(ctx, c)
-	record, err := r.record(c, oci, sandbox)
+	record, err := r.place(ctx, c)
 	if err != nil {
-		r.release(withNamespace(ctx), sandbox)
-		return nil, fmt.Errorf("describe container %s: %w", c.ID, err)
-	}
-	if record.SandboxID != "" {
-		return r.createIn(ctx, c, record)
+		return nil, fmt.Errorf("place container %s: %w", c.ID, err)
 	}
 	return r.create(ctx, c, record)
 }
@@ -188,13 +182,13 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
 	rootfs, err := c.Rootfs(octx)
-	if err == nil && record.SandboxID != "" && r.opts.Users != nil {
+	if err == nil && r.opts.Users != nil {
 		rootfs, err = r.opts.Users.Rootfs(rootfs)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
-	if err := errors.Join(checkSources(c), r.giveSocketDir(c, record.SandboxID != "")); err != nil {
+	if err := errors.Join(checkSources(c), r.giveSocketDir(c)); err != nil {
 		return nil, fmt.Errorf("create task %s: %w", c.ID, err)
 	}
 	container, err := r.client.LoadContainer(octx, c.ID)
@@ -204,7 +198,7 @@ func (r *Runner) create(ctx context.Context, c runtime.Container, record contain
 	s := r.newStreams(c)
 	t, err := container.NewTask(octx, s.create, r.taskOpts(rootfs, record)...)
 	if err != nil {
-		return nil, fmt.Errorf("create task %s: %w", c.ID, exhausted(err))
+		return nil, fmt.Errorf("create task %s: %w", c.ID, refused(exhausted(err)))
 	}
 	if c.Stdio != nil {
 		r.keep(c.ID, s)
@@ -252,9 +246,13 @@ func (r *Runner) record(c runtime.Container, oci *specs.Spec, sandbox string) (c
 	return record, nil
 }
 
-// stock is the runtime that can run everything.
+// stock is runc. Its pipes are of the container's root, who gives them to the user of a process.
 func (r *Runner) stock() (containers.RuntimeInfo, error) {
-	opts, err := typeurl.MarshalAny(&options.Options{BinaryName: r.opts.RuncBinary, Root: r.opts.RuncRoot})
+	o := &options.Options{BinaryName: r.opts.RuncBinary, Root: r.opts.RuncRoot}
+	if u := r.opts.Users; u != nil {
+		o.IoUid, o.IoGid = u.IDs.Users[0].HostID, u.IDs.Groups[0].HostID
+	}
+	opts, err := typeurl.MarshalAny(o)
 	return containers.RuntimeInfo{Name: r.opts.Runtime, Options: opts}, err
 }
 

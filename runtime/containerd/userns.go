@@ -16,7 +16,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/launch"
 )
 
-// Users are the user namespaces of containers in our shims.
+// Users are the user namespaces of containers.
 type Users struct {
 	IDs launch.IDs
 	// Rootfs returns mounts of a root filesystem with its owners in the namespace.
@@ -30,11 +30,22 @@ func (u *Users) remap(s *specs.Spec) {
 	s.Linux.UIDMappings, s.Linux.GIDMappings = u.IDs.Users, u.IDs.Groups
 }
 
+// withoutSysfs has a container of runc's go without sysfs: nobody in a user namespace may mount what it shows of a network namespace that
+// is the host's. Our launcher does that before the container has users.
+func withoutSysfs(s *specs.Spec) {
+	for i, m := range s.Mounts {
+		if m.Type == "sysfs" {
+			s.Mounts[i].Type, s.Mounts[i].Source = "tmpfs", "tmpfs"
+			s.Mounts[i].Options = []string{"nosuid", "noexec", "nodev", "mode=755", "size=64k", "ro"}
+		}
+	}
+}
+
 // giveSocketDir makes the directory of a container's socket its process's, by the number that its user has on this host. That is
-// known here only: in one of our shims users are mapped, where they are at all.
-func (r *Runner) giveSocketDir(c runtime.Container, ours bool) error {
+// known here only.
+func (r *Runner) giveSocketDir(c runtime.Container) error {
 	uid, gid := int(c.Process.UID), int(c.Process.GID)
-	if u := r.opts.Users; u != nil && ours {
+	if u := r.opts.Users; u != nil {
 		uid, gid = uid+int(u.IDs.Users[0].HostID), gid+int(u.IDs.Groups[0].HostID)
 	}
 	for _, m := range c.Mounts {

@@ -44,7 +44,7 @@ func TestCreate(t *testing.T) {
 		CreatedAt: c.CreatedAt, ExpiresAt: c.ExpiresAt, URL: "fake://10.0.0.7",
 		URLs: map[string]string{"tcp": "fake://10.0.0.7", "socket": "fake://" + filepath.Join(dir, "s")}, Host: "10.0.0.7", Port: 1, Socket: "/run/x",
 		User: "u", Password: "p", Database: "d", PID: os.Getpid(), Labels: map[string]string{"job": "7"},
-		Settings: map[string]string{"s": "1"}, Owner: "me", Env: map[string]map[string]string{"tcp": {"FAKEHOST": "10.0.0.7", "FAKEPASSWORD": "p"}},
+		Isolation: api.IsolationUsers, Settings: map[string]string{"s": "1"}, Owner: "me", Env: map[string]map[string]string{"tcp": {"FAKEHOST": "10.0.0.7", "FAKEPASSWORD": "p"}},
 		Timings: api.Timings{"prepare": 1, "network": 1, "create": 1, "start": 1, "ready": 1, "total": 1},
 	}
 	if diff := cmp.Diff(want, c); diff != "" || !kind.Clone.Is(c.ID) {

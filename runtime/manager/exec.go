@@ -21,6 +21,9 @@ func (m *Manager) Exec(ctx context.Context, caller access.Caller, id string, req
 	if err != nil {
 		return 0, err
 	}
+	if err := m.checkIsolated(caller, c); err != nil {
+		return 0, err
+	}
 	p, err := c.execProcess(req, m.ownPassword(c))
 	if err != nil {
 		return 0, err

@@ -32,6 +32,7 @@ type world struct {
 	dir      string
 	pool     Pool
 	parallel int
+	without  error // why containers have no user namespace
 
 	mu         sync.Mutex
 	goldens    map[string][]snapshot.Golden // by name, the last one is current
@@ -333,6 +334,8 @@ func (r *fakeRunner) Containers(_ context.Context, labels map[string]string) ([]
 	}
 	return infos, nil
 }
+
+func (r *fakeRunner) Isolation() error { return r.without }
 
 func (r *fakeRunner) SetRecord(ctx context.Context, id string, record []byte) error {
 	if err := (*world)(r).at(ctx, "runner.SetRecord"); err != nil {

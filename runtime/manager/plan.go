@@ -78,6 +78,9 @@ func (m *Manager) plan(ctx context.Context, caller access.Caller, req api.CloneR
 	if req.Count < 0 || req.Count > maxCount {
 		return nil, fmt.Errorf("count %d is not within 1 and %d: %w", req.Count, maxCount, errdefs.ErrInvalidArgument)
 	}
+	if err := caller.CheckIsolated("clone", m.opts.Runner.Isolation()); err != nil {
+		return nil, err
+	}
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}

@@ -42,6 +42,8 @@ type record struct {
 	Process string `json:"process,omitempty"`
 	PID     int    `json:"pid,omitempty"`
 	Reason  string `json:"reason,omitempty"` // why it is dead
+	// Isolation is how its container is kept apart from the host; records of earlier releases do not say.
+	Isolation api.Isolation `json:"isolation,omitempty"`
 
 	CreatedAt time.Time             `json:"created_at"`
 	ExpiresAt *time.Time            `json:"expires_at,omitempty"` // nil: it lives by its lease
@@ -175,6 +177,7 @@ func (r *record) wire() api.Clone {
 		Egress: r.Egress, Published: r.Published, Networks: r.Networks,
 		PID: r.PID, Labels: r.Labels, Settings: r.Settings, Limits: api.Limits(r.Limits), IdleTTL: r.IdleTTL, Protected: r.Protected, Reason: r.Reason,
 		Timings: r.Timings, Env: r.Env, UnsetEnv: r.Unset, Client: r.Client, LeaseID: r.LeaseID, Owner: r.Owner, OwnPassword: r.OwnPassword,
+		Isolation: r.Isolation,
 	}
 	if c.URL == "" {
 		c.URL = r.URLs["socket"]

@@ -134,6 +134,12 @@ func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone
 		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
 	}
 	rec.PID = task.PID()
+	if rec.Isolation == "" { // of a release that did not record it
+		rec.Isolation = isolationOf(rec.PID)
+	}
+	if rec.Member && rec.Isolation != isolation(m.opts.Runner.Isolation()) {
+		return nil, nil // ordinary users may get it
+	}
 	c := &clone{
 		id: info.ID, golden: golden, engine: engine, task: task, rec: rec,
 		died: make(chan struct{}), gone: make(chan struct{}),

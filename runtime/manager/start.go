@@ -55,6 +55,7 @@ func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, e
 		gone:   make(chan struct{}),
 	}
 	s.clone.rec = newRecord(s.clone.id, want, name, s.begun)
+	s.clone.rec.Isolation = isolation(m.opts.Runner.Isolation())
 	m.own(s.clone.id)
 	if err := s.run(ctx); err != nil {
 		err = s.fail(ctx, err)

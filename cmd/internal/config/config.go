@@ -78,7 +78,7 @@ type Containerd struct {
 	Address string   `toml:"address" comment:"socket of a containerd that runs already; \"\" runs one in process"`
 	Runc    string   `toml:"runc" comment:"runc binary; \"\" looks beside ctrsnapd, in ../libexec/ctrsnap, then on PATH"`
 	BinDirs []string `toml:"bin_dirs" comment:"where the shim and runc are looked for first"`
-	UserNS  string   `toml:"userns" comment:"auto has root and all other users of clones be nobody on this host where the kernel can; on refuses to start where it cannot; off"`
+	UserNS  string   `toml:"userns" comment:"auto has root and all other users of clones and builds be nobody on this host where the kernel can; on refuses to start where it cannot; off. Where they are not, clones and builds are for administrators only"`
 	IDs     uint32   `toml:"ids" comment:"the first of the 65536 users and groups of this host that those of clones are; nobody else is to have them"`
 	Runtime string   `toml:"runtime" comment:"ctrsnap starts clones in shims that serve many, and leaves to runc what they do not do; runc leaves all to it"`
 	Cgroup  string   `toml:"cgroup" comment:"parent cgroup of all clones"`
