@@ -56,12 +56,15 @@ type Golden struct {
 
 	// Key is the digest of the files that the golden was built from, as the
 	// builder chose them (--key), or "".
-	Key     string    `json:"key,omitempty"`
-	Parent  string    `json:"parent,omitempty"` // "base:2" where it was built on another golden
-	Base    Base      `json:"base"`
-	Sources []Source  `json:"sources,omitempty"`
-	Builder string    `json:"builder,omitempty"` // who built it: user name or uid
-	Created time.Time `json:"created"`
+	Key string `json:"key,omitempty"`
+	// KeyParts are digests of all else that made it, by what they are of. A golden of a release that had no parts has
+	// none: no key finds it.
+	KeyParts map[string]string `json:"key_parts,omitempty"`
+	Parent   string            `json:"parent,omitempty"` // "base:2" where it was built on another golden
+	Base     Base              `json:"base"`
+	Sources  []Source          `json:"sources,omitempty"`
+	Builder  string            `json:"builder,omitempty"` // who built it: user name or uid
+	Created  time.Time         `json:"created"`
 	// BuildSeconds is how long the build took, from request to record.
 	BuildSeconds float64 `json:"build_seconds,omitempty"`
 

@@ -36,12 +36,16 @@ func (a *app) goldenBuildCommand() *cli.Command {
 		Usage:     "build a golden and print its reference",
 		ArgsUsage: "NAME",
 		Description: `Takes one base (default --from-host), then data and refinements. The new version
-becomes the current one. With --key nothing is built if a golden has the key.
+becomes the current one. With --key nothing is built if a version was built from the same
+files of the key, with the same base, sources, commands, login, variables and settings.
 
    ctrsnap golden build shop --init schema.sql --exec 'make seed'
    ctrsnap golden build shop --from-dump shop.dump --mask mask.sql
    ctrsnap golden build shop --key 'db/migrations/**' --exec 'make migrate'`,
-		Flags: slices.Concat([]cli.Flag{quietFlag(&quiet, "no progress"), timeoutFlag(&timeout)}, out.flags(), s.flags("set")),
+		Flags: slices.Concat([]cli.Flag{
+			quietFlag(&quiet, "no progress"), timeoutFlag(&timeout),
+			&cli.BoolFlag{Name: "force", Usage: "also if the current version is of another engine", Destination: &s.req.Force},
+		}, out.flags(), s.flags("set")),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			args, err := arguments(cmd)
 			if err != nil {

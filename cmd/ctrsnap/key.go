@@ -1,8 +1,10 @@
 package main
 
 import (
+	"archive/tar"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -12,11 +14,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 // keyOf returns the key of a golden: a digest over the names and content of
-// the files that the globs match, sorted by name. Modes and times do not count,
-// nor do the other flags of the build. A glob that matches no file is an error:
+// the files that the globs match, sorted by name. Modes and times do not count. A glob that matches no file is an error:
 // a key of nothing would never change.
 func keyOf(globs []string) (string, error) {
 	var files []string
@@ -52,12 +56,16 @@ func addToDigest(h hash.Hash, file string) error {
 		return err
 	}
 	defer f.Close()
+	return addNamed(h, file, f)
+}
+
+func addNamed(h hash.Hash, name string, r io.Reader) error {
 	content := sha256.New()
-	if _, err := io.Copy(content, f); err != nil {
+	if _, err := io.Copy(content, r); err != nil {
 		return err
 	}
-	name := sha256.Sum256([]byte(file))
-	h.Write(name[:])
+	sum := sha256.Sum256([]byte(name))
+	h.Write(sum[:])
 	h.Write(content.Sum(nil))
 	return nil
 }
@@ -156,4 +164,48 @@ func isFile(p string, d fs.DirEntry) bool {
 	}
 	info, err := os.Stat(p)
 	return err == nil && info.Mode().IsRegular()
+}
+
+// partDigests returns a digest of the sources of each kind: of their names and content, in their order.
+func partDigests(parts []client.Part) (map[string]string, error) {
+	sums := map[string]hash.Hash{}
+	for _, p := range parts {
+		h := sums[p.Kind]
+		if h == nil {
+			h = sha256.New()
+			sums[p.Kind] = h
+		}
+		if err := addPart(h, p); err != nil {
+			return nil, usagef("all sources must be readable").of("%s: %s", p.Name, reason(err))
+		}
+	}
+	digests := map[string]string{}
+	for kind, h := range sums {
+		digests[kind] = hex.EncodeToString(h.Sum(nil)[:16])
+	}
+	return digests, nil
+}
+
+func addPart(h hash.Hash, p client.Part) error {
+	r, err := p.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if p.Kind != api.PartDumpTar && p.Kind != api.PartDirTar {
+		return addNamed(h, p.Name, r)
+	}
+	t := tar.NewReader(r) // whose times differ with each checkout
+	for {
+		e, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = addNamed(h, fmt.Sprintf("%c %s %s", e.Typeflag, e.Name, e.Linkname), t)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
 
 func TestGlob(t *testing.T) {
@@ -87,4 +92,51 @@ func FuzzGlobMatch(f *testing.F) {
 			matches(strings.Split(pattern, "/"), strings.Split(name, "/"))
 		}
 	})
+}
+
+// TestPartDigests: names, content and order count; times and modes do not.
+func TestPartDigests(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) client.Part {
+		return client.Part{Kind: api.PartInit, Name: name, Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }}
+	}
+	digest := func(parts ...client.Part) string {
+		t.Helper()
+		d, err := partDigests(parts)
+		if err != nil || len(d) != 1 || len(d[parts[0].Kind]) != 32 {
+			t.Fatal(d, err)
+		}
+		return d[parts[0].Kind]
+	}
+	one := digest(file("a.sql", "1"), file("b.sql", "2"))
+	for name, other := range map[string]string{
+		"order": digest(file("b.sql", "2"), file("a.sql", "1")), "content": digest(file("a.sql", "1"), file("b.sql", "3")),
+		"name": digest(file("a.sql", "1"), file("c.sql", "2")), "borders": digest(file("a.sql", "12"), file("b.sql", "")),
+	} {
+		if other == one {
+			t.Errorf("another %s does not count", name)
+		}
+	}
+	tree := func() string {
+		var b build
+		b.addTar(api.PartDumpTar, dir, api.Engine{})
+		return digest(b.parts...)
+	}
+	path := filepath.Join(dir, "toc.dat")
+	if err := os.WriteFile(path, []byte("1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := tree()
+	if err := errors.Join(os.Chmod(path, 0o644), os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if tree() != before {
+		t.Error("times and modes count")
+	}
+	if err := os.WriteFile(path, []byte("2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if tree() == before {
+		t.Error("content does not count")
+	}
 }

@@ -61,7 +61,7 @@ func (s *sources) flags(set string) []cli.Flag {
 		text("from-dir", "copy the data directory `DIR` of a server that does not run", &s.dir),
 		list("exec", "run `CMD` here by sh -c, with DATABASE_URL set", &s.req.Exec),
 		list("mask", "run the script `FILE` last", &s.mask),
-		list("key", "build only if no golden was built from these files' names and content; `GLOB` knows **; a directory counts with all below", &s.keys),
+		list("key", "build only if no golden was built from these files' names and content, with the same sources and flags; `GLOB` knows **; a directory counts with all below", &s.keys),
 		text("engine", "`ENGINE`: postgres (default), mariadb, redis …: see ctrsnap engine ls", &s.req.Engine),
 		text("user", "`USER` that clones are handed out with", &s.req.User),
 		text("password", "its `PASSWORD`", &s.req.Password),
@@ -210,7 +210,10 @@ func (s *sources) addKey(b *build, _ func(string) string) error {
 		return nil
 	}
 	var err error
-	b.req.Key, err = keyOf(s.keys)
+	if b.req.Key, err = keyOf(s.keys); err != nil {
+		return err
+	}
+	b.req.KeyParts, err = partDigests(b.parts)
 	return err
 }
 

@@ -279,22 +279,24 @@ type ExtendRequest struct {
 
 // Golden is a golden as its user sees it: no secrets.
 type Golden struct {
-	Schema        int       `json:"schema"`
-	Name          string    `json:"name"`
-	Version       int       `json:"version"`
-	Current       bool      `json:"current"`
-	Engine        string    `json:"engine"`
-	EngineVersion string    `json:"engine_version"`
-	Key           string    `json:"key,omitempty"`
-	Parent        string    `json:"parent,omitempty"`
-	Base          Base      `json:"base"`
-	Sources       []Source  `json:"sources,omitempty"`
-	Builder       string    `json:"builder,omitempty"`
-	CreatedAt     time.Time `json:"created_at"`
-	BuildSeconds  float64   `json:"build_seconds"`
-	SizeBytes     int64     `json:"size_bytes"`
-	Digest        string    `json:"digest,omitempty"`
-	Clones        int       `json:"clones"` // how many live clones it has
+	Schema        int    `json:"schema"`
+	Name          string `json:"name"`
+	Version       int    `json:"version"`
+	Current       bool   `json:"current"`
+	Engine        string `json:"engine"`
+	EngineVersion string `json:"engine_version"`
+	Key           string `json:"key,omitempty"`
+	// KeyParts are digests of what else made the golden, by what they are of; of one that was built with a key.
+	KeyParts     map[string]string `json:"key_parts,omitempty"`
+	Parent       string            `json:"parent,omitempty"`
+	Base         Base              `json:"base"`
+	Sources      []Source          `json:"sources,omitempty"`
+	Builder      string            `json:"builder,omitempty"`
+	CreatedAt    time.Time         `json:"created_at"`
+	BuildSeconds float64           `json:"build_seconds"`
+	SizeBytes    int64             `json:"size_bytes"`
+	Digest       string            `json:"digest,omitempty"`
+	Clones       int               `json:"clones"` // how many live clones it has
 	// Settings are the server's, given with the build.
 	Settings map[string]string `json:"settings,omitempty"`
 	// Warnings say what of its sources is not in the golden, or is otherwise.
@@ -359,10 +361,13 @@ type BuildRequest struct {
 	Env      map[string]string `json:"env,omitempty"`
 	Settings map[string]string `json:"settings,omitempty" doc:"server settings of the golden's clones; a parent's are inherited"`
 
-	// Key is the digest of the files that decide about the golden's content.
-	// If the current or an older version of Name has it, nothing is built.
-	Key  string `json:"key,omitempty"`
-	Mode string `json:"mode,omitempty" doc:"who may do what with a golden whose name is new, as in 0640; default the daemon's"`
+	// Key is the digest of the files that decide about the golden's content. If the current or an older version of Name
+	// was built with it, and with the same of all else that makes a golden, nothing is built.
+	Key string `json:"key,omitempty"`
+	// KeyParts are digests, of 32 hexadecimal digits, of the parts that the request will send, by kind.
+	KeyParts map[string]string `json:"key_parts,omitempty"`
+	Force    bool              `json:"force,omitempty" doc:"build although the name's current version is of another engine"`
+	Mode     string            `json:"mode,omitempty" doc:"who may do what with a golden whose name is new, as in 0640; default the daemon's"`
 	// CheckOnly asks whether a golden with Key exists and builds nothing.
 	CheckOnly bool `json:"check_only,omitempty"`
 }

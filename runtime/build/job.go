@@ -34,6 +34,7 @@ type job struct {
 	end    context.CancelCauseFunc // ends the build
 	undo   undo.Stack
 
+	parts    map[string]string // of the key
 	base     snapshot.Base
 	src      runtime.Sources
 	sources  []snapshot.Source // provenance
@@ -61,7 +62,11 @@ func (b *Builder) build(
 	ctx context.Context, caller access.Caller, req api.BuildRequest,
 	next func() (api.Part, error), events func(api.BuildEvent),
 ) (g snapshot.Golden, existed bool, err error) {
-	if g, existed, err = b.hit(ctx, caller, req); existed || err != nil {
+	j := &job{Builder: b, id: kind.Build.New(), start: time.Now(), caller: caller, req: req}
+	if err := b.plan(ctx, j); err != nil {
+		return g, false, err
+	}
+	if g, existed, err = j.hit(ctx); existed || err != nil {
 		return g, existed, err
 	}
 	if req.CheckOnly {
@@ -76,12 +81,11 @@ func (b *Builder) build(
 	if err := b.Room(); err != nil {
 		return g, false, err
 	}
-	ctx, end := context.WithCancelCause(ctx)
-	defer b.guard(ctx, end)()
-	j := &job{Builder: b, id: kind.Build.New(), start: time.Now(), caller: caller, req: req, end: end}
-	if err := b.plan(ctx, j); err != nil {
+	if err := j.keepsEngine(ctx); err != nil {
 		return g, false, err
 	}
+	ctx, j.end = context.WithCancelCause(ctx)
+	defer b.guard(ctx, j.end)()
 	if j.out, err = openOutput(b.LogDir, j.id, events); err != nil {
 		return g, false, err
 	}
@@ -109,7 +113,7 @@ func (j *job) locked(ctx context.Context, next func() (api.Part, error)) (g snap
 			}
 		}
 		j.undo.Add("unlock", func(context.Context) error { unlock(); return nil })
-		if g, existed, err = j.hit(ctx, j.caller, j.req); existed || err != nil {
+		if g, existed, err = j.hit(ctx); existed || err != nil {
 			return g, existed, err
 		}
 	}
@@ -238,6 +242,7 @@ func (j *job) record(built runtime.Built) snapshot.Golden {
 		Hot:           built.Hot,
 		Warnings:      j.warnings,
 		Key:           j.req.Key,
+		KeyParts:      j.parts,
 		Base:          j.base,
 		Sources:       j.sources,
 		Builder:       builder(j.caller),

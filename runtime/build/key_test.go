@@ -3,6 +3,8 @@ package build
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +20,7 @@ import (
 
 func TestKeyHit(t *testing.T) {
 	w := newWorld(t)
+	parts := w.parts(shop())
 	w.goldens = []snapshot.Golden{
 		{Name: "shop", Version: 1, Key: "old"},
 		{Name: "shop", Version: 2, Key: "twice"},
@@ -26,6 +29,10 @@ func TestKeyHit(t *testing.T) {
 		{Name: "shop", Version: 5, Key: "now"},
 		{Name: "other", Version: 9, Key: "else"},
 	}
+	for i := range w.goldens {
+		w.goldens[i].Engine, w.goldens[i].KeyParts = "postgres", parts
+	}
+	w.calls = nil
 	for key, version := range map[string]int{"old": 1, "twice": 3, "now": 4} {
 		for _, checkOnly := range []bool{false, true} {
 			r := shop()
@@ -41,8 +48,8 @@ func TestKeyHit(t *testing.T) {
 			}
 		}
 	}
-	if len(w.calls) > 0 {
-		t.Errorf("calls %q", w.calls)
+	if calls := slices.Compact(slices.Clone(w.calls)); !slices.Equal(calls, []string{"engine.Host"}) { // which programs there are
+		t.Errorf("calls %q", calls)
 	}
 	r := shop()
 	r.Key, r.CheckOnly = "else", true
@@ -52,6 +59,100 @@ func TestKeyHit(t *testing.T) {
 	r.CheckOnly = false
 	if g, existed, err := w.run(t.Context(), r); err != nil || existed || g.Version != 6 {
 		t.Errorf("miss: %+v %v %v", g, existed, err)
+	}
+}
+
+// parts are those of the key of a request.
+func (w *world) parts(r *request) map[string]string {
+	w.t.Helper()
+	j := &job{Builder: w.Builder, caller: ada, req: r.BuildRequest}
+	j.req.Key = "k"
+	if err := w.plan(w.t.Context(), j); err != nil {
+		w.t.Fatal(err)
+	}
+	return j.parts
+}
+
+// TestKeyParts: whatever else makes a golden, another value of it makes another golden.
+func TestKeyParts(t *testing.T) {
+	w := newWorld(t)
+	w.goldens = []snapshot.Golden{{Name: "base", Version: 1, Current: true, Engine: "postgres", Digest: "d1", Snapshot: "s"}}
+	mask := strings.Repeat("a", 32)
+	values := []func(r *request){
+		func(*request) {},
+		func(r *request) { r.Exec = []string{"make"} },
+		func(r *request) { r.Exec = []string{"make", "make"} },
+		func(r *request) { r.Settings = map[string]string{"a": "1"} },
+		func(r *request) { r.Settings = map[string]string{"a": "2"} },
+		func(r *request) { r.Env = map[string]string{"a": "1"} },
+		func(r *request) { r.User = "ada" },
+		func(r *request) { r.Password = "ada" },
+		func(r *request) { r.Database = "ada" },
+		func(r *request) { r.FromURL = "postgres://db/shop" },
+		func(r *request) { r.FromURL = "postgres://db2/shop" },
+		func(r *request) { r.Image = "postgres:15" },
+		func(r *request) { r.Image = "postgres:16" },
+		func(r *request) { r.Archive = true },
+		func(r *request) { r.Engine = "redis" },
+		func(r *request) { r.Parent = "base" },
+		func(r *request) { r.KeyParts = map[string]string{"mask": mask} },
+		func(r *request) { r.KeyParts = map[string]string{"init": mask} },
+		func(r *request) { r.KeyParts = map[string]string{"mask": strings.Repeat("b", 32)} },
+	}
+	var all []map[string]string
+	for i, set := range values {
+		r := shop()
+		set(r)
+		parts := w.parts(r)
+		if j := slices.IndexFunc(all, func(p map[string]string) bool { return maps.Equal(p, parts) }); j >= 0 {
+			t.Errorf("values %d and %d make one golden", j, i)
+		}
+		if !maps.Equal(parts, w.parts(r)) {
+			t.Errorf("value %d makes two goldens", i)
+		}
+		all = append(all, parts)
+	}
+	other := shop()
+	other.Parent = "base"
+	before := w.parts(other)
+	w.goldens[0].Digest = "d2"
+	if maps.Equal(before, w.parts(other)) {
+		t.Error("another parent makes the same golden")
+	}
+	for _, wrong := range []map[string]string{{"mask": "short"}, {"no-kind": mask}} {
+		r := shop()
+		r.Key, r.KeyParts = "k", wrong
+		if _, _, err := w.run(t.Context(), r); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("parts %v: %v", wrong, err)
+		}
+	}
+}
+
+// TestKeyOfAnOlderRelease: a golden of which nobody knows what made it is none that a key finds.
+func TestKeyOfAnOlderRelease(t *testing.T) {
+	w := newWorld(t)
+	w.goldens = []snapshot.Golden{{Name: "shop", Version: 1, Current: true, Engine: "postgres", Key: "k"}}
+	r := shop()
+	r.Key = "k"
+	if g, existed, err := w.run(t.Context(), r); err != nil || existed || g.Version != 2 || len(g.KeyParts) == 0 {
+		t.Errorf("%+v, %t, %v", g, existed, err)
+	}
+}
+
+// TestEngineIsKept: a name does not change its engine unless that is asked for.
+func TestEngineIsKept(t *testing.T) {
+	w := newWorld(t)
+	w.goldens = []snapshot.Golden{{Name: "shop", Version: 1, Current: true, Engine: "postgres"}}
+	r := shop()
+	r.Engine = "redis"
+	r.onPart = func() { t.Error("part read") }
+	if _, _, err := w.run(t.Context(), r); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "engine postgres, not redis") {
+		t.Errorf("another engine: %v", err)
+	}
+	r = shop()
+	r.Engine, r.Force = "redis", true
+	if g, _, err := w.run(t.Context(), r); err != nil || g.Engine != "redis" || g.Version != 2 {
+		t.Errorf("by force: %+v, %v", g, err)
 	}
 }
 

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"os/user"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -78,16 +76,6 @@ func validateBase(req api.BuildRequest) error {
 	return nil
 }
 
-func validateKey(req api.BuildRequest) error {
-	if len(req.Key) > maxKey || !keyRE.MatchString(req.Key) {
-		return invalid("invalid key %.80q: want at most %d printable characters without spaces", req.Key, maxKey)
-	}
-	if req.CheckOnly && req.Key == "" {
-		return invalid("nothing to check: no key given")
-	}
-	return nil
-}
-
 func validateExec(req api.BuildRequest) error {
 	if len(req.Exec) > maxExec {
 		return invalid("%d commands to run: at most %d", len(req.Exec), maxExec)
@@ -149,54 +137,17 @@ func redactURL(s string) (string, error) {
 	return u.String(), nil
 }
 
-// hit finds the version that has the wanted key; of several the current one, else the newest. Who may not build the
-// name, and must not trust those who did, is refused: another's golden in place of one's own would have the jobs of one
-// user run what another has put there.
-func (b *Builder) hit(ctx context.Context, caller access.Caller, req api.BuildRequest) (g snapshot.Golden, found bool, err error) {
-	if req.Key == "" {
-		return g, false, nil
-	}
-	all, err := b.Store.Goldens(ctx)
-	if err != nil {
-		return g, false, fmt.Errorf("look for key: %w", err)
-	}
-	trusted, err := b.trusted()
-	if err != nil {
-		return g, false, err
-	}
-	var foreign error
-	for _, o := range all {
-		switch {
-		case o.Name != req.Name || o.Key != req.Key || !caller.MayRead(o):
-		case !caller.Trusts(o.Access, trusted):
-			foreign = snapshot.WithHint(
-				fmt.Errorf("%s has this key, but is not yours: %w", o.Ref(), errdefs.ErrPermissionDenied),
-				"choose another name, or have an administrator build it, or name a group of yours in build.trusted_group")
-		case !found || o.Current || (!g.Current && o.Version > g.Version):
-			g, found = o, true
-		}
-	}
-	if !found && foreign != nil {
-		return g, false, foreign
-	}
-	return g, found, nil
-}
-
-// trusted is the group whose members take each other's goldens for their own; 0 is none.
-func (b *Builder) trusted() (gid int, err error) {
-	if b.TrustedGroup == "" {
-		return 0, nil
-	}
-	g, err := user.LookupGroup(b.TrustedGroup)
-	if err != nil {
-		return 0, fmt.Errorf("build.trusted_group: %w", err)
-	}
-	return strconv.Atoi(g.Gid)
-}
-
 // plan finds what the build needs and what can be said to be missing before
 // anything is uploaded: engine, parent, programs of the host.
-func (b *Builder) plan(ctx context.Context, j *job) error {
+func (b *Builder) plan(ctx context.Context, j *job) (err error) {
+	if err := b.planBase(ctx, j); err != nil || j.req.Key == "" {
+		return err
+	}
+	j.parts, err = j.keyParts()
+	return err
+}
+
+func (b *Builder) planBase(ctx context.Context, j *job) error {
 	if err := b.planParent(ctx, j); err != nil {
 		return err
 	}

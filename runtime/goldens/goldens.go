@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,6 +272,7 @@ func (g *Goldens) Describe(of snapshot.Golden) api.Golden {
 		Engine:        of.Engine,
 		EngineVersion: of.EngineVersion,
 		Key:           of.Key,
+		KeyParts:      maps.Clone(of.KeyParts),
 		Parent:        of.Parent,
 		Base:          api.Base{Kind: of.Base.Kind, Ref: of.Base.Ref, Digest: of.Base.Digest},
 		Builder:       of.Builder,
@@ -285,6 +287,11 @@ func (g *Goldens) Describe(of snapshot.Golden) api.Golden {
 		Group:         groupName(of.Access.Group),
 		Mode:          fmt.Sprintf("%04o", of.Access.Mode),
 		DamagedAt:     of.DamagedAt,
+	}
+	for _, secret := range []string{"login", "env"} {
+		if a.KeyParts[secret] != "" {
+			a.KeyParts[secret] = "secret" // its digest would let others try what it is
+		}
 	}
 	for _, s := range of.Sources {
 		a.Sources = append(a.Sources, api.Source(s))
