@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 )
@@ -78,10 +80,26 @@ func (t *task) endExec(ctx context.Context, proc client.Process, s *streams, dra
 		ctx, cancel = context.WithTimeout(ctx, t.runner.opts.drainPeriod)
 		defer cancel()
 	}
-	// An error means that the container has gone meanwhile, and the process with
-	// it, or that the shim ends it without us.
-	_, _ = proc.Delete(ctx, client.WithProcessKill)
+	_, err := proc.Delete(ctx, client.WithProcessKill)
 	s.close()
+	if err != nil && !errdefs.IsNotFound(err) { // else the container has gone meanwhile, and the process with it
+		go t.endLater(proc)
+	}
+}
+
+// endLater tries again to end a process and to have the shim forget it, which a busy host has not done in time.
+func (t *task) endLater(proc client.Process) {
+	var err error
+	for wait := time.Second; wait < time.Minute; wait *= 2 {
+		<-time.After(wait)
+		ctx, cancel := t.runner.begin(context.Background())
+		_, err = proc.Delete(ctx, client.WithProcessKill)
+		cancel()
+		if err == nil || errdefs.IsNotFound(err) {
+			return
+		}
+	}
+	t.runner.opts.Logger.Warn("remove exec", "id", t.ID(), "error", err)
 }
 
 // startFailed tells a program that cannot run from a container that cannot run

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // Exec runs a command in a clone, as the server's user unless the request names
@@ -28,6 +30,11 @@ func (m *Manager) Exec(ctx context.Context, caller access.Caller, id string, req
 	if err != nil {
 		return 0, err
 	}
+	end, err := m.execs.begin(caller, c.id)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	code, err := c.task.Exec(ctx, p, stdio, withFirst(ctx, req, size))
@@ -35,6 +42,53 @@ func (m *Manager) Exec(ctx context.Context, caller access.Caller, id string, req
 		return 0, fmt.Errorf("run %s in clone %s: %w", req.Args[0], c.id, err)
 	}
 	return code, nil
+}
+
+// How many commands may run at a time: each is a process, and some descriptors of the shim and of the daemon.
+const (
+	execsOfClone = 64
+	execsOfUser  = 256 // but of administrators
+)
+
+// execs counts the commands that run in clones.
+type execs struct {
+	mu      sync.Mutex
+	byClone map[string]int
+	byUser  map[int]int
+}
+
+// begin counts one more, until end is called.
+func (e *execs) begin(caller access.Caller, id string) (end func(), err error) {
+	uid := caller.UID()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.byClone == nil {
+		e.byClone, e.byUser = map[string]int{}, map[int]int{}
+	}
+	switch {
+	case e.byClone[id] >= execsOfClone:
+		err = fmt.Errorf("clone %s has %d commands running, which is all there may be: %w", id, execsOfClone, errdefs.ErrResourceExhausted)
+	case e.byUser[uid] >= execsOfUser && !caller.IsAdmin():
+		err = fmt.Errorf("you have %d commands running in clones, which is all there may be: %w", execsOfUser, errdefs.ErrResourceExhausted)
+	}
+	if err != nil {
+		return nil, snapshot.WithHint(err, "wait for some to end")
+	}
+	e.byClone[id]++
+	e.byUser[uid]++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		lower(e.byClone, id)
+		lower(e.byUser, uid)
+	}, nil
+}
+
+// lower takes one from a count, and forgets it at 0.
+func lower[K comparable](counts map[K]int, k K) {
+	if counts[k]--; counts[k] == 0 {
+		delete(counts, k)
+	}
 }
 
 // running returns a clone of the caller's whose server runs.

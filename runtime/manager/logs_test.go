@@ -140,6 +140,66 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestExecBounds has as many commands run as there may be, in one clone and of one user.
+func TestExecBounds(t *testing.T) {
+	w := newWorld(t)
+	m, _ := w.manager(t)
+	c := create(t, m, api.CloneRequest{}).Clones[0]
+	begun, finish := make(chan bool), make(chan bool)
+	w.task(c.ID).exec = func(runtime.Process, <-chan runtime.WindowSize) int {
+		begun <- true
+		<-finish
+		return 0
+	}
+	run := func() error {
+		_, err := m.Exec(t.Context(), access.Daemon, c.ID, api.ExecRequest{Args: []string{"sh"}}, noStdio, nil)
+		return err
+	}
+	ended := make(chan error)
+	for range execsOfClone {
+		go func() { ended <- run() }()
+		<-begun
+	}
+	if err := run(); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), c.ID) {
+		t.Errorf("one more: %v", err)
+	}
+	close(finish)
+	for range execsOfClone {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	go func() { <-begun }()
+	if err := run(); err != nil {
+		t.Errorf("after they have ended: %v", err)
+	}
+	if n := len(m.execs.byClone) + len(m.execs.byUser); n != 0 {
+		t.Errorf("%d counts are left", n)
+	}
+
+	var e execs
+	ann, root := access.User("ann", 1000), access.User("root", 0).AsAdmin()
+	var end func()
+	for i := range execsOfUser {
+		var err error
+		if end, err = e.begin(ann, fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := e.begin(ann, "x"); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("one more of a user: %v", err)
+	}
+	for _, caller := range []access.Caller{access.User("bob", 1001), root} {
+		if _, err := e.begin(caller, "x"); err != nil {
+			t.Errorf("another: %v", err)
+		}
+	}
+	end()
+	if _, err := e.begin(ann, "x"); err != nil {
+		t.Errorf("after one has ended: %v", err)
+	}
+}
+
 func TestSearchPasswd(t *testing.T) {
 	const passwd = "root:x:0:0:r:/:/bin/sh\nbroken\npostgres:x:101:103::/:\nodd:x:a:b\n"
 	for user, want := range map[string][2]uint32{"root": {0, 0}, "postgres": {101, 103}, "101": {101, 103}} {

@@ -118,6 +118,7 @@ type Manager struct {
 	quota     *quota.Book // of clones that are handed out, and requests for more
 	leases    *lease.Book // of clones that are handed out
 	patrol    *patrol.Patrol
+	execs     execs
 
 	stopping context.Context // ends when Close begins: creations are undone
 	stop     context.CancelFunc

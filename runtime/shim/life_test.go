@@ -3,7 +3,10 @@ package shim
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -57,6 +60,54 @@ func TestLife(t *testing.T) {
 	if err := task.Kill(h.ctx, syscall.SIGTERM); !errdefs.IsNotFound(err) {
 		t.Errorf("kill of what has ended: %v", err)
 	}
+}
+
+// TestExecIsFreed has processes join that nobody removes when they have ended: the shim keeps no descriptor of theirs.
+func TestExecIsFreed(t *testing.T) {
+	h := newHost(t)
+	task := h.create(t, Name, "freed", h.spec("freed", "sleep", "100"), cio.NullIO)
+	defer h.remove(t, task)
+	must(t, task.Start(h.ctx))
+	h.exec(t, task, "true") // what the shim opens once
+	status, err := h.client.SandboxController("shim").Status(h.ctx, h.sandboxOf(t, "freed"), false)
+	must(t, err)
+	open := func() int {
+		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", status.Pid))
+		must(t, err)
+		return len(files)
+	}
+	before := open()
+	var left []client.Process
+	for i := range 8 {
+		p, err := task.Exec(h.ctx, fmt.Sprintf("left%d", i), &specs.Process{
+			Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}, Capabilities: &specs.LinuxCapabilities{}, Terminal: i%2 == 0,
+		}, cio.NewCreator(cio.WithStreams(strings.NewReader(""), io.Discard, io.Discard), cio.WithFIFODir(filepath.Join(h.dir, "fifo")), terminalIf(i%2 == 0)))
+		must(t, err)
+		exit, err := p.Wait(h.ctx)
+		must(t, err)
+		must(t, p.Start(h.ctx))
+		<-exit
+		left = append(left, p)
+	}
+	for deadline := time.After(10 * time.Second); open() > before; {
+		select {
+		case <-deadline:
+			t.Fatalf("the shim has %d descriptors, %d before", open(), before)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	for _, p := range left {
+		if _, err := p.Delete(h.ctx); err != nil {
+			t.Errorf("remove it after all: %v", err)
+		}
+	}
+}
+
+func terminalIf(on bool) cio.Opt {
+	if on {
+		return cio.WithTerminal
+	}
+	return func(*cio.Streams) {}
 }
 
 // TestRefused says that a container is one for runc, and leaves nothing behind.

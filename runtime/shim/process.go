@@ -113,15 +113,19 @@ func (p *process) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	p.free(ctx)
+	return nil
+}
+
+// free closes the descriptors of a process that has ended, once its output is copied. It is idempotent.
+func (p *process) free(ctx context.Context) {
 	p.mu.Lock()
 	proc, s := p.proc, p.streams
 	p.mu.Unlock()
-	if proc == nil {
-		return nil
+	if proc != nil {
+		proc.Close()
+		s.finish(ctx)
 	}
-	proc.Close()
-	s.finish(ctx)
-	return nil
 }
 
 func (p *process) end(ctx context.Context) error {

@@ -284,6 +284,7 @@ func (s *Service) watch(c *container, p *process) {
 	p.mu.Unlock()
 	if p != c.init {
 		c.running.Done()
+		p.free(s.ctx) // whoever started it may never come to remove it
 	}
 }
 
