@@ -158,6 +158,8 @@ func buildSettings(version int) map[string]string {
 		"log_checkpoints":                 "off",
 		"log_statement":                   "none", // scripts may hold passwords
 		"ssl":                             "off",
+		"ssl_cert_file":                   certFile, // of who asks for ssl=on
+		"ssl_key_file":                    keyFile,
 	}
 	if version >= 13 {
 		s["wal_keep_size"] = "0"

@@ -62,6 +62,9 @@ func (b *build) prepare(r *rootfs.Root) error {
 	if err := r.MkdirAll("/tmp", 0o777, 0, 0); err != nil {
 		return err
 	}
+	if err := b.writeCertificate(r); err != nil {
+		return err
+	}
 	return writeFile(r, hbaFile, rules, 0o644)
 }
 

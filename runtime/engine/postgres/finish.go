@@ -54,6 +54,9 @@ func (b *build) finish(ctx context.Context) error {
 	if err := b.login(ctx); err != nil {
 		return err
 	}
+	if err := b.settle(ctx); err != nil {
+		return err
+	}
 	b.wb.Step("vacuum")
 	names, err := b.databases(ctx)
 	if err != nil {
@@ -196,6 +199,9 @@ func (b *build) clean(r *rootfs.Root) error {
 		return fmt.Errorf("remove old WAL: %w", err)
 	}
 	if err := b.saveRelCache(data); err != nil {
+		return err
+	}
+	if err := b.writeConf(r); err != nil {
 		return err
 	}
 	return removeBuildFiles(r)

@@ -54,6 +54,9 @@ func (b *build) foundParent(ctx context.Context) error {
 		return err
 	}
 	b.cluster = true
+	if err := rootfs.Edit(ctx, b.wb.Root, b.writeCertificate); err != nil { // the parent may be of a release without one
+		return err
+	}
 	b.wb.Step("start server")
 	return b.start(ctx)
 }

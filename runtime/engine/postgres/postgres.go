@@ -17,6 +17,10 @@ const (
 	port = 5432
 	// hbaFile holds ctrsnap's own rules of who may connect, see DESIGN.md.
 	hbaFile = "/ctrsnap/pg_hba.conf"
+	// confFile is the configuration file of clones, certFile and keyFile are for those that encrypt.
+	confFile = "/ctrsnap/postgresql.conf"
+	certFile = "/ctrsnap/server.crt"
+	keyFile  = "/ctrsnap/server.key"
 	// loginRole is the role that clones are handed out with where the
 	// passwords of the golden's own roles are not known.
 	loginRole = "ctrsnap"

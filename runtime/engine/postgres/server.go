@@ -13,42 +13,47 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// cloneSettings make a clone's server boot fast and never wait for a disk.
-// None changes what a query returns. All exist in PostgreSQL 12 to 18.
+// defaults make a clone's server boot fast and leave an idle one asleep. The golden's own files go over them, and so
+// do settings that are given. All exist in PostgreSQL 12 to 18.
 // See https://www.postgresql.org/docs/current/runtime-config.html.
-var cloneSettings = map[string]string{
-	// A clone does not survive the machine: nothing has to reach the disk.
-	"fsync":              "off",
-	"synchronous_commit": "off",
-	"full_page_writes":   "off",
-	// Less to write and to keep: no replication, no archive, no zero-filled
-	// or recycled segments on a copy-on-write layer.
+var defaults = map[string]string{
+	// Less to write and to keep: no replication, no zero-filled or recycled segments on a copy-on-write layer.
 	"wal_level":       "minimal",
 	"max_wal_senders": "0",
-	"archive_mode":    "off",
 	"wal_init_zero":   "off",
 	"wal_recycle":     "off",
 	"max_wal_size":    "512MB",
 	"min_wal_size":    "32MB",
-	// At boot the server tries out as many file descriptors as it may use.
-	"max_files_per_process": "64",
-	"max_connections":       "100",
-	"shared_buffers":        "64MB",
+	"shared_buffers":  "64MB",
 	// The server zeroes them at boot: a 32nd of shared_buffers would be 500 pages.
 	"wal_buffers": "256kB",
-	"huge_pages":  "off",
 	// A clone that nobody uses uses no CPU: its background processes sleep as long as
-	// they may. A commit wakes the WAL writer; backends write themselves what they evict,
+	// they may. A commit writes its own WAL, for synchronous_commit is on; backends write themselves what they evict,
 	// which is a copy in memory; autovacuum goes round a tenth as often.
 	"bgwriter_delay":        "10s",
 	"bgwriter_lru_maxpages": "0",
 	"wal_writer_delay":      "10s",
 	"autovacuum_naptime":    "10min",
-	// A subscription in the golden must not reach for its publisher.
+}
+
+// kept are what a clone's safety or speed needs whatever the golden's files say. Those who give a setting may change them.
+var kept = map[string]string{
+	// A clone does not survive the machine: nothing has to reach the disk.
+	"fsync":            "off",
+	"full_page_writes": "off",
+	"huge_pages":       "off",
+	// What the data came from is not reached for: no archive, no standby that a commit waits for, no publisher.
+	"archive_mode":                    "off",
+	"synchronous_standby_names":       "",
 	"max_logical_replication_workers": "0",
 	"log_destination":                 "stderr",
 	"logging_collector":               "off",
-	"ssl":                             "off",
+}
+
+// following are the server's own values of defaults that keep those waiting who follow the WAL. They hold where it has
+// more than recovery needs.
+var following = map[string]string{
+	"max_wal_senders": "10", "wal_writer_delay": "200ms", "bgwriter_delay": "200ms", "bgwriter_lru_maxpages": "100",
 }
 
 // contract are the settings that a clone stands on: nobody overrides them.
@@ -82,23 +87,44 @@ func (*Engine) Server(g snapshot.Golden, settings map[string]string) (runtime.Pr
 	if err := s.checkSettings(settings); err != nil {
 		return runtime.Process{}, err
 	}
-	return s.server(s.merged(g.Settings, settings)), nil
+	return s.cloneServer(g.Settings, settings), nil
 }
 
-// merged are all settings of a clone's server: the engine's, over them
-// the golden's, the clone's, and those that it stands on.
-func (s state) merged(golden, clone map[string]string) map[string]string {
-	all := maps.Clone(cloneSettings)
+// engineSettings are those that nobody has chosen.
+func (s state) engineSettings() map[string]string {
+	all := maps.Clone(defaults)
 	if major(s.Version) >= 18 {
 		// A backend reads by itself, as before, in place of three processes more.
 		all["io_method"], all["io_max_concurrency"] = "sync", "8"
 	}
-	delete(all, "max_wal_senders")
-	override(all, golden)
-	override(all, clone)
-	// Who asks for replication gets the server's default of senders with it.
-	if _, given := all["max_wal_senders"]; !given && all["wal_level"] == "minimal" {
-		all["max_wal_senders"] = cloneSettings["max_wal_senders"]
+	return all
+}
+
+// merged are all settings of a clone's server: the engine's, over them those of the golden's files,
+// what is kept whatever they say, the golden's, the clone's, and those that it stands on.
+func (s state) merged(golden, clone map[string]string) map[string]string {
+	all, chosen := s.engineSettings(), maps.Clone(s.Own)
+	if chosen == nil {
+		chosen = map[string]string{}
+	}
+	for _, more := range []map[string]string{kept, s.Force, golden, clone} {
+		override(chosen, more)
+	}
+	override(all, chosen)
+	giveWay := func(name, value string) {
+		if _, ok := chosen[name]; !ok {
+			all[name] = value
+		}
+	}
+	if all["wal_level"] != "minimal" {
+		for name, value := range following {
+			giveWay(name, value)
+		}
+	}
+	for name := range chosen {
+		if strings.HasPrefix(name, "autovacuum") { // who tunes it waits for it
+			giveWay("autovacuum_naptime", "1min")
+		}
 	}
 	maps.Copy(all, s.contract())
 	return all
@@ -134,6 +160,23 @@ func (s state) checkSetting(name, value string) error {
 			"a clone's files, addresses and log are ctrsnap's")
 	}
 	return nil
+}
+
+// cloneServer is the server of a clone. What its files say already is no argument: an ALTER SYSTEM in the clone
+// goes over it.
+func (s state) cloneServer(golden, clone map[string]string) runtime.Process {
+	all := s.merged(golden, clone)
+	if s.Conf != nil {
+		all["config_file"] = confFile
+	}
+	for _, files := range []map[string]string{s.Conf, s.Own} {
+		for name, value := range files {
+			if all[name] == value && !given(golden, name) && !given(clone, name) {
+				delete(all, name)
+			}
+		}
+	}
+	return s.server(all)
 }
 
 // server is the server's process with settings.

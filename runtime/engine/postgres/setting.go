@@ -21,16 +21,16 @@ func (*Engine) LimitConnections(n int) (map[string]string, error) {
 }
 
 // notes say of settings of the engine's what a server of one's own would do
-// otherwise. None changes what a query returns.
+// otherwise. None changes what a query means.
 var notes = map[string]string{
 	"fsync":                           "durability is off: what is written is lost if the host fails",
 	"full_page_writes":                "durability is off: no protection from torn pages if the host fails",
-	"synchronous_commit":              "durability is off: a commit does not wait for the disk",
+	"wal_level":                       "the WAL has what recovery needs: no slots, no base backup; wal_level=replica or logical allows them",
 	"autovacuum_naptime":              "tables are vacuumed and analyzed by themselves every ten minutes, not every minute",
 	"archive_mode":                    "no WAL is archived",
-	"max_logical_replication_workers": "subscriptions of the golden are not followed",
+	"max_logical_replication_workers": "subscriptions are not followed; max_logical_replication_workers=4 allows it",
 	"max_wal_senders":                 "no replication from the clone; wal_level=replica or logical allows it",
-	"ssl":                             "connections are not encrypted",
+	"synchronous_standby_names":       "no commit waits for a standby",
 }
 
 // Settings tells what the server of a clone is set to, beside what its data
@@ -47,10 +47,10 @@ func (*Engine) Settings(g snapshot.Golden, settings map[string]string) ([]runtim
 		switch {
 		case given(settings, name):
 			set.From = runtime.SettingClone
-		case given(g.Settings, name):
+		case given(g.Settings, name) || given(s.Own, name) && set.Value == s.Own[name]:
 			set.From = runtime.SettingGolden
 		}
-		if set.Value == cloneSettings[name] {
+		if ours := s.engineSettings(); set.Value == ours[name] || set.Value == kept[name] {
 			set.Note = notes[name]
 		}
 		list = append(list, set)

@@ -28,6 +28,11 @@ type state struct {
 	// RelCache are the directories, below DataDir, with a relation cache that
 	// clones can have back.
 	RelCache []string `json:"relcache,omitempty"`
+	// Conf is what confFile has of the engine's settings; nil in goldens of releases without that file. Own are the
+	// settings of the golden's own files that go over them, Force what clones have in place of others of them.
+	Conf  map[string]string `json:"conf,omitempty"`
+	Own   map[string]string `json:"own,omitempty"`
+	Force map[string]string `json:"force,omitempty"`
 }
 
 // stateOf reads the state of a golden.

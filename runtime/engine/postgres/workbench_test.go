@@ -96,6 +96,7 @@ type bench struct {
 	busy         bool
 	onHost       func(command string, env map[string]string) error
 	running      *service
+	clones       []*service
 	socket, root string
 }
 
@@ -300,6 +301,7 @@ func (w *bench) clone(g snapshot.Golden, settings map[string]string) (runtime.Co
 	must(w.t, err)
 	s, err := w.serve(p)
 	must(w.t, err)
+	w.clones = append(w.clones, s)
 	w.t.Cleanup(func() { s.Stop(context.Background(), syscall.SIGKILL) })
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
@@ -310,6 +312,16 @@ func (w *bench) clone(g snapshot.Golden, settings map[string]string) (runtime.Co
 	c, err := New().Connect(g, s.Endpoint())
 	must(w.t, err)
 	return c, func(sql string) string { return psqlURL(w.t, c.URLs["tcp"], sql) }
+}
+
+// stopClones shuts down the servers of clones.
+func (w *bench) stopClones() error {
+	var errs []error
+	for _, s := range w.clones {
+		errs = append(errs, s.Stop(w.t.Context(), syscall.SIGINT))
+	}
+	w.clones = nil
+	return errors.Join(errs...)
 }
 
 // psqlURL asks by psql on the host.
