@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -80,6 +81,7 @@ type daemon struct {
 	manager    *manager.Manager
 	goldens    *goldens.Goldens
 	builder    *build.Builder
+	building   atomic.Pointer[build.Builder] // builder, for the patrol, which has begun before it was made
 	host       *host.Host
 	started    api.GCStart // what was found at the start
 	restarted  bool        // the machine was, since the last start
@@ -252,7 +254,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
+		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, EndBuilds: d.endBuilds, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
 	})
 	d.goldens = goldens.New(goldens.Options{Store: d.store, Clones: d.manager, Users: d.certUsers, Events: d.events, Log: d.log})
 	d.builder = build.New(build.Options{
@@ -262,6 +264,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room,
 		Failpoint: d.failpoints.Of("build"),
 	})
+	d.building.Store(d.builder)
 	d.openHost()
 	return nil
 }
@@ -315,6 +318,14 @@ func (d *daemon) recover(ctx context.Context) error {
 	s.Adopted, s.Pool, s.Removed, s.Orphans = clones.Adopted, clones.Members, clones.Removed, clones.Orphans
 	d.host.Recover(ctx, *s)
 	return nil
+}
+
+// endBuilds ends all builds, and says how many are left: the storage is full.
+func (d *daemon) endBuilds(why error) (left int) {
+	if b := d.building.Load(); b != nil {
+		return b.End(why)
+	}
+	return 0
 }
 
 // endAtLast calls exit if the stop that ctx's end begins is not done, which done says, within most.

@@ -34,6 +34,16 @@ func (b *Builder) guard(ctx context.Context, end context.CancelCauseFunc) (stop 
 	return func() { end(nil); <-done }
 }
 
+// End ends all builds under way, because of why, and returns how many there are.
+func (b *Builder) End(why error) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.jobs {
+		j.end(why)
+	}
+	return len(b.jobs)
+}
+
 // limitTime ends the build when it has been worked on for too long.
 func (j *job) limitTime() {
 	if j.Timeout <= 0 {

@@ -118,3 +118,22 @@ func TestTooManyBuilds(t *testing.T) {
 		t.Errorf("another user: %v", err)
 	}
 }
+
+// TestEnd ends what is under way, and says why.
+func TestEnd(t *testing.T) {
+	w := newWorld(t)
+	begun, _ := w.blocked()
+	done := w.start(t.Context(), shop())
+	<-begun
+	full := errors.New("storage is full")
+	if n := w.End(full); n != 1 {
+		t.Errorf("%d builds are told", n)
+	}
+	if res := <-done; !errors.Is(res.err, full) {
+		t.Errorf("it ended by %v", res.err)
+	}
+	if n := w.End(full); n != 0 {
+		t.Errorf("%d builds are left", n)
+	}
+	w.checkNothingLeft()
+}

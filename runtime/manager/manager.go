@@ -71,6 +71,8 @@ type Options struct {
 	Limits Limits
 	// Space looks at the storage; nil leaves it, and what clones use, unwatched.
 	Space func() (patrol.Space, error)
+	// EndBuilds ends builds when the storage gets full, see [patrol.Options].
+	EndBuilds func(why error) (left int)
 	// CgroupRoot is where the cgroup filesystem is mounted; default /sys/fs/cgroup.
 	CgroupRoot string
 	Events     *event.Hub // takes what happens to clones; nil drops it
@@ -162,7 +164,7 @@ func New(opts Options) *Manager {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.stopping, m.stop = context.WithCancel(m.ctx)
 	m.pool = m.newPool()
-	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, Log: opts.Logger})
+	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, EndBuilds: opts.EndBuilds, Log: opts.Logger})
 	m.leases = lease.New(lease.Options{
 		Grace: opts.LeaseGrace, RestartGrace: opts.LeaseRestartGrace, CgroupRoot: opts.CgroupRoot, Ended: m.expire,
 		Ending: func(id string, at time.Time) { m.expiring(id, "it ends at "+at.UTC().Format(time.RFC3339)) },

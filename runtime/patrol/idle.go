@@ -9,11 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/ctrsnap/ctrsnap/runtime/logfile"
 )
-
-// maxLog is how large the log of a clone may become, in bytes. Then its older half goes.
-const maxLog = 64 << 20
 
 // lookAtUse looks at what changes slowly: memory, log files, who is connected.
 func (p *Patrol) lookAtUse(ctx context.Context, targets []Target) {
@@ -25,7 +22,7 @@ func (p *Patrol) lookAtUse(ctx context.Context, targets []Target) {
 		if n, err := p.opts.Keeper.Memory(ctx, t.ID); err == nil {
 			p.measured(t.ID, Usage{n, p.of(t.ID).Disk})
 		}
-		if err := trimLog(t.Log, maxLog); err != nil {
+		if err := logfile.Trim(t.Log, logfile.Max); err != nil {
 			p.opts.Log.Warn("log not trimmed", "clone", t.ID, "error", err)
 		}
 		p.lookAtIdle(t, now)
@@ -109,20 +106,4 @@ func tcpCounters(snmp []byte) (opened, open uint64) {
 		}
 	}
 	return opened, open
-}
-
-// trimLog frees the older half of a log that has become larger than limit on disk. What is left
-// stays where it is, and who writes goes on doing so: see fallocate(2), FALLOC_FL_PUNCH_HOLE.
-// What is less than a block would be overwritten with zeros.
-func trimLog(path string, limit int64) error {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil || st.Blocks*512 <= limit {
-		return nil //nolint:nilerr // the clone is going just now
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, (st.Size-limit/2)&^4095)
 }

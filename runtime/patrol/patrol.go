@@ -59,7 +59,9 @@ type Keeper interface {
 type Options struct {
 	Keeper Keeper
 	Space  func() (Space, error) // looks at the storage
-	Log    *slog.Logger
+	// EndBuilds ends the builds that are under way, because of why, and says how many have not ended yet. nil: there are none.
+	EndBuilds func(why error) (left int)
+	Log       *slog.Logger
 }
 
 // Patrol looks at clones and storage while Run runs. It is safe for concurrent use.

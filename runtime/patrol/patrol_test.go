@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -40,6 +39,8 @@ type world struct {
 	full     []string
 	open     int // files, of each clone
 	listings int
+	builds   int    // under way
+	ended    string // why they were told to end
 }
 
 func newWorld(ids ...string) *world {
@@ -91,6 +92,13 @@ func (w *world) Expiring(id, why string) { w.answer("expiring", id, why) }
 func (w *world) Expire(id, why string)   { w.answer("expire", id, why) }
 func (w *world) Full(err error)          { w.change(func() { w.full = append(w.full, fmt.Sprint(err)) }) }
 
+func (w *world) endBuilds(why error) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = fmt.Sprint(why)
+	return w.builds
+}
+
 func (w *world) answer(what, id, why string) {
 	w.change(func() { w.answers, w.why[id] = append(w.answers, what+" "+id), why })
 }
@@ -115,7 +123,7 @@ func patrolled(t *testing.T, w *world, test func(t *testing.T, p *Patrol)) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return w.space, w.broken
-		}})
+		}, EndBuilds: w.endBuilds})
 		p.deleted = func() deletedFiles { w.change(func() { w.listings++ }); return w }
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
@@ -201,6 +209,39 @@ func TestManyFiles(t *testing.T) {
 		after(2 * time.Second)
 		if got := w.answered(); got != "[halt hider]" {
 			t.Errorf("%s", got)
+		}
+	})
+}
+
+// TestBuildsEndFirst: no clone is stopped as long as builds are there that can end.
+func TestBuildsEndFirst(t *testing.T) {
+	w := newWorld("large")
+	w.disk = map[string]int64{"large": 30 << 30}
+	w.builds = 1
+	patrolled(t, w, func(t *testing.T, _ *Patrol) {
+		after(time.Minute)
+		if w.ended != "" {
+			t.Errorf("builds end: %s", w.ended)
+		}
+		w.change(func() { w.space.Free = 9 << 30 })
+		after(interval)
+		if !strings.HasPrefix(w.ended, "storage is full") {
+			t.Errorf("builds do not end: %q", w.ended)
+		}
+		w.change(func() { w.space.Free = 4 << 30 })
+		after(buildsEnd / 2)
+		if got := w.answered(); got != "[]" {
+			t.Errorf("while a build ends: %s", got)
+		}
+		w.change(func() { w.space.Free, w.builds = 9<<30, 0 })
+		after(buildsEnd)
+		if got := w.answered(); got != "[]" {
+			t.Errorf("after it has ended: %s", got)
+		}
+		w.change(func() { w.space.Free, w.builds = 4<<30, 1 })
+		after(2 * buildsEnd)
+		if got := w.answered(); got != "[halt large]" {
+			t.Errorf("beside a build that does not end: %s", got)
 		}
 	})
 }
@@ -292,33 +333,6 @@ func TestTCPCounters(t *testing.T) {
 	}
 	if a := activityOf(os.Getpid()); a.tasks < 1 {
 		t.Errorf("this process has %d tasks", a.tasks)
-	}
-}
-
-// TestTrimLog frees the older half of a log that is too large, and leaves the rest where it is.
-func TestTrimLog(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	text := []byte(strings.Repeat("a line of a log\n", 50000))
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := trimLog(path, 256<<10); err != nil {
-		t.Skip(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	at, err := f.Seek(0, unix.SEEK_DATA)
-	if err != nil || at < int64(len(text))/2 || at >= int64(len(text)) {
-		t.Errorf("begins at %d of %d: %v", at, len(text), err)
-	}
-	if rest, err := io.ReadAll(f); err != nil || string(rest) != string(text[at:]) {
-		t.Errorf("%d bytes are left: %v", len(rest), err)
-	}
-	if err := trimLog(filepath.Join(t.TempDir(), "none"), 1); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -35,13 +35,17 @@ type Space struct {
 
 // storage is what is known of it from earlier looks.
 type storage struct {
-	free     int64 // at the last look; 0 before the first
-	written  int64 // sum of what the free space has shrunk by between looks
-	low      bool  // less is free than is to stay so
-	critical bool  // less than half of that
-	broken   bool  // it answers with errors
-	stopped  int64 // free space when a clone was stopped for it; 0 if none was
+	free     int64     // at the last look; 0 before the first
+	written  int64     // sum of what the free space has shrunk by between looks
+	low      bool      // less is free than is to stay so
+	critical bool      // less than half of that
+	broken   bool      // it answers with errors
+	stopped  int64     // free space when a clone was stopped for it; 0 if none was
+	since    time.Time // when it became critical
 }
+
+// buildsEnd bounds how long clones wait for the end of builds before one of them is stopped.
+const buildsEnd = 10 * time.Second
 
 // Room says why no clone and no golden is to be made now: nil, ResourceExhausted, or EIO for
 // a storage that has stopped.
@@ -94,7 +98,15 @@ func (p *Patrol) lookAtStorage() {
 		p.opts.Log.Info("storage has room again", "free", s.Free)
 	}
 	p.setRoom(err)
+	if low {
+		p.endBuilds(err) // what they have taken is free again then
+	}
 	p.opts.Keeper.Full(err)
+}
+
+// endBuilds says whether builds are under way that have been told to end.
+func (p *Patrol) endBuilds(why error) bool {
+	return p.opts.EndBuilds != nil && p.opts.EndBuilds(why) > 0
 }
 
 // lookAtDisks measures the clones that may be beyond their limit, and stops those that are.
@@ -143,8 +155,14 @@ func (p *Patrol) due(t Target, s *seen) bool {
 func (p *Patrol) relieve(ctx context.Context, targets []Target) {
 	st := &p.storage
 	if !st.critical {
-		st.stopped = 0
+		st.stopped, st.since = 0, time.Time{}
 		return
+	}
+	if st.since.IsZero() {
+		st.since = time.Now()
+	}
+	if p.endBuilds(p.Room()) && time.Since(st.since) < buildsEnd {
+		return // no clone is stopped for a build
 	}
 	if st.stopped > 0 && st.free > st.stopped/2 {
 		return

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime/launch"
+	"github.com/ctrsnap/ctrsnap/runtime/logfile"
 )
 
 // drainPeriod is how long output is copied that a process left when it ended.
@@ -180,7 +181,8 @@ func (s *streams) openLog(path string) (*os.File, error) {
 	_ = unix.SetNonblock(ends[0], true)
 	r := os.NewFile(uintptr(ends[0]), "pipe")
 	s.held = append(s.held, r)
-	s.pump(log, r, func() { log.Close() })
+	bounded := logfile.NewWriter(log, logfile.Max)
+	s.pump(bounded, r, func() { bounded.Close() })
 	return w, w.Chown(s.uid, s.gid)
 }
 
