@@ -42,7 +42,8 @@ const initName = "ctrsnap-init"
 const (
 	statusFD = 6
 	gateFD   = 7
-	filesFD  = 8
+	goFD     = 8 // the other end of the gate, which the helper uses and the child closes
+	filesFD  = 9
 )
 
 // mostFiles is SCM_MAX_FD of the kernel.
@@ -69,12 +70,12 @@ type call struct {
 
 // order is struct order of ctrsnap-init.c.
 type order struct {
-	flags, address, calls                  uint64
-	size, count, files, status, netns, pid uint32
+	flags, address, calls                                uint64
+	size, count, ours, files, status, goOn, netns, pidns uint32
 }
 
 // answer is struct answer of ctrsnap-init.c.
-type answer struct{ pid, errno int32 }
+type answer struct{ pid, call, errno uint32 }
 
 // report is what a child writes to its status pipe: its progress, or the call
 // that failed.
@@ -175,15 +176,20 @@ func (h *helper) end() {
 	<-h.ended
 }
 
-// order has the helper run a program in a child that has those pipes, and returns its number. A helper that has died is
-// replaced: an order that has not reached it was not carried out.
+// order has the helper run a program in a child that has those pipes, and returns its number: also with an error, if the
+// child is there and the program's part for the helper has failed. A helper that has died is replaced: an order that has not
+// reached it was not carried out.
 func (l *Launcher) order(prog *program, opts forkOptions, pipes []*os.File) (pid int, err error) {
-	o := order{flags: opts.flags, address: dataAddress, status: statusFD, count: uint32(len(prog.calls))}
+	o := order{flags: opts.flags, address: dataAddress, status: statusFD, goOn: goFD, count: uint32(len(prog.calls))}
+	if prog.ours > 0 {
+		o.count = uint32(prog.ours)
+		o.ours = uint32(len(prog.calls)) - o.count
+	}
 	if opts.net != nil {
 		o.netns = uint32(prog.file(opts.net))
 	}
 	if opts.pid != nil {
-		o.pid = uint32(prog.file(opts.pid))
+		o.pidns = uint32(prog.file(opts.pid))
 	}
 	o.calls = dataAddress + uint64(len(prog.data))
 	var calls []byte
@@ -215,8 +221,10 @@ func (l *Launcher) order(prog *program, opts forkOptions, pipes []*os.File) (pid
 		}
 		a, done, err := l.helper.fork(text, files)
 		switch {
-		case err == nil && a.errno != 0:
+		case err == nil && a.pid == 0:
 			return 0, fmt.Errorf("clone: %w", unix.Errno(a.errno))
+		case err == nil && a.errno != 0:
+			return int(a.pid), prog.fail(report{o.count + a.call, a.errno})
 		case err == nil:
 			return int(a.pid), nil
 		}

@@ -217,6 +217,21 @@ func TestHelperLeaves(t *testing.T) {
 	<-h.ended
 }
 
+// TestNotAdopted has the helper fail at what it does for a child.
+func TestNotAdopted(t *testing.T) {
+	w := newWorld(t)
+	twice := []specs.LinuxIDMapping{{HostID: 7, Size: 10}, {HostID: 70, Size: 10}}
+	if _, err := w.launcher.Namespace(IDs{Users: twice, Groups: twice}); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "uid_map") {
+		t.Errorf("ids twice: %v", err)
+	}
+	once := []specs.LinuxIDMapping{{HostID: 7, Size: 10}}
+	ns, err := w.launcher.Namespace(IDs{Users: once, Groups: once})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Close()
+}
+
 // TestNoHelper is a program that was built without one.
 func TestNoHelper(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -58,7 +58,12 @@ func (b *builder) build(stdio Stdio) error {
 		b.keyring()
 	}
 	home := func() string { return b.home(b.spec.Process.User.UID) }
-	return b.process(b.spec.Process, stdio, b.filter, home, true)
+	if err := b.process(b.spec.Process, stdio, b.filter, home, true); err != nil || b.ids.none() {
+		return err
+	}
+	limits, err := raised(b.spec.Process.Rlimits)
+	b.adopt(b.ids, b.spec.Process.OOMScoreAdj, limits)
+	return err
 }
 
 // privileges appends what takes the rights of the host; a child in a user namespace

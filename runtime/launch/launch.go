@@ -137,7 +137,7 @@ func (l *Launcher) create(b *builder, stdio Stdio) (*Process, error) {
 	}
 	o := forkOptions{flags: b.flags &^ unix.CLONE_NEWCGROUP, cgroup: b.cgroup}
 	if !b.ids.none() {
-		o.net, o.adopt = b.net, b.adopt
+		o.net = b.net
 	}
 	p, err := l.fork(&b.program, o)
 	if err != nil {
@@ -150,10 +150,9 @@ func (l *Launcher) create(b *builder, stdio Stdio) (*Process, error) {
 
 // forkOptions are what a child begins with.
 type forkOptions struct {
-	flags    uint64              // of clone
-	pid, net *os.File            // namespaces to be in, or a pidfd of a process that is; nil is the launcher's
-	cgroup   *cgroup.Group       // that the child enters; may be nil
-	adopt    func(pid int) error // what is done for it before it goes on
+	flags    uint64        // of clone
+	pid, net *os.File      // namespaces to be in, or a pidfd of a process that is; nil is the launcher's
+	cgroup   *cgroup.Group // that the child enters; may be nil
 }
 
 // fork runs a program in a child.
@@ -172,19 +171,15 @@ func (l *Launcher) fork(prog *program, o forkOptions) (_ *Process, err error) {
 	}
 	theirs = append(theirs, os.NewFile(uintptr(gate[0]), "gate"))
 	p.gate = os.NewFile(uintptr(gate[1]), "gate")
-	if p.PID, err = l.order(prog, o, theirs); err == nil {
-		p.pidfd, err = openProcess(p.PID)
-	}
-	if err != nil {
+	p.PID, err = l.order(prog, o, append(theirs, p.gate))
+	if p.PID == 0 {
 		p.Close()
 		return nil, err
 	}
-	if o.adopt == nil {
-		return p, nil
-	}
-	err = o.adopt(p.PID)
-	if err == nil {
-		err = p.goOn()
+	var perr error
+	if p.pidfd, perr = openProcess(p.PID); perr != nil {
+		p.Close()
+		return nil, errors.Join(err, perr)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.discard())

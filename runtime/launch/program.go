@@ -15,6 +15,7 @@ type program struct {
 	names []string // what each call does, for errors
 	data  []byte   // what the calls point to, from dataAddress on
 	files []*os.File
+	ours  int // if not 0, the first of those calls that the helper makes for the child
 }
 
 // add appends a call and returns it, to be refined at once.

@@ -65,8 +65,15 @@ func checkIDs(s *specs.Spec) error {
 	)
 }
 
-// write gives the user namespace of a child its ids, which nobody but its parent may.
-func (m IDs) write(pid int) error {
+// adopt ends the calls of a child and appends those that are made for it: what takes the rights of the host.
+func (p *program) adopt(m IDs, score *int, limits []rlimit) {
+	p.ours = len(p.calls)
+	for _, l := range limits {
+		p.add("set "+l.name, unix.SYS_PRLIMIT64, 0, uintptr(l.resource), address(p, &l.limit), 0).using(0)
+	}
+	if score != nil {
+		p.writeFile("oom_score_adj", fmt.Sprint(*score))
+	}
 	for _, f := range []struct {
 		name string
 		list []specs.LinuxIDMapping
@@ -75,22 +82,8 @@ func (m IDs) write(pid int) error {
 		for _, l := range f.list {
 			fmt.Fprintln(&text, l.ContainerID, l.HostID, l.Size)
 		}
-		if err := writeProc(pid, f.name, text.String()); err != nil {
-			return err
-		}
+		p.writeFile(f.name, text.String()) // at once, as the kernel wants it
 	}
-	return nil
-}
-
-// writeProc writes to a file of a process, at once as the kernel wants it.
-func writeProc(pid int, name, text string) error {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	f.Close()
-	return err
 }
 
 // Namespace makes a user namespace that nobody is in, for idmapped mounts: see
@@ -99,36 +92,15 @@ func (l *Launcher) Namespace(m IDs) (*os.File, error) {
 	var p program
 	p.begin()
 	p.wait()
+	p.wait() // until we have what we want
 	p.add("end", unix.SYS_EXIT_GROUP, 0)
+	p.adopt(m, nil, nil)
 	child, err := l.fork(&p, forkOptions{flags: unix.CLONE_NEWUSER})
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace: %w", err)
 	}
 	defer child.discard() //nolint:errcheck // of what has done its work
-	if err := m.write(child.PID); err != nil {
-		return nil, fmt.Errorf("make user namespace: %w", err)
-	}
 	return os.Open(fmt.Sprintf("/proc/%d/ns/user", child.PID))
-}
-
-// adopt does for a child in a user namespace what takes the rights of the host.
-func (b *builder) adopt(pid int) error {
-	proc := b.spec.Process
-	if s := proc.OOMScoreAdj; s != nil {
-		if err := writeProc(pid, "oom_score_adj", fmt.Sprint(*s)); err != nil {
-			return err
-		}
-	}
-	limits, err := raised(proc.Rlimits)
-	if err != nil {
-		return err
-	}
-	for _, l := range limits {
-		if err := unix.Prlimit(pid, l.resource, &l.limit, nil); err != nil {
-			return fmt.Errorf("set %s: %w", l.name, err)
-		}
-	}
-	return b.ids.write(pid)
 }
 
 // becomeRoot appends the wait for the ids, and the change to the namespace's root.

@@ -73,12 +73,17 @@ func TestRestart(t *testing.T) {
 	must(t, err)
 	status, err := h.client.SandboxController("shim").Status(h.ctx, sandbox, false)
 	must(t, err)
+	deadline := time.After(10 * time.Second)
+	for b, err := os.ReadFile(log); string(b) != "up\n"; b, err = os.ReadFile(log) {
+		select {
+		case <-deadline:
+			t.Fatalf("log: %q, %v", b, err)
+		case <-time.After(time.Millisecond):
+		}
+	}
 	must(t, syscall.Kill(int(status.Pid), syscall.SIGKILL))
 	<-exit
-	if b, err := os.ReadFile(log); string(b) != "up\n" { // it had all the time till then
-		t.Errorf("log: %q, %v", b, err)
-	}
-	deadline := time.After(10 * time.Second)
+	deadline = time.After(10 * time.Second)
 	for syscall.Kill(int(pid), 0) == nil || len(h.cgroupsOf("survivor")) > 0 {
 		select {
 		case <-deadline:

@@ -21,20 +21,24 @@ enum { SOCKET = 3, OWN_NET, OWN_PID, FIRST };
 enum { FILES = 253 };
 
 // An order is a process to be forked. It comes with its files, which get the numbers from FIRST on, and is followed by
-// size bytes, whose place in memory is the launcher's choice, so that it knows all addresses: data, then the calls.
+// size bytes, whose place in memory is the launcher's choice, so that it knows all addresses: data, the calls of the child,
+// and those that we make for it, in its directory of /proc and with its number as the saved result, before we let it go on.
 struct order {
 	uint64_t flags;   // of clone3
 	uint64_t address; // of what follows
 	uint64_t calls;   // their address
 	uint32_t size;    // of what follows
-	uint32_t count;   // of calls
+	uint32_t count;   // of calls of the child
+	uint32_t ours;    // of calls that we make for it
 	uint32_t files;
-	uint32_t status;  // descriptor for a report
+	uint32_t status;  // descriptor for the child's report
+	uint32_t go;      // descriptor by which we let it go on
 	uint32_t net;     // descriptor of the network namespace to fork in; 0 is our own
 	uint32_t pid;     // the same for the PID namespace
 };
 
-struct answer { int32_t pid, error; };
+// An answer has the number of the child, if there is one. An error is of clone3, or of that call of ours.
+struct answer { uint32_t pid, call, error; };
 
 // A call is one system call, and where to go on: see call in helper.go.
 struct call {
@@ -85,13 +89,10 @@ static _Noreturn void quit(int code)
 		SYSCALL(SYS_exit_group, code, 0, 0, 0, 0);
 }
 
-// run makes the calls, and does not return: the last one is an execve.
-static _Noreturn void run(const struct order *o)
+// make makes calls, and returns which one has failed.
+static struct report make(const struct call *calls, uint32_t count, long saved)
 {
-	const struct call *calls = (const struct call *)o->calls;
-	struct report failed = { .call = o->count, .error = ENOEXEC };
-	long saved = 0;
-	for (uint32_t i = 0; i < o->count; i++) {
+	for (uint32_t i = 0; i < count; i++) {
 		const struct call *c = &calls[i];
 		long a[6];
 		for (int j = 0; j < 6; j++)
@@ -111,15 +112,41 @@ static _Noreturn void run(const struct order *o)
 		int j = 0;
 		while (j < 3 && c->ignore[j] != error)
 			j++;
-		if (j == 3) {
-			failed.call = i;
-			failed.error = (uint32_t)error;
-			break;
-		}
+		if (j == 3)
+			return (struct report){ i, (uint32_t)error };
 		i += (uint32_t)c->branch[j];
 	}
+	return (struct report){ count, 0 };
+}
+
+// run makes the calls of a child, and does not return: the last one is an execve.
+static _Noreturn void run(const struct order *o)
+{
+	SYSCALL(SYS_close, o->go, 0, 0, 0, 0); // so that it sees the end of who would let it go on
+	struct report failed = make((const struct call *)o->calls, o->count, 0);
 	SYSCALL(SYS_write, o->status, &failed, sizeof failed, 0, 0);
 	quit(127);
+}
+
+// adopt makes the calls for a child that take our rights, and lets it go on.
+static struct report adopt(const struct order *o, long pid)
+{
+	char path[] = "/proc/0000000000";
+	char *digit = path + sizeof path - 1;
+	long result;
+	struct report failed;
+	for (long n = pid; n; n /= 10)
+		*--digit = (char)('0' + n % 10);
+	for (char *to = path + sizeof "/proc"; (*to++ = *digit++);)
+		;
+	result = SYSCALL(SYS_chdir, path, 0, 0, 0, 0);
+	if (result)
+		return (struct report){ o->ours, (uint32_t)-result };
+	failed = make((const struct call *)o->calls + o->count, o->ours, pid);
+	if (!failed.error)
+		SYSCALL(SYS_write, o->go, "", 1, 0, 0);
+	SYSCALL(SYS_chdir, "/", 0, 0, 0, 0);
+	return failed;
 }
 
 // fork makes a child of the launcher, in the namespaces of the order, and returns its number or an error.
@@ -210,11 +237,16 @@ _Noreturn void _start(void)
 		struct order o;
 		receive(&o);
 		long pid = fork(&o);
-		struct answer answer = { .pid = pid > 0 ? (int32_t)pid : 0, .error = pid < 0 ? (int32_t)-pid : 0 };
-		long left = leave(&o);
+		struct answer answer = { .pid = pid > 0 ? (uint32_t)pid : 0, .error = pid < 0 ? (uint32_t)-pid : 0 };
+		if (pid > 0 && o.ours) {
+			struct report failed = adopt(&o, pid);
+			answer.call = failed.call;
+			answer.error = failed.error;
+		}
+		SYSCALL(SYS_close, o.status, 0, 0, 0, 0); // the launcher waits for its end: the rest can be done behind its back
+		if (SYSCALL(SYS_write, SOCKET, &answer, sizeof answer, 0, 0) != sizeof answer || leave(&o))
+			quit(1);
 		SYSCALL(SYS_munmap, o.address, o.size, 0, 0, 0);
 		SYSCALL(SYS_close_range, FIRST, ~0u, 0, 0, 0);
-		if (SYSCALL(SYS_write, SOCKET, &answer, sizeof answer, 0, 0) != sizeof answer || left)
-			quit(1);
 	}
 }
