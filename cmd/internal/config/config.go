@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -167,6 +168,9 @@ func Default() Config {
 	}
 }
 
+// maxCount bounds how many of anything are made: more is a mistake.
+const maxCount = 10_000
+
 // Load reads the file at path over the defaults. With path "" it reads
 // [DefaultPath] if that exists.
 func Load(path string) (Config, error) {
@@ -190,6 +194,12 @@ func Load(path string) (Config, error) {
 
 // parse decodes b into c and names the first key that c does not know.
 func parse(b []byte, c *Config) error {
+	given := map[string]any{}
+	if toml.Unmarshal(b, &given) == nil { // else the error below says where
+		if err := checkDurations(given, reflect.TypeFor[Config](), ""); err != nil {
+			return err
+		}
+	}
 	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(c)
 	var unknown *toml.StrictMissingError
 	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
@@ -256,8 +266,10 @@ func (c *Config) validate() error {
 		return errors.New("configuration: network.use: is by name what network.conflist is by file: leave one away")
 	case min(c.Pool.Size, c.Pool.Max, c.Pool.Parallel) < 0:
 		return errors.New("configuration: pool: size, max and parallel must not be negative")
-	case c.Build.Parallel < 1:
-		return errors.New("configuration: build.parallel: must be at least 1")
+	case max(c.Pool.Size, c.Pool.Max, c.Pool.Parallel, c.Network.Ahead) > maxCount:
+		return fmt.Errorf("configuration: pool.size, pool.max, pool.parallel and network.ahead are at most %d", maxCount)
+	case c.Build.Parallel < 1 || c.Build.Parallel > maxCount:
+		return fmt.Errorf("configuration: build.parallel: must be 1 to %d", maxCount)
 	}
 	return nil
 }
@@ -285,17 +297,4 @@ func (c Config) Print() ([]byte, error) {
 		return nil, fmt.Errorf("print configuration: %w", err)
 	}
 	return b, nil
-}
-
-// Duration is a time.Duration written as "90s" or "2h".
-type Duration time.Duration
-
-// MarshalText writes Go's form.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-// UnmarshalText reads Go's form.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = Duration(v)
-	return err
 }
