@@ -55,7 +55,8 @@ func (p *Pool[M]) balance(now time.Time) time.Duration {
 		}
 		s.making++
 		p.making++
-		p.wg.Go(func() { p.add(s) })
+		golden := s.golden // Update may change it meanwhile
+		p.wg.Go(func() { p.add(s, golden) })
 	}
 	p.discard(gone)
 	p.mu.Unlock()
@@ -164,9 +165,9 @@ func (p *Pool[M]) neediest(now time.Time) (_ *shelf[M], wait time.Duration) {
 }
 
 // add makes one member and puts it on its shelf, if that is there still.
-func (p *Pool[M]) add(s *shelf[M]) {
+func (p *Pool[M]) add(s *shelf[M], g snapshot.Golden) {
 	began := time.Now()
-	m, err := p.opts.Make(p.ctx, s.golden)
+	m, err := p.opts.Make(p.ctx, g)
 	var cost int64
 	if err == nil {
 		cost = p.opts.Cost(p.ctx, m)
@@ -185,7 +186,7 @@ func (p *Pool[M]) add(s *shelf[M]) {
 		if cost > 0 {
 			s.cost = cost
 		}
-		kept = p.shelves[s.golden.Ref()] == s && p.paused[s.golden.Name] == 0
+		kept = p.shelves[g.Ref()] == s && p.paused[g.Name] == 0
 		switch {
 		case !kept:
 			p.opts.Discard(m)
@@ -199,7 +200,7 @@ func (p *Pool[M]) add(s *shelf[M]) {
 	}
 	p.mu.Unlock()
 	if err != nil && p.ctx.Err() == nil {
-		p.opts.Logger.Warn("pool member not made", "golden", s.golden.Ref().String(), "error", err)
+		p.opts.Logger.Warn("pool member not made", "golden", g.Ref().String(), "error", err)
 	}
 	p.Poke()
 }
