@@ -238,8 +238,7 @@ func (a *Attacher) write(att Attachment) error {
 
 // List returns what a namespace has, in the order of the names.
 func (a *Attacher) List(id string) ([]Attachment, error) {
-	all, err := a.all()
-	return slices.DeleteFunc(all, func(att Attachment) bool { return att.ID != id }), err
+	return a.read(id)
 }
 
 // IDs lists the namespaces that have any.
@@ -253,8 +252,11 @@ func (a *Attacher) IDs() ([]string, error) {
 	return slices.Compact(ids), err
 }
 
-func (a *Attacher) all() ([]Attachment, error) {
-	files, err := filepath.Glob(filepath.Join(a.opts.Dir, "records", "*:*[^~]"))
+func (a *Attacher) all() ([]Attachment, error) { return a.read("*") }
+
+// read returns what those have whose ids match a pattern.
+func (a *Attacher) read(ids string) ([]Attachment, error) {
+	files, err := filepath.Glob(a.record(ids, "*[^~]"))
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,18 +13,19 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/removal"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
 // interfaces says which further interfaces the clones are to have. It comes
 // after lifetime.
-func (m *Manager) interfaces(p *plan) func(api.CloneRequest) error {
+func (l *planner) interfaces(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) error {
 		if len(req.Attach) == 0 {
 			return nil
 		}
-		if err := m.mayAttach(p.caller); err != nil {
+		if err := l.mayAttach(p.caller); err != nil {
 			return err
 		}
 		if len(req.Attach) > network.MaxAttached {
@@ -51,46 +53,93 @@ func fixed(r network.AttachRequest) netip.Addr {
 	return p.Addr()
 }
 
-// isComplete says that a clone may be handed out when it has answered. One that
-// lacks its interfaces is removed by a restart, which nobody was told of.
-func (p *plan) isComplete() bool { return len(p.attach) == 0 }
+// interfaces are interfaces that clones have beside their own network's: see [extra].
+type interfaces struct {
+	Interfaces
+	registry *registry
+	removals *removal.Queue
+	step     func(string) error
+}
 
-// attachAll gives clones that were made their interfaces, before anybody hears
-// of them. After an error, or a later one, given takes all back, and the caller
-// discards the clones.
-func (m *Manager) attachAll(ctx context.Context, want *plan, old, clones []*clone, given *undo.Stack) error {
-	for i, c := range clones {
-		if c == nil || want.isComplete() {
-			continue
-		}
-		for _, r := range want.attach {
-			if err := m.takeOver(ctx, old[i], r, given); err != nil {
-				return err
-			}
-			got, err := m.attachTo(ctx, c, r)
-			if err != nil {
-				return err
-			}
-			given.Add("detach", func(ctx context.Context) error { return m.detachFrom(ctx, c, got.IfName) })
-		}
-		if err := m.step("attached"); err != nil {
+var _ extra = (*interfaces)(nil)
+
+func (*interfaces) name() string { return "interfaces" }
+
+func (x *interfaces) give(ctx context.Context, want *plan, c, old *clone, back *undo.Stack) error {
+	for _, r := range want.attach {
+		if err := x.takeOver(ctx, old, r, back); err != nil {
 			return err
 		}
-		if err := m.update(ctx, c, func(r *record) { r.Ready = true }); err != nil {
+		got, err := x.attach(ctx, c, r)
+		if err != nil {
 			return err
+		}
+		back.Add("detach "+got.IfName, func(ctx context.Context) error { return x.detach(ctx, c, got.IfName) })
+	}
+	if len(want.attach) == 0 {
+		return nil
+	}
+	return x.step("attached")
+}
+
+// take takes them while there is a namespace that they can be taken from, if there is: their addresses are free at once
+// then, not when the kernel has come to end it.
+func (x *interfaces) take(ctx context.Context, id, netns string) error {
+	have, err := x.List(id)
+	for _, a := range have {
+		if derr := x.Detach(ctx, id, netns, a.IfName); derr != nil && !errdefs.IsNotFound(derr) {
+			err = errors.Join(err, derr)
 		}
 	}
-	return nil
+	return err
+}
+
+// attach gives a clone that runs an interface, and records it. A wanted address may be that of a clone that is on its
+// way out: it is waited for.
+func (x *interfaces) attach(ctx context.Context, c *clone, req network.AttachRequest) (attachment, error) {
+	var att network.Attachment
+	err := x.removals.Retry(ctx, func() (err error) {
+		att, err = x.Attach(ctx, c.id, c.namespace(), req)
+		return err
+	}, func(err error) bool { return errdefs.IsAlreadyExists(err) || req.MAC != "" })
+	if err != nil {
+		return attachment{}, err
+	}
+	seen := attachment{Type: att.Type, Master: att.Master, IP: att.IP, Gateway: att.Gateway, MAC: att.MAC, VLAN: att.VLAN, IfName: att.IfName}
+	err = x.registry.update(ctx, c, func(r *record) {
+		r.Attached = append(slices.Clone(r.Attached), seen)
+		r.Given = slices.DeleteFunc(slices.Clone(r.Given), func(g attachment) bool { return g == attachment(req) })
+	})
+	if isClosed(c.gone) { // its teardown may have looked before the interface was there
+		err = errors.Join(err, fmt.Errorf("clone %s was removed meanwhile: %w", c.id, errdefs.ErrNotFound))
+	}
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return attachment{}, errors.Join(err, x.Detach(undo, c.id, c.namespace(), att.IfName))
+	}
+	return seen, nil
+}
+
+func (x *interfaces) detach(ctx context.Context, c *clone, ifName string) error {
+	if err := x.Detach(ctx, c.id, c.namespace(), ifName); err != nil {
+		return err
+	}
+	return x.registry.update(ctx, c, func(r *record) { r.Attached = without(r.Attached, ifName) })
+}
+
+func without(all []attachment, ifName string) []attachment {
+	return slices.DeleteFunc(slices.Clone(all), func(a attachment) bool { return a.IfName == ifName })
 }
 
 // takeOver takes interfaces from a clone that is about to be replaced if they
 // have an address that its successor wants. That they were its own is recorded before:
 // it has them back if the successor is not made, also by the next process.
-func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequest, given *undo.Stack) error {
+func (x *interfaces) takeOver(ctx context.Context, old *clone, r network.AttachRequest, back *undo.Stack) error {
 	if old == nil {
 		return nil
 	}
-	have, err := m.opts.Interfaces.List(old.id)
+	have, err := x.List(old.id)
 	if err != nil {
 		return err
 	}
@@ -100,16 +149,16 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequ
 		if !sameMAC && !sameIP {
 			continue
 		}
-		given.Add("give back", func(ctx context.Context) error { return m.takeBack(ctx, old, a.Request()) })
-		if err := m.update(ctx, old, func(r *record) {
+		back.Add("give back", func(ctx context.Context) error { return x.takeBack(ctx, old, a.Request()) })
+		if err := x.registry.update(ctx, old, func(r *record) {
 			r.Attached, r.Given = without(r.Attached, a.IfName), append(slices.Clone(r.Given), attachment(a.Request()))
 		}); err != nil {
 			return err
 		}
-		if err := m.opts.Interfaces.Detach(ctx, old.id, old.namespace(), a.IfName); err != nil && !errdefs.IsNotFound(err) {
+		if err := x.Detach(ctx, old.id, old.namespace(), a.IfName); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-		if err := m.step("given"); err != nil {
+		if err := x.step("given"); err != nil {
 			return err
 		}
 	}
@@ -117,26 +166,20 @@ func (m *Manager) takeOver(ctx context.Context, old *clone, r network.AttachRequ
 }
 
 // takeBack gives a clone an interface again that was its successor's to be.
-func (m *Manager) takeBack(ctx context.Context, c *clone, r network.AttachRequest) error {
-	if c.isDead() || !slices.Contains(m.given(c), attachment(r)) {
+func (x *interfaces) takeBack(ctx context.Context, c *clone, r network.AttachRequest) error {
+	if c.isDead() || !slices.Contains(c.record().Given, attachment(r)) {
 		return nil
 	}
-	if _, err := m.attachTo(ctx, c, r); err != nil {
+	if _, err := x.attach(ctx, c, r); err != nil {
 		return fmt.Errorf("give %s back to clone %s: %w", r.IfName, c.id, err)
 	}
 	return nil
 }
 
-func (m *Manager) given(c *clone) []attachment {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return c.rec.Given
-}
-
-// takeAllBack gives a clone back what it had given to a successor that was not made when an
-// earlier process ended. What it cannot have any more is forgotten: there is no second try.
-func (m *Manager) takeAllBack(ctx context.Context, c *clone) error {
-	given := m.given(c)
+// takeAllBack gives a clone back what it had given to a successor that was not made when an earlier process ended. What
+// it cannot have any more is forgotten: there is no second try.
+func (x *interfaces) takeAllBack(ctx context.Context, c *clone) error {
+	given := c.record().Given
 	if len(given) == 0 {
 		return nil
 	}
@@ -144,39 +187,44 @@ func (m *Manager) takeAllBack(ctx context.Context, c *clone) error {
 	defer cancel()
 	var errs []error
 	for _, r := range given {
-		errs = append(errs, m.takeBack(ctx, c, network.AttachRequest(r)))
+		errs = append(errs, x.takeBack(ctx, c, network.AttachRequest(r)))
 	}
-	return errors.Join(append(errs, m.update(context.WithoutCancel(ctx), c, func(r *record) { r.Given = nil }))...)
+	return errors.Join(append(errs, x.registry.update(context.WithoutCancel(ctx), c, func(r *record) { r.Given = nil }))...)
 }
 
-// freeInterfaces takes interfaces away from a clone that an earlier process has not finished,
-// while its namespace is there: the addresses are free at once. The teardown does the rest.
-func (m *Manager) freeInterfaces(ctx context.Context, id string) {
-	if m.opts.Interfaces == nil {
-		return
+func (x *interfaces) reconcile(ctx context.Context, live []*clone, others map[string]bool) error {
+	keep := slices.Collect(maps.Keys(others))
+	for _, c := range live {
+		keep = append(keep, c.id)
 	}
-	have, err := m.opts.Interfaces.List(id)
-	if err != nil || len(have) == 0 {
-		return
+	errs := []error{x.Reconcile(ctx, keep)}
+	for _, c := range live {
+		errs = append(errs, x.reconcileOne(ctx, c), x.takeAllBack(ctx, c))
 	}
-	task, err := m.opts.Runner.Load(ctx, id)
+	return errors.Join(errs...)
+}
+
+// reconcileOne takes back what an earlier process was attaching to a clone, or detaching, when it ended.
+func (x *interfaces) reconcileOne(ctx context.Context, c *clone) error {
+	have, err := x.List(c.id)
 	if err != nil {
-		return
+		return err
 	}
-	c := &clone{id: id, task: task}
-	for _, a := range have {
-		_ = m.opts.Interfaces.Detach(ctx, id, c.namespace(), a.IfName)
+	told := c.record().Attached
+	var errs []error
+	have = slices.DeleteFunc(have, func(a network.Attachment) bool {
+		if slices.ContainsFunc(told, func(t attachment) bool { return t.IfName == a.IfName }) && x.MayHave(c.namespace(), a.IfName) {
+			return false
+		}
+		errs = append(errs, x.Detach(ctx, c.id, c.namespace(), a.IfName))
+		return true
+	})
+	if len(have) < len(told) {
+		errs = append(errs, x.registry.update(ctx, c, func(r *record) {
+			r.Attached = slices.DeleteFunc(slices.Clone(r.Attached), func(t attachment) bool {
+				return !slices.ContainsFunc(have, func(a network.Attachment) bool { return a.IfName == t.IfName })
+			})
+		}))
 	}
-}
-
-// detachAll takes interfaces away from a clone that ends, while it has a
-// namespace that they can be taken from: their addresses are free at once, not
-// when the kernel has come to end the namespace. The teardown does it again.
-func (m *Manager) detachAll(ctx context.Context, c *clone) {
-	if m.opts.Interfaces == nil {
-		return
-	}
-	for _, a := range m.attached(c) {
-		_ = m.opts.Interfaces.Detach(ctx, c.id, c.namespace(), a.IfName)
-	}
+	return errors.Join(errs...)
 }

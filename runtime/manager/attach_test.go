@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -62,9 +63,12 @@ func TestPredecessorKeepsInterfaces(t *testing.T) {
 				m := attachable(t, w, f)
 				old := create(t, m, api.CloneRequest{Name: "pr", Attach: attached}).Clones[0]
 				dies := failAt("runner.SetRecord", nth)
-				dead := false
+				var dead atomic.Bool
 				w.before = func(op string, n int) error {
-					if dead = dead || dies(op, n) != nil; dead {
+					if dies(op, n) != nil {
+						dead.Store(true)
+					}
+					if dead.Load() {
 						f.die(true)
 						return errors.New("dead")
 					}
@@ -89,7 +93,7 @@ func TestPredecessorKeepsInterfaces(t *testing.T) {
 				if have, _ := f.List(old.ID); len(have) != 2 || len(f.have) != 2 {
 					t.Errorf("have %v", f.have)
 				}
-				if given := m.clones[old.ID].rec.Given; len(given) > 0 {
+				if given := m.registry.get(old.ID).record().Given; len(given) > 0 {
 					t.Errorf("given away still: %v", given)
 				}
 			})
@@ -99,12 +103,10 @@ func TestPredecessorKeepsInterfaces(t *testing.T) {
 
 // failAt fails the nth call of an operation from now on.
 func failAt(op string, nth int) func(string, int) error {
-	n := 0
+	var n atomic.Int64
 	return func(now string, _ int) error {
-		if now == op {
-			if n++; n == nth {
-				return errors.New("boom")
-			}
+		if now == op && n.Add(1) == int64(nth) {
+			return errors.New("boom")
 		}
 		return nil
 	}

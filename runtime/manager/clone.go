@@ -3,147 +3,114 @@ package manager
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
-	"time"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/access"
-	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// clone is a clone that this process watches over.
+// clone is a clone that this process watches over. It is safe for concurrent use.
 type clone struct {
-	id     string // of rec, which does not change there
-	golden snapshot.Golden
-	engine runtime.Engine
-	task   runtime.Task
+	id      string // of rec, which does not change there
+	golden  snapshot.Golden
+	engine  runtime.Engine
+	sockets string       // directory of its socket, on the host
+	task    runtime.Task // set before anybody else has the clone
 
 	proc    *os.File                // of a member: tells at once that its server has ended; nil if unknown
 	session runtime.PasswordSession // of a member that is ready for a password of its own, or nil
-	died    chan struct{}           // closed when the server has ended; exit is valid then
-	exit    runtime.Exit
-	gone    chan struct{} // closed when the clone is removed
+	died    chan struct{}           // closed when the server has ended
+	exit    runtime.Exit            // valid once died is closed
+	gone    chan struct{}           // closed when the clone is removed
 
-	saving sync.Mutex // held while the record is written; taken before Manager.mu
-	rec    record     // guarded by Manager.mu once the clone is handed out
+	saving sync.Mutex // held while the record is changed; taken before all other locks
+	mu     sync.Mutex // taken after all other locks
+	rec    record
 }
 
-func (c *clone) isDead() bool {
+func newClone(id string, golden snapshot.Golden, engine runtime.Engine, sockets string, rec record) *clone {
+	return &clone{
+		id: id, golden: golden, engine: engine, sockets: sockets, rec: rec, died: make(chan struct{}), gone: make(chan struct{}),
+	}
+}
+
+// record returns what is recorded of the clone. What it refers to is never changed.
+func (c *clone) record() record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec
+}
+
+// change changes what this process knows of the clone; see [registry.update] for what the next one is to know.
+func (c *clone) change(change func(*record)) {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	rec := c.record()
+	change(&rec)
+	c.set(rec)
+}
+
+func (c *clone) set(rec record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec = rec
+}
+
+func (c *clone) isDead() bool { return isClosed(c.died) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-c.died:
+	case <-c:
 		return true
 	default:
 		return false
 	}
 }
 
-// endpoint says where the server listens.
-func (m *Manager) endpoint(id string, addr netip.Addr, pid int) runtime.Endpoint {
-	return runtime.Endpoint{SocketDir: m.dirs.Sockets(id), Addr: addr, PID: pid}
+// endpoint says where the server listens, or will.
+func (c *clone) endpoint() runtime.Endpoint {
+	rec := c.record()
+	return runtime.Endpoint{SocketDir: c.sockets, Addr: rec.Addr, PID: rec.PID}
 }
 
-// live is the endpoint of a clone whose server runs.
-func (m *Manager) live(c *clone) runtime.Endpoint {
-	ep := m.endpoint(c.id, c.rec.Addr, c.rec.PID)
+// live is the endpoint of a server that runs.
+func (c *clone) live() runtime.Endpoint {
+	ep := c.endpoint()
 	ep.Exec = func(ctx context.Context, p runtime.Process) (int, error) {
 		return c.task.Exec(ctx, p, runtime.Stdio{}, nil)
 	}
 	return ep
 }
 
-func (m *Manager) logPath(id string) string { return filepath.Join(m.opts.LogDir, id+".log") }
-
-// update changes the record of a clone, first where it is kept.
-func (m *Manager) update(ctx context.Context, c *clone, change func(*record)) error {
-	c.saving.Lock()
-	defer c.saving.Unlock()
-	m.mu.Lock()
-	rec := c.rec
-	m.mu.Unlock()
-	change(&rec)
-	b, err := rec.encode()
-	if err != nil {
-		return err
+// namespace is the path of the clone's network namespace, "" when its server has ended.
+func (c *clone) namespace() string {
+	if c.isDead() {
+		return ""
 	}
-	if err := m.opts.Runner.SetRecord(ctx, c.id, b); err != nil {
-		return fmt.Errorf("record clone %s: %w", c.id, err)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c.rec = rec
-	if !m.leases.Extend(c.id, rec.life()) && m.clones[c.id] == c {
-		return fmt.Errorf("clone %s has ended: %w", c.id, errdefs.ErrNotFound)
-	}
-	return nil
+	return namespaceOf(c.task)
 }
 
-// watch closes c.died when the server has ended. A wait that goes wrong (a
-// containerd of the host that restarts) is not the end of the server: it is
-// asked for again.
-func (m *Manager) watch(c *clone, exits <-chan runtime.Exit) {
-	for {
-		var exit runtime.Exit
-		select {
-		case exit = <-exits:
-		case <-m.ctx.Done():
-			return
-		}
-		if exit.Err != nil {
-			var dead bool
-			if exits, dead = m.rewait(c); exits != nil {
-				continue
-			}
-			if !dead {
-				return
-			}
-		}
-		m.mu.Lock()
-		c.exit = exit
-		m.mu.Unlock()
-		close(c.died)
-		m.pool.Poke() // it may be a member
-		m.noteDeath(c, exit)
-		return
+func namespaceOf(t runtime.Task) string { return fmt.Sprintf("/proc/%d/ns/net", t.PID()) }
+
+// ownPassword is the password that is the clone's alone, or "".
+func (c *clone) ownPassword() string {
+	rec := c.record()
+	if !rec.OwnPassword {
+		return ""
 	}
+	return rec.Password
 }
 
-// noteDeath tells of a server that has ended by itself.
-func (m *Manager) noteDeath(c *clone, exit runtime.Exit) {
-	m.mu.Lock()
-	mine := m.clones[c.id] == c && c.rec.Reason == ""
-	if mine {
-		c.rec.Reason = fmt.Sprintf("its server has ended by itself, exit code %d", exit.Code)
-	}
-	m.mu.Unlock()
-	if mine {
-		m.emit(access.Daemon, api.EventCloneDied, c, fmt.Sprintf("exit code %d", exit.Code))
-	}
+// nameOf is a name of a clone: each user has names of their own, so that they tell nothing about others' clones and are
+// not in their way.
+type nameOf struct {
+	uid  int
+	name string
 }
 
-// rewait returns a new channel to wait on, or dead if the server has ended, or
-// neither if the Manager was closed meanwhile.
-func (m *Manager) rewait(c *clone) (exits <-chan runtime.Exit, dead bool) {
-	for m.ctx.Err() == nil {
-		task, err := m.opts.Runner.Load(m.ctx, c.id)
-		if err == nil {
-			exits, err = task.Wait(m.ctx)
-		}
-		if err == nil {
-			return exits, false
-		}
-		if errdefs.IsNotFound(err) {
-			return nil, true
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-m.ctx.Done():
-		}
-	}
-	return nil, false
+// name returns what a clone is found by beside its id. Neither part changes once it is handed out.
+func (c *clone) name() nameOf {
+	rec := c.record()
+	return nameOf{rec.OwnerUID, rec.Name}
 }

@@ -274,7 +274,7 @@ func TestNames(t *testing.T) {
 	}
 	// A dead one is no use.
 	w.task(reset.ID).end(1)
-	<-m.clones[reset.ID].died
+	<-m.registry.get(reset.ID).died
 	again := create(t, m, api.CloneRequest{Name: "pr-1", IfExists: api.IfExistsReuse}).Clones[0]
 	if again.ID == reset.ID || !again.Created {
 		t.Errorf("reuse of a dead one: %+v", again)

@@ -19,14 +19,15 @@ import (
 // another, in the environment of the engine's client: psql without arguments is
 // connected to the clone's database.
 func (m *Manager) Exec(ctx context.Context, caller access.Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
-	c, err := m.running(caller, id)
+	c, err := m.registry.running(caller, id)
 	if err != nil {
 		return 0, err
 	}
-	if err := m.checkIsolated(caller, c); err != nil {
+	rec := c.record()
+	if err := caller.CheckIsolated("run a command in clone "+c.id, rec.without()); err != nil {
 		return 0, err
 	}
-	p, err := c.execProcess(req, m.ownPassword(c))
+	p, err := c.execProcess(req, c.ownPassword())
 	if err != nil {
 		return 0, err
 	}
@@ -89,18 +90,6 @@ func lower[K comparable](counts map[K]int, k K) {
 	if counts[k]--; counts[k] == 0 {
 		delete(counts, k)
 	}
-}
-
-// running returns a clone of the caller's whose server runs.
-func (m *Manager) running(caller access.Caller, id string) (*clone, error) {
-	c, err := m.find(caller, id)
-	if err != nil {
-		return nil, err
-	}
-	if c.isDead() {
-		return nil, fmt.Errorf("the server of clone %s has ended: %w", c.id, errdefs.ErrFailedPrecondition)
-	}
-	return c, nil
 }
 
 func (c *clone) execProcess(req api.ExecRequest, password string) (runtime.Process, error) {
@@ -177,11 +166,11 @@ func withFirst(ctx context.Context, req api.ExecRequest, size <-chan runtime.Win
 
 // Client returns the engine's interactive client.
 func (m *Manager) Client(_ context.Context, caller access.Caller, id string, args []string) (api.ClientRequest, error) {
-	c, err := m.running(caller, id)
+	c, err := m.registry.running(caller, id)
 	if err != nil {
 		return api.ClientRequest{}, err
 	}
-	p, err := c.engine.Client(c.golden, m.ownPassword(c), args)
+	p, err := c.engine.Client(c.golden, c.ownPassword(), args)
 	if err != nil {
 		return api.ClientRequest{}, fmt.Errorf("find client of clone %s: %w", c.id, err)
 	}

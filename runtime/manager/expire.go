@@ -12,30 +12,6 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/lease"
 )
 
-// expire ends a clone whose time has come, or that nobody uses, unless it has ended already.
-func (m *Manager) expire(id, why string) {
-	m.mu.Lock()
-	c := m.clones[id]
-	detached := c != nil && m.detach(c)
-	m.mu.Unlock()
-	if !detached {
-		return
-	}
-	m.log.Info("clone expired", "clone", c.id, "golden", c.golden.Ref().String(), "reason", why)
-	m.emit(access.Daemon, api.EventCloneExpired, c, why)
-	m.end(m.ctx, c)
-}
-
-// expiring has the world know of a clone that ends soon.
-func (m *Manager) expiring(id, why string) {
-	m.mu.Lock()
-	c := m.clones[id]
-	m.mu.Unlock()
-	if c != nil {
-		m.emit(access.Daemon, api.EventCloneExpiring, c, why)
-	}
-}
-
 // life says how long a clone lives.
 func (r *record) life() lease.Life {
 	l := lease.Life{Lease: r.LeaseID, Since: r.CreatedAt, Protected: r.Protected}
@@ -61,14 +37,14 @@ func (m *Manager) Extend(ctx context.Context, caller access.Caller, id string, r
 	if ttl <= 0 && req.Protect == nil {
 		return api.Clone{}, fmt.Errorf("ttl must be above zero: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := m.checkTTL(time.Duration(ttl)); err != nil {
+	if err := m.planner.checkTTL(time.Duration(ttl)); err != nil {
 		return api.Clone{}, err
 	}
-	c, err := m.find(caller, id)
+	c, err := m.registry.find(caller, id)
 	if err != nil {
 		return api.Clone{}, err
 	}
-	err = m.update(ctx, c, func(r *record) {
+	err = m.registry.update(ctx, c, func(r *record) {
 		if req.Protect != nil {
 			r.Protected = *req.Protect
 		}
@@ -80,6 +56,6 @@ func (m *Manager) Extend(ctx context.Context, caller access.Caller, id string, r
 	if err != nil {
 		return api.Clone{}, err
 	}
-	m.emit(caller, api.EventCloneExtended, c, "")
+	emit(m.opts.Events, caller, api.EventCloneExtended, c, "")
 	return m.Get(ctx, caller, c.id)
 }

@@ -36,24 +36,15 @@ func (r *record) without() error {
 	return errors.New("the clone was made without a user namespace")
 }
 
-// checkIsolated refuses commands in a clone whose users are the host's, to all but administrators.
-func (m *Manager) checkIsolated(caller access.Caller, c *clone) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return caller.CheckIsolated("run a command in clone "+c.id, c.rec.without())
-}
-
 // CheckIsolation counts the clones whose users are the host's: what such a clone runs, its administrator runs on the host.
 func (m *Manager) CheckIsolation(context.Context) api.Check {
 	c := api.Check{Name: "isolation", Status: "ok", Detail: "each clone has a user namespace"}
 	var ids []string
-	m.mu.Lock()
-	for id, one := range m.clones {
-		if one.rec.without() != nil {
-			ids = append(ids, id)
+	for _, one := range m.registry.list(access.Daemon, nil) {
+		if rec := one.record(); rec.without() != nil {
+			ids = append(ids, one.id)
 		}
 	}
-	m.mu.Unlock()
 	if n := len(ids); n > 0 {
 		c.Status, c.Detail = "warning", fmt.Sprintf("%d of the clones have none (isolation: %s)", n, api.IsolationRunc)
 		c.Why = "root there is root here; one of them is " + ids[0]

@@ -32,7 +32,7 @@ func TestWithoutUsers(t *testing.T) {
 	if err != nil || resp.Clones[0].Isolation != api.IsolationRunc {
 		t.Fatalf("an administrator: %+v, %v", resp.Clones, err)
 	}
-	c := m.clones[resp.Clones[0].ID]
+	c := m.registry.get(resp.Clones[0].ID)
 	if c := m.CheckIsolation(t.Context()); c.Status != "warning" || !strings.Contains(c.Detail, "1 of the clones") {
 		t.Errorf("doctor: %+v", c)
 	}
@@ -41,9 +41,7 @@ func TestWithoutUsers(t *testing.T) {
 	if _, err := m.Exec(t.Context(), admin, c.id, exec, noStdio, nil); err != nil {
 		t.Errorf("an administrator's command: %v", err)
 	}
-	m.mu.Lock()
-	c.rec.OwnerUID = ann.UID() // as of an earlier release
-	m.mu.Unlock()
+	c.change(func(r *record) { r.OwnerUID = ann.UID() }) // as of an earlier release
 	if _, err := m.Exec(t.Context(), ann, c.id, exec, noStdio, nil); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("ann's command: %v", err)
 	}

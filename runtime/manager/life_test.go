@@ -47,9 +47,7 @@ func TestClockJumps(t *testing.T) {
 	id := create(t, m, api.CloneRequest{Name: "a", TTL: minutes(100)}).Clones[0].ID
 	check := func(m *Manager, ttl time.Duration) {
 		t.Helper()
-		m.mu.Lock()
-		at := *m.clones[id].rec.ExpiresAt
-		m.mu.Unlock()
+		at := *m.registry.get(id).record().ExpiresAt
 		if left := time.Until(at); !strings.Contains(at.String(), " m=") || left > ttl || left < ttl-time.Hour {
 			t.Errorf("it ends at %s", at)
 		}
@@ -114,6 +112,7 @@ func (w *world) taskGone(id string) bool { return w.task(id) == nil }
 func TestTeardownRetries(t *testing.T) {
 	life(t, func(t *testing.T, w *world, m *Manager) {
 		c := create(t, m, api.CloneRequest{}).Clones[0]
+		task := w.task(c.ID)
 		w.before = func(op string, n int) error {
 			if op == "network.Remove" && n < 10 {
 				return errors.New("busy")
@@ -124,7 +123,7 @@ func TestTeardownRetries(t *testing.T) {
 		if err := m.Remove(t.Context(), access.Daemon, c.ID, false); err != nil {
 			t.Fatal(err)
 		}
-		if time.Since(begun) != 0 || !w.task(c.ID).hasEnded() || len(ids(t, m)) != 0 {
+		if time.Since(begun) != 0 || !task.hasEnded() || len(ids(t, m)) != 0 {
 			t.Error("it is not unreachable at once")
 		}
 		short, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"time"
@@ -22,21 +21,6 @@ type Limits struct {
 	All   quota.Bounds // of all together
 }
 
-// admit waits until there is room for count more clones, no longer than want allows: not
-// at all where it does not say. What it takes is given back by release.
-func (m *Manager) admit(ctx context.Context, want *plan, count int) (release func(), err error) {
-	if err := m.Room(); err != nil {
-		return nil, err
-	}
-	release, err = m.quota.Admit(ctx, quota.Request{
-		UID: want.caller.UID(), Exempt: want.caller.IsAdmin(), Clones: count, Memory: want.limits.MemoryBytes, Wait: want.wait,
-	})
-	if errdefs.IsResourceExhausted(err) {
-		err = snapshot.WithHint(err, "remove clones (ctrsnap ls, ctrsnap rm), or wait for others to: --wait-timeout")
-	}
-	return release, err
-}
-
 // What no server runs below.
 const (
 	minMemory = 32 << 20
@@ -45,26 +29,26 @@ const (
 )
 
 // bounds checks what is asked for about limits and the end of life.
-func (m *Manager) bounds(p *plan) func(api.CloneRequest) error {
+func (l *planner) bounds(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) error {
-		l, def, most := &p.limits, m.opts.Limits.Clone, m.opts.Limits.Most
+		have, def, most := &p.limits, l.opts.Limits.Clone, l.opts.Limits.Most
 		if p.caller.IsAdmin() {
 			most = api.Limits{}
 		}
-		*l = req.Limits
+		*have = req.Limits
 		p.protect, p.idle = req.Protect, time.Duration(req.IdleTTL)
 		for _, err := range []error{
-			bound("memory", mebibytes, &l.MemoryBytes, minMemory, def.MemoryBytes, most.MemoryBytes),
-			bound("cpus", number, &l.CPUs, minCPUs, def.CPUs, most.CPUs),
-			bound("pids", number, &l.Pids, minPids, def.Pids, most.Pids),
-			bound("disk", mebibytes, &l.DiskBytes, 0, def.DiskBytes, most.DiskBytes),
-			bound("connections", number, &l.Connections, 0, def.Connections, most.Connections),
+			bound("memory", mebibytes, &have.MemoryBytes, minMemory, def.MemoryBytes, most.MemoryBytes),
+			bound("cpus", number, &have.CPUs, minCPUs, def.CPUs, most.CPUs),
+			bound("pids", number, &have.Pids, minPids, def.Pids, most.Pids),
+			bound("disk", mebibytes, &have.DiskBytes, 0, def.DiskBytes, most.DiskBytes),
+			bound("connections", number, &have.Connections, 0, def.Connections, most.Connections),
 		} {
 			if err != nil {
 				return err
 			}
 		}
-		return m.checkTTL(p.idle)
+		return l.checkTTL(p.idle)
 	}
 }
 
@@ -134,17 +118,4 @@ func connectionLimit(e runtime.Engine, n int) (map[string]string, error) {
 // hostLimits are those that the kernel holds.
 func hostLimits(l api.Limits) runtime.Limits {
 	return runtime.Limits{Memory: l.MemoryBytes, CPUs: l.CPUs, Pids: l.Pids}
-}
-
-// setLimits gives a member the limits that its caller wants, if others than it has.
-func (m *Manager) setLimits(ctx context.Context, c *clone, want *plan) error {
-	have, l := hostLimits(api.Limits(c.rec.Limits)), hostLimits(want.limits)
-	if have == l {
-		return nil
-	}
-	limiter, ok := m.opts.Runner.(runtime.Limiter)
-	if !ok {
-		return fmt.Errorf("limit clone: %w", errdefs.ErrNotImplemented)
-	}
-	return limiter.SetLimits(ctx, c.id, l)
 }

@@ -6,49 +6,17 @@ import (
 	"fmt"
 	goruntime "runtime"
 	"slices"
-	"strings"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
-	"github.com/ctrsnap/ctrsnap/snapshot"
 )
-
-// find returns the clone of an id, a name, or a unique prefix of an id, among
-// those that the caller may know of. Their own names come first.
-func (m *Manager) find(caller access.Caller, id string) (*clone, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c := m.clones[id]; c != nil && caller.May(c.rec.OwnerUID) {
-		return c, nil
-	}
-	if c := m.names[nameOf{caller.UID(), id}]; c != nil {
-		return c, nil
-	}
-	var found []*clone
-	for _, c := range m.clones {
-		if id != "" && (strings.HasPrefix(c.id, id) || c.rec.Name == id && m.names[c.name()] == c) && caller.May(c.rec.OwnerUID) {
-			found = append(found, c)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return nil, snapshot.WithHint(fmt.Errorf("no clone %.64q: %w", id, errdefs.ErrNotFound), "'ctrsnap ls' lists the clones")
-	default:
-		return nil, snapshot.WithHint(
-			fmt.Errorf("%d clones have ids that begin with %q, or that name: %w", len(found), id, errdefs.ErrInvalidArgument),
-			"give more of the id")
-	}
-}
 
 // Get returns a clone with what it uses now, and what its server is set to.
 func (m *Manager) Get(ctx context.Context, caller access.Caller, id string) (api.Clone, error) {
-	c, err := m.find(caller, id)
+	c, err := m.registry.find(caller, id)
 	if err != nil {
 		return api.Clone{}, err
 	}
@@ -69,7 +37,7 @@ func (m *Manager) Get(ctx context.Context, caller access.Caller, id string) (api
 // List returns the clones that have all the labels, oldest first, of those that the
 // caller may know of.
 func (m *Manager) List(ctx context.Context, caller access.Caller, labels map[string]string) ([]api.Clone, error) {
-	list := m.measureAll(ctx, m.labelled(caller, labels))
+	list := m.measureAll(ctx, m.registry.list(caller, labels))
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list clones: %w", err)
 	}
@@ -94,33 +62,11 @@ func (m *Manager) measureAll(ctx context.Context, clones []*clone) []api.Clone {
 	return list
 }
 
-func (m *Manager) labelled(caller access.Caller, labels map[string]string) []*clone {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]*clone, 0, len(m.clones))
-	for _, c := range m.clones {
-		if hasLabels(c.rec.Labels, labels) && caller.May(c.rec.OwnerUID) {
-			list = append(list, c)
-		}
-	}
-	return list
-}
-
-func hasLabels(have, want map[string]string) bool {
-	for k, v := range want {
-		if got, ok := have[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
-}
-
 // describe returns what is known of a clone without asking anybody.
 func (m *Manager) describe(c *clone) api.Clone {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	seen := c.rec.wire()
-	if seen.DNSNames = m.named(&c.rec); len(seen.DNSNames) > 0 {
+	rec := c.record()
+	seen := rec.wire()
+	if seen.DNSNames = rec.namesIn(m.opts.Zone); len(seen.DNSNames) > 0 {
 		seen.DNSName = seen.DNSNames[0]
 	}
 	if c.isDead() {

@@ -22,11 +22,11 @@ const flushTime = 100 * time.Millisecond
 // Logs writes what the server of a clone has written. Following ends with the
 // server's end or the clone's.
 func (m *Manager) Logs(ctx context.Context, caller access.Caller, id string, tail int, follow bool, w io.Writer) error {
-	c, err := m.find(caller, id)
+	c, err := m.registry.find(caller, id)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(m.logPath(c.id))
+	f, err := os.Open(m.files.log(c.id))
 	if err != nil {
 		return fmt.Errorf("open log of clone %s: %w", c.id, err)
 	}

@@ -7,28 +7,29 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	goruntime "runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/network/dns"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
+	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/runtime/patrol"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
 	"github.com/ctrsnap/ctrsnap/runtime/quota"
+	"github.com/ctrsnap/ctrsnap/runtime/removal"
 	"github.com/ctrsnap/ctrsnap/runtime/rundir"
 	"github.com/ctrsnap/ctrsnap/snapshot"
-	"github.com/ctrsnap/ctrsnap/snapshot/keylock"
 )
 
 // undoTimeout bounds what is undone after an error or a caller that left.
@@ -94,6 +95,12 @@ func (o *Options) setDefaults() {
 	setDefault(&o.Pool.Max, 4*goruntime.NumCPU())
 	setDefault(&o.Pool.Parallel, max(1, goruntime.NumCPU()/2))
 	setDefault(&o.Logger, slog.New(slog.DiscardHandler))
+	if o.ResolvConf == nil {
+		o.ResolvConf = func(context.Context, netip.Addr) string { return "" }
+	}
+	if o.Observe == nil {
+		o.Observe = func(context.Context, Made) {}
+	}
 	o.DefaultTTL = min(o.DefaultTTL, o.MaxTTL)
 }
 
@@ -107,72 +114,106 @@ func setDefault[T comparable](v *T, def T) {
 // Manager makes, keeps and removes clones. It is safe for concurrent use. Call
 // Recover before anything else, and Close before the API's connections are
 // closed.
+//
+// Its parts do the work, each with a lock of its own if it needs one. Who may be called with which lock held is said
+// with the lock.
 type Manager struct {
-	opts     Options
-	log      *slog.Logger
-	creating *pool.Queue // of clones that are made, for callers and the pool
-	pool     *pool.Pool[*clone]
-	removing chan struct{} // a token per clone that is being torn down
-	naming   keylock.Locks // taken before mu, in the order of the names
+	opts  Options
+	log   *slog.Logger
+	files files
 
-	dirs      rundir.Dirs
-	passwords passwords
-	quota     *quota.Book // of clones that are handed out, and requests for more
-	leases    *lease.Book // of clones that are handed out
-	patrol    *patrol.Patrol
+	gate     *gate       // of requests that make clones
+	queue    *pool.Queue // of clones that are made, for callers and the pool
+	quota    *quota.Book // of clones that are handed out, and requests for more
+	leases   *lease.Book // of clones that are handed out
+	patrol   *patrol.Patrol
+	removals *removal.Queue
+
+	registry   *registry
+	deaths     *deaths
+	passwords  *passwords
+	interfaces *interfaces // nil where none are attached
+	planner    *planner
+	warm       *warm
+	creator    *creator
+	undertaker *undertaker
+	recoverer  *recoverer
+
 	execs     execs
-
-	stopping context.Context // ends when Close begins: creations are undone
-	stop     context.CancelFunc
-	requests sync.WaitGroup // creations; added to with mu held, unless closing
-
-	ctx    context.Context // ends when Close has done its work
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // goroutines
-
-	sizing     sync.Mutex // held while the size of a pool is checked and kept; taken before refreshing
-	refreshing sync.Mutex // held while the pool is told of goldens; taken before all others
-
-	namesVersion atomic.Uint64 // changed with mu held
-
-	mu        sync.Mutex
-	closing   bool
-	clones    map[string]*clone        // those that are handed out, by id
-	names     map[nameOf]*clone        // the same, by name
-	ids       map[string]bool          // all clones that there is anything of
-	teardowns map[string]chan struct{} // clones that are being torn down, by id; closed when done
-	backlog   int                      // teardowns that were not tried yet
-	torn      chan struct{}            // closed, and replaced, when the backlog gets shorter
+	endPatrol func() // and waits
 }
 
 // New returns a Manager and starts what watches over lifetimes.
 func New(opts Options) *Manager {
 	opts.setDefaults()
-	m := &Manager{
-		opts:      opts,
-		log:       opts.Logger,
-		creating:  pool.NewQueue(opts.Parallel),
-		removing:  make(chan struct{}, opts.Parallel),
-		clones:    map[string]*clone{},
-		names:     map[nameOf]*clone{},
-		ids:       map[string]bool{},
-		teardowns: map[string]chan struct{}{},
-		torn:      make(chan struct{}),
-		quota:     quota.New(opts.Limits.User, opts.Limits.All),
-	}
-	m.dirs = rundir.Dirs{Path: opts.RunDir, Memory: opts.Memory}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.stopping, m.stop = context.WithCancel(m.ctx)
-	m.pool = m.newPool()
-	m.patrol = patrol.New(patrol.Options{Keeper: watched{m}, Space: opts.Space, EndBuilds: opts.EndBuilds, Log: opts.Logger})
+	m := &Manager{opts: opts, log: opts.Logger, gate: newGate(), queue: pool.NewQueue(opts.Parallel), endPatrol: func() {}}
+	m.files = files{rundir.Dirs{Path: opts.RunDir, Memory: opts.Memory}, opts.LogDir}
+	m.quota = quota.New(opts.Limits.User, opts.Limits.All)
 	m.leases = lease.New(lease.Options{
-		Grace: opts.LeaseGrace, RestartGrace: opts.LeaseRestartGrace, CgroupRoot: opts.CgroupRoot, Ended: m.expire,
-		Ending: func(id string, at time.Time) { m.expiring(id, "it ends at "+at.UTC().Format(time.RFC3339)) },
+		Grace: opts.LeaseGrace, RestartGrace: opts.LeaseRestartGrace, CgroupRoot: opts.CgroupRoot,
+		Ended:  func(id, why string) { m.undertaker.expire(id, why) },
+		Ending: func(id string, at time.Time) { m.undertaker.expiring(id, "it ends at "+at.UTC().Format(time.RFC3339)) },
 	})
+	m.removals = removal.New(removal.Options{
+		Remove:  func(ctx context.Context, id string) error { return m.undertaker.tearDown(ctx, id) },
+		Timeout: undoTimeout, Parallel: opts.Parallel, Log: m.log,
+	})
+	m.registry = newRegistry(opts.Runner, m.quota, m.leases)
+	m.deaths = newDeaths(opts.Runner.Load, func(c *clone) {
+		m.warm.members.Poke() // it may be a member
+		m.undertaker.died(c)
+	})
+	m.passwords = newPasswords(m.log)
+	m.wire()
 	if opts.Space != nil {
-		m.wg.Go(func() { m.patrol.Run(m.ctx) })
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { m.patrol.Run(ctx) })
+		m.endPatrol = func() { cancel(); wg.Wait() }
 	}
 	return m
+}
+
+// wire makes the parts that know of each other.
+func (m *Manager) wire() {
+	o := &m.opts
+	var all extras
+	if o.Ports != nil {
+		all = append(all, &ports{o.Ports, m.registry})
+	}
+	if o.Interfaces != nil {
+		m.interfaces = &interfaces{o.Interfaces, m.registry, m.removals, m.step}
+		all = append(all, m.interfaces)
+	}
+	m.planner = &planner{o, m.leases, m.passwords}
+	m.undertaker = &undertaker{
+		store: o.Store, network: o.Network, runner: o.Runner, files: m.files, extras: all, registry: m.registry,
+		removals: m.removals, events: o.Events, step: m.step, log: m.log,
+	}
+	maker := &maker{
+		store: o.Store, network: o.Network, runner: o.Runner, files: m.files, resolvConf: o.ResolvConf,
+		startTimeout: o.StartTimeout, registry: m.registry, removals: m.removals, deaths: m.deaths, step: m.step,
+		observe: o.Observe, log: m.log,
+	}
+	m.warm = &warm{
+		opts: o.Pool, limits: o.Limits.Clone, store: o.Store, engines: o.Engines, network: o.Network, runner: o.Runner,
+		files: m.files, registry: m.registry, quota: m.quota, queue: m.queue, maker: maker, removals: m.removals,
+		passwords: m.passwords, room: m.Room, step: m.step, observe: o.Observe, log: m.log,
+	}
+	m.warm.fill()
+	m.creator = &creator{
+		planner: m.planner, registry: m.registry, quota: m.quota, queue: m.queue, warm: m.warm, maker: maker,
+		passwords: m.passwords, extras: all, removals: m.removals, undertaker: m.undertaker, parallel: o.Parallel,
+		room: m.Room, events: o.Events, step: m.step, log: m.log,
+	}
+	m.recoverer = &recoverer{
+		store: o.Store, network: o.Network, runner: o.Runner, engines: o.Engines, files: m.files, extras: all,
+		registry: m.registry, removals: m.removals, deaths: m.deaths, warm: m.warm, parallel: o.Parallel, log: m.log,
+	}
+	m.patrol = patrol.New(patrol.Options{
+		Keeper: &keeper{o.Store, m.files, m.registry, m.quota, m.undertaker, m.warm.members.Poke, o.Events},
+		Space:  o.Space, EndBuilds: o.EndBuilds, Log: m.log,
+	})
 }
 
 // Close ends everything but the clones: they go on, and a later Manager's
@@ -180,32 +221,17 @@ func New(opts Options) *Manager {
 // until ctx ends; what is left of them, Recover finishes. Held leases are let go
 // of without harm to their clones. Close is idempotent.
 func (m *Manager) Close(ctx context.Context) error {
-	m.mu.Lock()
-	m.closing = true
-	m.mu.Unlock()
-	m.stop()
+	m.registry.close()
+	m.gate.close()
 	m.leases.Close()
-	m.pool.Close()
-	m.requests.Wait()
+	m.warm.members.Close()
+	m.gate.wait()
 	err := m.Drain(ctx)
-	m.mu.Lock()
-	m.cancel() // no teardown begins from here on
-	m.mu.Unlock()
-	m.wg.Wait()
+	m.removals.Close()
+	m.endPatrol()
+	m.passwords.close()
+	m.deaths.close()
 	return err
-}
-
-// enter begins a creation, which ends when Close begins or ctx does.
-func (m *Manager) enter(ctx context.Context) (context.Context, func(), error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closing {
-		return nil, nil, errClosing
-	}
-	m.requests.Add(1)
-	ctx, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(m.stopping, func() { cancel(errClosing) })
-	return ctx, func() { unlink(); cancel(nil); m.requests.Done() }, nil
 }
 
 // step calls the failpoint, if there is one.
@@ -216,62 +242,94 @@ func (m *Manager) step(name string) error {
 	return m.opts.Failpoint(name)
 }
 
-// Drain waits until what was removed so far is torn down.
-func (m *Manager) Drain(ctx context.Context) error {
-	for _, done := range m.pending() {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for clones to be torn down: %w", ctx.Err())
-		case <-m.ctx.Done():
-			return nil
-		}
+// Recover takes up what an earlier process left: clones that run are adopted as
+// they were recorded, all else that belongs to clones is torn down, in the
+// background. Clones of a lease wait for its holder until Serving is called, and LeaseRestartGrace from then on. An
+// error about one clone does not keep the others from being recovered; that
+// clone is left alone.
+func (m *Manager) Recover(ctx context.Context) (Report, error) { return m.recoverer.recover(ctx) }
+
+// Create makes the clones of a request, all of them or none. A caller that
+// leaves meanwhile (ctx ends) gets none.
+//
+// A clone that exists by a wanted name is an error (fail), is handed out as it
+// is unless it is dead or of another golden (reuse), or is replaced once its
+// successor answers (reset).
+func (m *Manager) Create(ctx context.Context, caller access.Caller, req api.CloneRequest) (api.CloneResponse, error) {
+	ctx, leave, err := m.gate.enter(ctx)
+	if err != nil {
+		return api.CloneResponse{}, err
 	}
-	return nil
+	defer leave()
+	want, all, err := m.creator.create(ctx, caller, req)
+	if err != nil {
+		if errors.Is(context.Cause(ctx), errClosing) {
+			err = errClosing
+		}
+		return api.CloneResponse{}, err
+	}
+	resp := api.CloneResponse{Schema: api.Schema, LeaseID: want.lease.ID}
+	for _, c := range all {
+		seen := m.describe(c.clone)
+		seen.Created = c.isNew
+		resp.Clones = append(resp.Clones, seen)
+	}
+	return resp, nil
 }
+
+// Remove makes a clone invisible and kills its server. The rest is torn down
+// afterwards: Drain waits for it. One that is protected goes by force only.
+func (m *Manager) Remove(ctx context.Context, caller access.Caller, id string, force bool) error {
+	c, err := m.registry.find(caller, id)
+	if err != nil {
+		return err
+	}
+	return m.undertaker.remove(ctx, caller, c, force)
+}
+
+// Drain waits until what was removed so far is torn down.
+func (m *Manager) Drain(ctx context.Context) error { return m.removals.Drain(ctx) }
 
 // IDs returns the ids of all clones that there is, or may be, anything of.
-func (m *Manager) IDs() map[string]bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return maps.Clone(m.ids)
-}
-
-// own notes that there will be something of a clone, disown that there is nothing left.
-func (m *Manager) own(id string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.ids[id] = true
-}
-
-func (m *Manager) disown(id string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.ids, id)
-}
-
-func (m *Manager) pending() []chan struct{} {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]chan struct{}, 0, len(m.teardowns))
-	for _, done := range m.teardowns {
-		list = append(list, done)
-	}
-	return list
-}
+func (m *Manager) IDs() map[string]bool { return m.removals.Owned() }
 
 // Live returns how many clones a golden has; a Ref without version means all of
 // the name's versions.
-func (m *Manager) Live(ref snapshot.Ref) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := 0
-	for _, c := range m.clones {
-		if c.rec.Golden == ref.Name && (ref.Version == 0 || c.rec.Version == ref.Version) {
-			n++
-		}
-	}
-	return n
+func (m *Manager) Live(ref snapshot.Ref) int { return m.registry.live(ref) }
+
+// Room says why no clone and no golden is to be made now; nil if they may.
+func (m *Manager) Room() error { return m.patrol.Room() }
+
+var _ dns.Directory = (*Manager)(nil)
+
+// Names are the clones that are handed out, as others find them: oldest first.
+func (m *Manager) Names() []dns.Clone { return m.registry.Names() }
+
+// NamesVersion changes when clones come and go. It takes no lock.
+func (m *Manager) NamesVersion() uint64 { return m.registry.NamesVersion() }
+
+// RefreshPool tells the pool which goldens there are, and starts it. Call it
+// after Recover, and whenever goldens have changed.
+func (m *Manager) RefreshPool(ctx context.Context) error { return m.warm.refresh(ctx) }
+
+// SuspendPool removes the members of a golden, or with version 0 of all
+// versions of its name, waits until they are gone and keeps new ones from being
+// made until resume is called.
+func (m *Manager) SuspendPool(ctx context.Context, ref snapshot.Ref) (resume func(), err error) {
+	return m.warm.suspend(ctx, ref)
+}
+
+// EmptyPool removes all members of a pool that was not started. Drain waits for it.
+func (m *Manager) EmptyPool() { m.warm.members.Empty() }
+
+// Pools tells of the pools of goldens that the caller may know of, by golden.
+func (m *Manager) Pools(ctx context.Context, caller access.Caller) ([]api.Pool, error) {
+	return m.warm.list(ctx, caller), nil
+}
+
+// SetPool sets the size of a golden's pool, or has it follow the demand again.
+func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string, req api.PoolRequest) (api.Pool, error) {
+	return m.warm.set(ctx, caller, name, req)
 }
 
 // errClosing is what new work gets while the daemon stops.

@@ -2,40 +2,11 @@ package manager
 
 import (
 	"cmp"
-	"context"
 	"net/netip"
-	"slices"
 	"strings"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/ctrsnap/ctrsnap/network/dns"
 )
-
-var _ dns.Directory = (*Manager)(nil)
-
-// NamesVersion changes when clones come and go. It takes no lock.
-func (m *Manager) NamesVersion() uint64 { return m.namesVersion.Load() }
-
-// Names are the clones that are handed out, as others find them: oldest first.
-func (m *Manager) Names() []dns.Clone {
-	m.mu.Lock()
-	recs := make([]record, 0, len(m.clones))
-	for _, c := range m.clones {
-		rec := c.rec
-		if m.names[c.name()] != c { // its successor has it
-			rec.Name = ""
-		}
-		recs = append(recs, rec)
-	}
-	m.mu.Unlock()
-	slices.SortFunc(recs, func(a, b record) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	list := make([]dns.Clone, len(recs))
-	for i, r := range recs {
-		list[i] = r.describe()
-	}
-	return list
-}
 
 // describe says what others may know of a clone.
 func (r *record) describe() dns.Clone {
@@ -50,29 +21,14 @@ func (r *record) describe() dns.Clone {
 	return c
 }
 
-// named says by which names others find a clone, the first of them its own alone.
-func (m *Manager) named(r *record) (names []string) {
-	if m.opts.Zone == "" || len(r.Networks) > 0 || !r.Addr.IsValid() {
+// namesIn says by which names of a zone others find a clone, the first of them its own alone; none in "".
+func (r *record) namesIn(zone string) (names []string) {
+	if zone == "" || len(r.Networks) > 0 || !r.Addr.IsValid() {
 		return nil
 	}
-	names = []string{cmp.Or(r.Name, r.ID) + "." + m.opts.Zone}
+	names = []string{cmp.Or(r.Name, r.ID) + "." + zone}
 	if r.Peers != "" {
-		names = append(names, r.Golden+"."+strings.ToLower(r.Peers)+"."+m.opts.Zone)
+		names = append(names, r.Golden+"."+strings.ToLower(r.Peers)+"."+zone)
 	}
 	return names
-}
-
-// resolvConf returns the mount that has a clone ask for names at the right place.
-func (s *starter) resolvConf(ctx context.Context) []specs.Mount {
-	if s.opts.ResolvConf == nil || s.want.networks != "" || !s.clone.rec.Addr.IsValid() {
-		return nil
-	}
-	file := s.opts.ResolvConf(ctx, s.clone.rec.Addr)
-	if file == "" {
-		return nil
-	}
-	return []specs.Mount{{
-		Destination: "/etc/resolv.conf", Type: "bind", Source: file,
-		Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
-	}}
 }

@@ -53,16 +53,6 @@ func (f *fakeInterfaces) Detach(_ context.Context, id, _, ifName string) error {
 	return nil
 }
 
-func (f *fakeInterfaces) Forget(_ context.Context, id string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.dead {
-		return errors.New("dead")
-	}
-	f.have = slices.DeleteFunc(f.have, func(a network.Attachment) bool { return a.ID == id })
-	return nil
-}
-
 func (f *fakeInterfaces) List(id string) ([]network.Attachment, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

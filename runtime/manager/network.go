@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"net/netip"
@@ -16,10 +15,10 @@ import (
 
 // reach says who reaches the clones and what they reach. It is to come after
 // lifetime, which knows the lease.
-func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
+func (l *planner) reach(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) (err error) {
 		p.networks = strings.Join(req.Networks, ",")
-		p.egress = m.opts.Egress && p.networks != none.Name
+		p.egress = l.opts.Egress && p.networks != none.Name
 		if req.Egress != nil {
 			p.egress = *req.Egress
 		}
@@ -39,19 +38,6 @@ func (m *Manager) reach(p *plan) func(api.CloneRequest) error {
 		}
 		return nil
 	}
-}
-
-// addNetwork makes a clone's network. A wanted address may be that of a clone that
-// is on its way out: it is waited for.
-func (s *starter) addNetwork(ctx context.Context) (network.Namespace, error) {
-	ns, err := s.opts.Network.Add(ctx, s.clone.id, s.want.network())
-	if s.want.addr.IsValid() && errdefs.IsAlreadyExists(err) && len(s.pending()) > 0 {
-		if err := s.Drain(ctx); err != nil {
-			return ns, err
-		}
-		ns, err = s.opts.Network.Add(ctx, s.clone.id, s.want.network())
-	}
-	return ns, err
 }
 
 // network returns what a clone's network is to be like.

@@ -160,7 +160,7 @@ func TestBacklog(t *testing.T) {
 			}
 			return nil
 		}
-		limit := maxBacklog*4 + 1
+		limit := 8*4 + 1 // eight for each that is torn down at a time
 		for range limit {
 			begun := time.Now()
 			c := create(t, m, api.CloneRequest{}).Clones[0]

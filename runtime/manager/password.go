@@ -3,14 +3,12 @@ package manager
 import (
 	"context"
 	"fmt"
-	"maps"
+	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -18,25 +16,38 @@ import (
 // was asked for.
 const passwordsAhead = 32
 
-// passwords are made ahead, by engine. The zero value is ready.
+// passwords are made ahead, by engine, and told to servers. Close them.
 type passwords struct {
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
 	mu     sync.Mutex
 	ready  map[string][]runtime.Password
 	making map[string]bool
 	asked  map[string]bool // by golden: members are made ready for one
 }
 
-// takePassword returns a password that nobody has, and has more made.
-func (m *Manager) takePassword(name string, e runtime.PasswordSetter) (runtime.Password, error) {
-	p := &m.passwords
+func newPasswords(log *slog.Logger) *passwords {
+	p := &passwords{log: log, ready: map[string][]runtime.Password{}, making: map[string]bool{}, asked: map[string]bool{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// close makes no more. It is idempotent.
+func (p *passwords) close() {
+	p.cancel()
+	p.wg.Wait()
+}
+
+// take returns a password that nobody has, and has more made.
+func (p *passwords) take(name string, e runtime.PasswordSetter) (runtime.Password, error) {
 	p.mu.Lock()
-	if p.ready == nil {
-		p.ready, p.making = map[string][]runtime.Password{}, map[string]bool{}
-	}
 	have := p.ready[name]
 	if len(have) <= passwordsAhead/2 && !p.making[name] {
 		p.making[name] = true
-		m.wg.Go(func() { m.makePasswords(name, e) })
+		p.wg.Go(func() { p.make(name, e) })
 	}
 	if len(have) > 0 {
 		p.ready[name] = have[1:]
@@ -48,10 +59,9 @@ func (m *Manager) takePassword(name string, e runtime.PasswordSetter) (runtime.P
 	return have[0], nil
 }
 
-// makePasswords makes passwords until there are enough.
-func (m *Manager) makePasswords(name string, e runtime.PasswordSetter) {
-	p := &m.passwords
-	for m.ctx.Err() == nil {
+// make makes passwords until there are enough.
+func (p *passwords) make(name string, e runtime.PasswordSetter) {
+	for p.ctx.Err() == nil {
 		made, err := e.NewPassword()
 		p.mu.Lock()
 		if err == nil {
@@ -69,16 +79,16 @@ func (m *Manager) makePasswords(name string, e runtime.PasswordSetter) {
 	p.mu.Unlock()
 }
 
-// openPassword gets a member ready for a password of its own, where such have
+// prepare gets a member ready for a password of its own, where such have
 // been asked for: what is kept open for it takes memory.
-func (m *Manager) openPassword(ctx context.Context, c *clone) {
+func (p *passwords) prepare(ctx context.Context, c *clone) {
 	e, ok := c.engine.(runtime.PasswordSetter)
-	if !ok || !m.passwords.wanted(c.golden.Name) || !e.SetsPasswords(c.golden) {
+	if !ok || !p.wanted(c.golden.Name) || !e.SetsPasswords(c.golden) {
 		return
 	}
-	session, err := e.OpenPassword(ctx, c.golden, m.live(c))
+	session, err := e.OpenPassword(ctx, c.golden, c.live())
 	if err != nil {
-		m.log.Warn("pool member not ready for a password", "clone", c.id, "error", err)
+		p.log.Warn("pool member not ready for a password", "clone", c.id, "error", err)
 		return // it is tried again when it is needed
 	}
 	c.session = session
@@ -95,14 +105,37 @@ func (p *passwords) wanted(golden string) bool {
 func (p *passwords) want(golden string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.asked == nil {
-		p.asked = map[string]bool{}
-	}
 	p.asked[golden] = true
 }
 
+// set gives the server of a clone that nobody has yet a password of its own, if that is wanted. It returns what the
+// record is to say of it.
+func (p *passwords) set(ctx context.Context, c *clone, want *plan) (change func(*record), err error) {
+	if !want.ownPassword {
+		return func(*record) {}, nil
+	}
+	e := c.engine.(runtime.PasswordSetter) // plan has checked it
+	own, err := p.take(c.golden.Engine, e)
+	if err != nil {
+		return nil, err
+	}
+	ep := c.live()
+	if err := tell(ctx, c, e, ep, own); err != nil {
+		return nil, err
+	}
+	ep.Password = own.Text
+	conn, err := c.engine.Connect(c.golden, ep)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return func(r *record) {
+		r.OwnPassword = true
+		r.connection = connection(conn)
+	}, nil
+}
+
 // tell has the server of a clone take a password.
-func (m *Manager) tell(ctx context.Context, c *clone, e runtime.PasswordSetter, ep runtime.Endpoint, p runtime.Password) error {
+func tell(ctx context.Context, c *clone, e runtime.PasswordSetter, ep runtime.Endpoint, p runtime.Password) error {
 	if c.session != nil && c.session.Set(ctx, p) == nil { // else its server has closed it meanwhile
 		return nil
 	}
@@ -114,72 +147,12 @@ func (m *Manager) tell(ctx context.Context, c *clone, e runtime.PasswordSetter, 
 	return session.Set(ctx, p)
 }
 
-// setPassword gives the server of a clone that nobody has yet a password of its
-// own, if that is wanted. It returns what the record is to say of it.
-func (m *Manager) setPassword(ctx context.Context, c *clone, want *plan) (change func(*record), err error) {
-	if !want.ownPassword {
-		return func(*record) {}, nil
-	}
-	e := c.engine.(runtime.PasswordSetter) // plan has checked it
-	p, err := m.takePassword(c.golden.Engine, e)
-	if err != nil {
-		return nil, err
-	}
-	ep := m.live(c)
-	if err := m.tell(ctx, c, e, ep, p); err != nil {
-		return nil, err
-	}
-	ep.Password = p.Text
-	conn, err := c.engine.Connect(c.golden, ep)
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	return func(r *record) {
-		r.OwnPassword = true
-		r.connection = connection(conn)
-	}, nil
-}
-
-// ownPassword is the password that is a clone's alone, or "".
-func (m *Manager) ownPassword(c *clone) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !c.rec.OwnPassword {
-		return ""
-	}
-	return c.rec.Password
-}
-
-// lock gives a clone that was just made a password of its own, if that is
-// wanted. It ends the clone if that fails.
-func (m *Manager) lock(ctx context.Context, c *clone, want *plan) (*clone, error) {
-	if !want.ownPassword {
-		return c, nil
-	}
-	begun := time.Now()
-	change, err := m.setPassword(ctx, c, want)
-	if err == nil {
-		err = m.update(ctx, c, func(r *record) {
-			change(r)
-			took := milliseconds(time.Since(begun))
-			r.Timings = maps.Clone(r.Timings) // others may read the old one
-			r.Timings[api.StagePersonalise] = took
-			r.Timings[api.StageTotal] += took
-		})
-	}
-	if err != nil {
-		m.discard([]*clone{c})
-		return nil, err
-	}
-	return c, nil
-}
-
 // checkPassword refuses what the engine cannot do, and has members made ready for
 // the next request of the kind.
-func (m *Manager) checkPassword(p *plan) error {
+func (l *planner) checkPassword(p *plan) error {
 	e, ok := p.engine.(runtime.PasswordSetter)
 	ok = ok && e.SetsPasswords(p.golden)
-	p.ownPassword = p.ownPassword || m.opts.OwnPassword && ok
+	p.ownPassword = p.ownPassword || l.opts.OwnPassword && ok
 	if !p.ownPassword {
 		return nil
 	}
@@ -188,6 +161,6 @@ func (m *Manager) checkPassword(p *plan) error {
 			fmt.Errorf("engine %s has no passwords of a clone's own: %w", p.golden.Engine, errdefs.ErrInvalidArgument),
 			"leave it out: the golden's password is used")
 	}
-	m.passwords.want(p.golden.Name)
+	l.passwords.want(p.golden.Name)
 	return nil
 }

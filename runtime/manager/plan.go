@@ -72,24 +72,31 @@ func (p *plan) keys() []string {
 	return keys
 }
 
+// planner checks requests.
+type planner struct {
+	opts      *Options
+	leases    *lease.Book
+	passwords *passwords
+}
+
 // plan checks a request; whatever is wrong with it is an error before anything is made.
-func (m *Manager) plan(ctx context.Context, caller access.Caller, req api.CloneRequest) (*plan, error) {
+func (l *planner) plan(ctx context.Context, caller access.Caller, req api.CloneRequest) (*plan, error) {
 	p := &plan{caller: caller, count: max(req.Count, 1), ifExists: req.IfExists, labels: req.Labels, settings: req.Settings, ownPassword: req.OwnPassword, wait: time.Duration(req.WaitTimeout)}
 	if req.Count < 0 || req.Count > maxCount {
 		return nil, fmt.Errorf("count %d is not within 1 and %d: %w", req.Count, maxCount, errdefs.ErrInvalidArgument)
 	}
-	if err := caller.CheckIsolated("clone", m.opts.Runner.Isolation()); err != nil {
+	if err := caller.CheckIsolated("clone", l.opts.Runner.Isolation()); err != nil {
 		return nil, err
 	}
 	if p.wait < 0 {
 		return nil, fmt.Errorf("negative wait_timeout %s: %w", p.wait, errdefs.ErrInvalidArgument)
 	}
-	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, m.lifetime(p), m.bounds(p), m.reach(p), m.ports(p), m.interfaces(p)} {
+	for _, check := range []func(api.CloneRequest) error{p.setNames, checkLabels, checkSettings, l.lifetime(p), l.bounds(p), l.reach(p), l.ports(p), l.interfaces(p)} {
 		if err := check(req); err != nil {
 			return nil, err
 		}
 	}
-	return p, m.resolve(ctx, p, req)
+	return p, l.resolve(ctx, p, req)
 }
 
 func (p *plan) setNames(req api.CloneRequest) error {
@@ -140,7 +147,7 @@ func checkSettings(req api.CloneRequest) error {
 }
 
 // lifetime says what the clones live by: a lease, a TTL, or whichever ends first.
-func (m *Manager) lifetime(p *plan) func(api.CloneRequest) error {
+func (l *planner) lifetime(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) error {
 		switch {
 		case req.LeaseID != "":
@@ -148,7 +155,7 @@ func (m *Manager) lifetime(p *plan) func(api.CloneRequest) error {
 		case req.Lease == api.LeaseConnection:
 			p.lease = newLease(nil)
 		case req.Lease == api.LeasePID, req.Lease == api.LeaseCgroup:
-			holder, err := m.leases.Find(p.caller, string(req.Lease), req.LeaseHolder)
+			holder, err := l.leases.Find(p.caller, string(req.Lease), req.LeaseHolder)
 			if err != nil {
 				return err
 			}
@@ -158,9 +165,9 @@ func (m *Manager) lifetime(p *plan) func(api.CloneRequest) error {
 		}
 		p.ttl = time.Duration(req.TTL)
 		if p.ttl == 0 && p.lease.ID == "" {
-			p.ttl = m.opts.DefaultTTL
+			p.ttl = l.opts.DefaultTTL
 		}
-		return m.checkTTL(p.ttl)
+		return l.checkTTL(p.ttl)
 	}
 }
 
@@ -168,25 +175,25 @@ func newLease(by lease.Holder) lease.Lease {
 	return lease.Lease{ID: "l" + strings.ToLower(rand.Text()), New: true, Holder: by}
 }
 
-func (m *Manager) checkTTL(ttl time.Duration) error {
+func (l *planner) checkTTL(ttl time.Duration) error {
 	if ttl < 0 {
 		return fmt.Errorf("negative ttl %s: %w", ttl, errdefs.ErrInvalidArgument)
 	}
-	if ttl > m.opts.MaxTTL {
+	if ttl > l.opts.MaxTTL {
 		return snapshot.WithHint(
-			fmt.Errorf("ttl %s is above this server's maximum of %s: %w", ttl, m.opts.MaxTTL, errdefs.ErrInvalidArgument),
-			fmt.Sprintf("ask for at most %s and extend later", m.opts.MaxTTL))
+			fmt.Errorf("ttl %s is above this server's maximum of %s: %w", ttl, l.opts.MaxTTL, errdefs.ErrInvalidArgument),
+			fmt.Sprintf("ask for at most %s and extend later", l.opts.MaxTTL))
 	}
 	return nil
 }
 
 // resolve finds the golden, its engine, and what is to run.
-func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) error {
+func (l *planner) resolve(ctx context.Context, p *plan, req api.CloneRequest) error {
 	ref, err := snapshot.ParseRef(req.Golden)
 	if err != nil {
 		return err
 	}
-	p.golden, err = m.opts.Store.Golden(ctx, ref)
+	p.golden, err = l.opts.Store.Golden(ctx, ref)
 	if err == nil && !p.caller.MayRead(p.golden) {
 		err = snapshot.NoGolden(ref)
 	}
@@ -196,12 +203,12 @@ func (m *Manager) resolve(ctx context.Context, p *plan, req api.CloneRequest) er
 	if err != nil {
 		return hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
 	}
-	engine, err := m.opts.Engines.Engine(p.golden.Engine)
+	engine, err := l.opts.Engines.Engine(p.golden.Engine)
 	if err != nil {
 		return fmt.Errorf("golden %s is of engine %q, which this daemon lacks: %w", ref, p.golden.Engine, errdefs.ErrFailedPrecondition)
 	}
 	p.engine = engine
-	if err := m.checkPassword(p); err != nil {
+	if err := l.checkPassword(p); err != nil {
 		return err
 	}
 	if _, err := connectionLimit(engine, req.Limits.Connections); err != nil {

@@ -7,17 +7,23 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/pool"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
+	"github.com/ctrsnap/ctrsnap/runtime/removal"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -47,44 +53,92 @@ const poolParty = "pool"
 // host waited for a CPU, above which members are made one by one.
 const pressureLimit = 50
 
-func (m *Manager) newPool() *pool.Pool[*clone] {
-	o := m.opts.Pool
-	return pool.New(pool.Options[*clone]{
-		Make:    m.makeMember,
-		Discard: func(c *clone) { c.leavePool(); m.teardown(c.id) },
-		Dead:    func(c *clone) bool { return c.hasEnded() || m.isOutdated(c) },
+// warm has clones that are made ahead of those who will ask for them, and gives them out.
+type warm struct {
+	opts      Pool
+	limits    api.Limits // of a member
+	store     snapshot.Store
+	engines   runtime.Engines
+	network   network.Provider
+	runner    runtime.Runner
+	files     files
+	registry  *registry
+	quota     *quota.Book
+	queue     *pool.Queue // of all clones that are made
+	maker     *maker
+	removals  *removal.Queue
+	passwords *passwords
+	room      func() error // why nothing is to be made now; nil if it may
+	step      func(string) error
+	observe   func(context.Context, Made)
+	log       *slog.Logger
+
+	members    *pool.Pool[*clone]
+	sizing     sync.Mutex // held while the size of a pool is checked and kept; taken before refreshing
+	refreshing sync.Mutex // held while the pool is told of goldens; taken before all others
+}
+
+// fill has clones made ahead: call it once, when all fields are set.
+func (w *warm) fill() {
+	o := w.opts
+	w.members = pool.New(pool.Options[*clone]{
+		Make:    w.make,
+		Discard: func(c *clone) { c.leavePool(); w.removals.Remove(c.id) },
+		Dead:    func(c *clone) bool { return c.hasEnded() || w.isOutdated(c) },
 		Cost: func(ctx context.Context, c *clone) int64 {
 			n, _ := c.task.Memory(ctx) // 0: unknown
 			return n
 		},
-		Limit: m.refillLimit,
-		Size:  o.Size, Auto: o.Auto, Max: o.Max, Memory: o.Memory, Logger: m.log,
+		Limit: w.limit,
+		Size:  o.Size, Auto: o.Auto, Max: o.Max, Memory: o.Memory, Logger: w.log,
 	})
 }
 
-// makeMember makes a clone that is nobody's yet.
-func (m *Manager) makeMember(ctx context.Context, g snapshot.Golden) (*clone, error) {
-	engine, err := m.opts.Engines.Engine(g.Engine)
+// isOutdated says whether a member waits at an address that the network does not have any more: it runs, but is not to
+// be handed out.
+func (w *warm) isOutdated(c *clone) bool {
+	n, ok := w.network.(interface{ Outdated(netip.Addr) bool })
+	addr := c.record().Addr
+	return ok && addr.IsValid() && n.Outdated(addr)
+}
+
+// plan is what a member of a golden is like.
+func (w *warm) plan(g snapshot.Golden) (*plan, error) {
+	engine, err := w.engines.Engine(g.Engine)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
-	limits := m.opts.Limits.Clone
-	process, err := engine.Server(g, serverSettings(engine, nil, limits))
+	process, err := engine.Server(g, serverSettings(engine, nil, w.limits))
 	if err != nil {
 		return nil, fmt.Errorf("set up server: %w", err)
 	}
-	leave, _, err := m.creating.Enter(ctx, poolParty, pool.Waiting{})
+	return &plan{golden: g, engine: engine, process: process, limits: w.limits, member: true}, nil
+}
+
+// isCurrent says whether a member that an earlier process has made is what this one would make.
+func (w *warm) isCurrent(g snapshot.Golden, rec record) bool {
+	want, err := w.plan(g)
+	return err == nil && fingerprint(want.process) == rec.Process
+}
+
+// make makes a clone that is nobody's yet.
+func (w *warm) make(ctx context.Context, g snapshot.Golden) (*clone, error) {
+	want, err := w.plan(g)
+	if err != nil {
+		return nil, err
+	}
+	leave, _, err := w.queue.Enter(ctx, poolParty, pool.Waiting{})
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	if err := m.awaitRemovals(ctx); err != nil {
+	if err := w.removals.Await(ctx); err != nil {
 		return nil, err
 	}
-	c, err := m.start(ctx, &plan{golden: g, engine: engine, process: process, limits: limits, member: true}, "")
+	c, err := w.maker.make(ctx, want, "")
 	if err == nil {
-		c.proc = openPID(c.rec.PID)
-		m.openPassword(ctx, c)
+		c.proc = openPID(c.record().PID)
+		w.passwords.prepare(ctx, c)
 	}
 	return c, err
 }
@@ -95,18 +149,18 @@ func fingerprint(p runtime.Process) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// refillLimit says how many members may be made at a time: one while clones are
+// limit says how many members may be made at a time: one while clones are
 // made that callers wait for or the host is loaded. Each takes its turn in the
 // callers' queue, so that together they are never more than Parallel.
-func (m *Manager) refillLimit() int {
-	if m.Room() != nil {
+func (w *warm) limit() int {
+	if w.room() != nil {
 		return 0
 	}
-	in, waiting := m.creating.Busy(poolParty)
+	in, waiting := w.queue.Busy(poolParty)
 	if in+waiting > 0 || cpuPressure() > pressureLimit {
 		return 1
 	}
-	return m.opts.Pool.Parallel
+	return w.opts.Parallel
 }
 
 // cpuPressure returns the share of the last ten seconds in which something waited for a
@@ -123,14 +177,13 @@ func cpuPressure() float64 {
 	return f
 }
 
-// fromPool takes a member of the pool, or a place among those who wait for
-// one. A server with settings, networks
-// or an address of its own is made for its caller.
-func (m *Manager) fromPool(want *plan) (*clone, *pool.Await[*clone]) {
-	if len(want.settings) > 0 || want.networks != "" || want.addr.IsValid() || want.limits.Connections != m.opts.Limits.Clone.Connections {
+// claim takes a member, or a place among those who wait for one. A server with settings, networks or an address of its
+// own is made for its caller.
+func (w *warm) claim(want *plan) (*clone, *pool.Await[*clone]) {
+	if len(want.settings) > 0 || want.networks != "" || want.addr.IsValid() || want.limits.Connections != w.limits.Connections {
 		return nil, nil
 	}
-	c, _, await := m.pool.ClaimOrAwait(want.golden)
+	c, _, await := w.members.ClaimOrAwait(want.golden)
 	return c, await
 }
 
@@ -143,120 +196,123 @@ func stopAwait(a *pool.Await[*clone]) *clone {
 	return c
 }
 
-// handOver makes a claimed member its caller's. One that cannot be personalised
-// is removed, whether its record says that it is somebody's is not known, and
-// nil says that another one is to be taken.
-func (m *Manager) handOver(ctx context.Context, c *clone, want *plan, name string, begun time.Time) (*clone, error) {
+// handOver makes a claimed member its caller's. One that cannot be personalised is for nobody else, whether its record
+// says that it is somebody's is not known: ok says whether it is the caller's now.
+func (w *warm) handOver(ctx context.Context, c *clone, want *plan, name string, begun time.Time) (ok bool, err error) {
 	defer c.leavePool()
-	err := m.personalise(ctx, c, want, name, begun)
+	err = w.personalise(ctx, c, want, name, begun)
 	if err == nil && !c.hasEnded() && !isEnding(c.task.PID()) {
-		m.observed(ctx, Made{Golden: want.golden.Ref(), Began: begun, Timings: c.rec.Timings})
-		return c, nil
+		w.observe(ctx, Made{Golden: want.golden.Ref(), Began: begun, Timings: c.record().Timings})
+		return true, nil
 	}
-	m.end(ctx, c)
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+	if err != nil && ctx.Err() == nil {
+		w.log.Warn("pool member not handed out", "clone", c.id, "error", err)
 	}
-	if err != nil {
-		m.log.Warn("pool member not handed out", "clone", c.id, "error", err)
-	}
-	return nil, nil
+	return false, ctx.Err()
 }
 
 // personalise makes a member its caller's. The record is written before anybody
 // hears of it: from then on it is in no pool, whatever happens to this process.
-func (m *Manager) personalise(ctx context.Context, c *clone, want *plan, name string, begun time.Time) error {
+func (w *warm) personalise(ctx context.Context, c *clone, want *plan, name string, begun time.Time) error {
 	timings := api.Timings{api.StageClaim: milliseconds(time.Since(begun))}
 	claimed := time.Now()
 	if !want.caller.IsRoot() { // it is root's
-		if err := m.dirs.Admit(c.id, want.caller.UID()); err != nil {
+		if err := w.files.Admit(c.id, want.caller.UID()); err != nil {
 			return err
 		}
 	}
-	if err := m.setLimits(ctx, c, want); err != nil {
+	if err := w.setLimits(ctx, c, want); err != nil {
 		return err
 	}
-	if err := m.opts.Network.Assign(ctx, c.id, want.network()); err != nil {
+	if err := w.network.Assign(ctx, c.id, want.network()); err != nil {
 		return fmt.Errorf("assign network: %w", err)
 	}
-	withPassword, err := m.setPassword(ctx, c, want)
+	withPassword, err := w.passwords.set(ctx, c, want)
 	if err != nil {
 		return err
 	}
-	if err := m.step("claim"); err != nil {
+	if err := w.step("claim"); err != nil {
 		return err
 	}
-	err = m.update(ctx, c, func(r *record) {
+	err = w.registry.update(ctx, c, func(r *record) {
 		r.Member, r.Process, r.Ready, r.Timings = false, "", want.isComplete(), timings
 		withPassword(r)
 		r.personalise(want, name, begun)
 		r.live(want.ttl)
 	})
-	if err := errors.Join(err, m.step("claimed")); err != nil {
+	if err := errors.Join(err, w.step("claimed")); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c.rec.Timings = api.Timings{
-		api.StageClaim:       timings[api.StageClaim],
-		api.StagePersonalise: milliseconds(time.Since(claimed)),
-		api.StageTotal:       milliseconds(time.Since(begun)),
-	}
+	c.change(func(r *record) {
+		r.Timings = api.Timings{
+			api.StageClaim:       timings[api.StageClaim],
+			api.StagePersonalise: milliseconds(time.Since(claimed)),
+			api.StageTotal:       milliseconds(time.Since(begun)),
+		}
+	})
 	return nil
 }
 
-// RefreshPool tells the pool which goldens there are, and starts it. Call it
-// after Recover, and whenever goldens have changed.
-func (m *Manager) RefreshPool(ctx context.Context) error {
-	m.refreshing.Lock() // what was read first must not be told last
-	defer m.refreshing.Unlock()
-	goldens, err := m.opts.Store.Goldens(ctx)
+// setLimits gives a member the limits that its caller wants, if others than it has.
+func (w *warm) setLimits(ctx context.Context, c *clone, want *plan) error {
+	have, l := hostLimits(api.Limits(c.record().Limits)), hostLimits(want.limits)
+	if have == l {
+		return nil
+	}
+	limiter, ok := w.runner.(runtime.Limiter)
+	if !ok {
+		return fmt.Errorf("limit clone: %w", errdefs.ErrNotImplemented)
+	}
+	return limiter.SetLimits(ctx, c.id, l)
+}
+
+// refresh tells the pool which goldens there are, and starts it.
+func (w *warm) refresh(ctx context.Context) error {
+	w.refreshing.Lock() // what was read first must not be told last
+	defer w.refreshing.Unlock()
+	goldens, err := w.store.Goldens(ctx)
 	if err != nil {
 		return fmt.Errorf("refresh pool: %w", err)
 	}
 	sizes := map[string]int{}
-	if m.opts.Pool.Sizes != nil {
-		if sizes, err = m.opts.Pool.Sizes.PoolSizes(ctx); err != nil {
+	if w.opts.Sizes != nil {
+		if sizes, err = w.opts.Sizes.PoolSizes(ctx); err != nil {
 			return fmt.Errorf("refresh pool: %w", err)
 		}
 	}
 	goldens = slices.DeleteFunc(goldens, func(g snapshot.Golden) bool { return g.Damaged() != nil })
-	m.pool.Update(goldens, sizes)
+	w.members.Update(goldens, sizes)
 	return nil
 }
 
-// SuspendPool removes the members of a golden, or with version 0 of all
-// versions of its name, waits until they are gone and keeps new ones from being
-// made until resume is called.
-func (m *Manager) SuspendPool(ctx context.Context, ref snapshot.Ref) (resume func(), err error) {
-	resume, err = m.pool.Suspend(ctx, ref)
+// suspend removes the members of a golden, or with version 0 of all versions of its name, waits until they are gone and
+// keeps new ones from being made until resume is called.
+func (w *warm) suspend(ctx context.Context, ref snapshot.Ref) (resume func(), err error) {
+	resume, err = w.members.Suspend(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Drain(ctx); err != nil {
+	if err := w.removals.Drain(ctx); err != nil {
 		resume()
 		return nil, err
 	}
 	return resume, nil
 }
 
-// EmptyPool removes all members of a pool that was not started. Drain waits for it.
-func (m *Manager) EmptyPool() { m.pool.Empty() }
-
-// Pools tells of the pools of goldens that the caller may know of, by golden.
-func (m *Manager) Pools(ctx context.Context, caller access.Caller) ([]api.Pool, error) {
+// list tells of the pools of goldens that the caller may know of, by golden.
+func (w *warm) list(ctx context.Context, caller access.Caller) []api.Pool {
 	list := []api.Pool{}
-	for _, s := range m.pool.Stats() {
-		if _, err := m.readable(ctx, caller, s.Golden); err == nil {
+	for _, s := range w.members.Stats() {
+		if _, err := w.readable(ctx, caller, s.Golden); err == nil {
 			list = append(list, describePool(s))
 		}
 	}
-	return list, nil
+	return list
 }
 
 // readable returns a golden that the caller may know of.
-func (m *Manager) readable(ctx context.Context, caller access.Caller, ref snapshot.Ref) (snapshot.Golden, error) {
-	g, err := m.opts.Store.Golden(ctx, ref)
+func (w *warm) readable(ctx context.Context, caller access.Caller, ref snapshot.Ref) (snapshot.Golden, error) {
+	g, err := w.store.Golden(ctx, ref)
 	return caller.Readable(ref, g, err)
 }
 
@@ -271,8 +327,8 @@ func describePool(s pool.Stat) api.Pool {
 	return p
 }
 
-// SetPool sets the size of a golden's pool, or has it follow the demand again.
-func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string, req api.PoolRequest) (api.Pool, error) {
+// set sets the size of a golden's pool, or has it follow the demand again.
+func (w *warm) set(ctx context.Context, caller access.Caller, name string, req api.PoolRequest) (api.Pool, error) {
 	size, err := poolSize(req)
 	if err != nil {
 		return api.Pool{}, err
@@ -286,24 +342,24 @@ func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string
 	if err != nil {
 		return api.Pool{}, err
 	}
-	g, err := m.readable(ctx, caller, ref)
+	g, err := w.readable(ctx, caller, ref)
 	if err == nil {
 		err = caller.CheckWrite(g)
 	}
 	if err != nil {
 		return api.Pool{}, hintMissing(fmt.Errorf("find golden %s: %w", ref, err))
 	}
-	if m.opts.Pool.Sizes == nil {
+	if w.opts.Sizes == nil {
 		return api.Pool{}, fmt.Errorf("set pool of golden %s: this daemon keeps no sizes: %w", ref, errdefs.ErrNotImplemented)
 	}
-	if err := m.setPoolSize(ctx, caller, g, size); err != nil {
+	if err := w.setSize(ctx, caller, g, size); err != nil {
 		return api.Pool{}, fmt.Errorf("set pool of golden %s: %w", ref, err)
 	}
-	if err := m.RefreshPool(ctx); err != nil {
+	if err := w.refresh(ctx); err != nil {
 		return api.Pool{}, err
 	}
-	m.log.Info("pool set", "golden", ref.Name, "size", size)
-	for _, s := range m.pool.Stats() {
+	w.log.Info("pool set", "golden", ref.Name, "size", size)
+	for _, s := range w.members.Stats() {
 		if s.Golden == g.Ref() {
 			return describePool(s), nil
 		}
@@ -311,30 +367,30 @@ func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string
 	return api.Pool{}, fmt.Errorf("golden %s was removed meanwhile: %w", ref, errdefs.ErrNotFound)
 }
 
-// setPoolSize keeps the size of a golden's pool. One who is no administrator has no more kept ready, of all goldens
+// setSize keeps the size of a golden's pool. One who is no administrator has no more kept ready, of all goldens
 // of its owner together, than the owner may have clones: a member is a server that runs, too.
-func (m *Manager) setPoolSize(ctx context.Context, caller access.Caller, g snapshot.Golden, size int) error {
-	m.sizing.Lock()
-	defer m.sizing.Unlock()
+func (w *warm) setSize(ctx context.Context, caller access.Caller, g snapshot.Golden, size int) error {
+	w.sizing.Lock()
+	defer w.sizing.Unlock()
 	if !caller.IsAdmin() && size > 0 {
-		others, err := m.keptReady(ctx, g)
+		others, err := w.keptReady(ctx, g)
 		if err != nil {
 			return err
 		}
-		if err := m.quota.Fits(g.Access.Owner, others+size, m.opts.Limits.Clone.MemoryBytes); err != nil {
+		if err := w.quota.Fits(g.Access.Owner, others+size, w.limits.MemoryBytes); err != nil {
 			return snapshot.WithHint(err, "choose a smaller size, remove clones or other pools, or ask an administrator")
 		}
 	}
-	return m.opts.Pool.Sizes.SetPoolSize(ctx, g.Name, size)
+	return w.opts.Sizes.SetPoolSize(ctx, g.Name, size)
 }
 
 // keptReady is how many clones the pools of the other goldens of g's owner are set to.
-func (m *Manager) keptReady(ctx context.Context, g snapshot.Golden) (n int, err error) {
-	sizes, err := m.opts.Pool.Sizes.PoolSizes(ctx)
+func (w *warm) keptReady(ctx context.Context, g snapshot.Golden) (n int, err error) {
+	sizes, err := w.opts.Sizes.PoolSizes(ctx)
 	if err != nil {
 		return 0, err
 	}
-	goldens, err := m.opts.Store.Goldens(ctx)
+	goldens, err := w.store.Goldens(ctx)
 	for _, o := range goldens {
 		if o.Current && o.Name != g.Name && o.Access.Owner == g.Access.Owner {
 			n += max(sizes[o.Name], 0)

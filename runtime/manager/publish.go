@@ -14,7 +14,6 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/network/publish"
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/undo"
@@ -31,12 +30,12 @@ type Ports interface {
 }
 
 // ports says where the clones are to be published. It comes after reach.
-func (m *Manager) ports(p *plan) func(api.CloneRequest) error {
+func (l *planner) ports(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) error {
 		if len(req.Publish) == 0 {
 			return nil
 		}
-		if m.opts.Ports == nil {
+		if l.opts.Ports == nil {
 			return fmt.Errorf("publish clone: this daemon publishes none: %w", errdefs.ErrNotImplemented)
 		}
 		if len(req.Publish) > publish.MaxAddresses {
@@ -45,7 +44,7 @@ func (m *Manager) ports(p *plan) func(api.CloneRequest) error {
 		for _, s := range req.Publish {
 			a, err := publish.Parse(s)
 			if err == nil {
-				err = m.mayPublish(p, a)
+				err = l.mayPublish(p, a)
 			}
 			if err != nil {
 				return err
@@ -58,13 +57,13 @@ func (m *Manager) ports(p *plan) func(api.CloneRequest) error {
 
 // mayPublish refuses a port that one cannot have: callers get none by this daemon
 // that they would not get by a server of their own.
-func (m *Manager) mayPublish(p *plan, a publish.Address) error {
+func (l *planner) mayPublish(p *plan, a publish.Address) error {
 	switch {
 	case a.Port > 0 && p.count > 1:
 		return snapshot.WithHint(
 			fmt.Errorf("port %d is for one clone, not for %d: %w", a.Port, p.count, errdefs.ErrInvalidArgument),
 			"publish at 0: each gets a free port")
-	case a.Port > 0 && int(a.Port) < firstFreePort() && !m.isAdmin(p.caller):
+	case a.Port > 0 && int(a.Port) < firstFreePort() && !l.isNetworkAdmin(p.caller):
 		return snapshot.WithHint(
 			fmt.Errorf("ports below %d are for administrators of this host: %w", firstFreePort(), errdefs.ErrPermissionDenied),
 			"choose a higher port, or 0 for a free one")
@@ -82,23 +81,23 @@ func firstFreePort() int {
 	return 1024
 }
 
-// publishAll publishes clones that were made, before anybody hears of them. After an
-// error, or a later one, given has their predecessors published again, and the caller
-// discards the clones.
-func (m *Manager) publishAll(ctx context.Context, want *plan, old, clones []*clone, given *undo.Stack) error {
-	for i, c := range clones {
-		if c == nil || len(want.publish) == 0 {
-			continue
-		}
-		if err := m.publishOne(ctx, c, old[i], want.publish, given); err != nil {
-			return err
-		}
-	}
-	return nil
+// ports are ports of the host that lead to clones: see [extra].
+type ports struct {
+	Ports
+	registry *registry
 }
 
-func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Address, given *undo.Stack) error {
-	if !c.rec.Addr.IsValid() {
+var _ extra = (*ports)(nil)
+
+func (*ports) name() string { return "ports" }
+
+func (x *ports) take(ctx context.Context, id, _ string) error { return x.Unpublish(ctx, id) }
+
+func (x *ports) give(ctx context.Context, want *plan, c, old *clone, back *undo.Stack) error {
+	if len(want.publish) == 0 {
+		return nil
+	}
+	if !c.record().Addr.IsValid() {
 		return snapshot.WithHint(
 			fmt.Errorf("publish clone: it has no address: %w", errdefs.ErrInvalidArgument), "leave --network none away")
 	}
@@ -106,18 +105,18 @@ func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Ad
 	if old != nil {
 		instead = old.id
 	}
-	got, err := m.opts.Ports.Publish(ctx, c.id, instead, at, c.at())
+	got, err := x.Publish(ctx, c.id, instead, want.publish, c.at())
 	if err != nil {
 		return err
 	}
 	if old != nil {
-		given.Add("publish the predecessor again", func(ctx context.Context) error { return m.publishAgain(ctx, old, c.id) })
+		back.Add("publish clone "+old.id+" again", func(ctx context.Context) error { return x.again(ctx, old, c.id) })
 	}
 	conn, err := c.engine.Connect(c.golden, publishedEndpoint(c, got[0]))
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	return m.update(ctx, c, func(r *record) {
+	return x.registry.update(ctx, c, func(r *record) {
 		r.URLs, r.Env = with(r.URLs, conn.URLs["tcp"]), with(r.Env, conn.Env["tcp"])
 		for _, a := range got {
 			r.Published = append(r.Published, a.String())
@@ -127,14 +126,13 @@ func (m *Manager) publishOne(ctx context.Context, c, old *clone, at []publish.Ad
 
 // at is where the server of a clone listens.
 func (c *clone) at() netip.AddrPort {
-	return netip.AddrPortFrom(c.rec.Addr, uint16(c.rec.Port)) //nolint:gosec // it is a port
+	rec := c.record()
+	return netip.AddrPortFrom(rec.Addr, uint16(rec.Port)) //nolint:gosec // it is a port
 }
 
-// publishAgain gives a clone back the ports that its record tells of, which instead may have now.
-func (m *Manager) publishAgain(ctx context.Context, c *clone, instead string) error {
-	m.mu.Lock()
-	told := slices.Clone(c.rec.Published)
-	m.mu.Unlock()
+// again gives a clone back the ports that its record tells of, which instead may have now.
+func (x *ports) again(ctx context.Context, c *clone, instead string) error {
+	told := c.record().Published
 	var at []publish.Address
 	for _, s := range told {
 		if strings.HasPrefix(s, "0.0.0.0:") && slices.Contains(told, "[::]"+strings.TrimPrefix(s, "0.0.0.0")) {
@@ -149,15 +147,13 @@ func (m *Manager) publishAgain(ctx context.Context, c *clone, instead string) er
 	if len(at) == 0 {
 		return nil
 	}
-	if _, err := m.opts.Ports.Publish(ctx, c.id, instead, at, c.at()); err != nil {
-		return fmt.Errorf("publish clone %s again: %w", c.id, err)
+	if _, err := x.Publish(ctx, c.id, instead, at, c.at()); err != nil {
+		return err
 	}
-	select {
-	case <-c.gone: // its teardown may have looked before
-		return m.unpublish(ctx, c.id)
-	default:
-		return nil
+	if isClosed(c.gone) { // its teardown may have looked before
+		return x.Unpublish(ctx, c.id)
 	}
+	return nil
 }
 
 // publishedEndpoint is how this host reaches a clone by its published port.
@@ -166,9 +162,7 @@ func publishedEndpoint(c *clone, at netip.AddrPort) runtime.Endpoint {
 	if at.Addr().IsUnspecified() {
 		ep.Addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
-	if c.rec.OwnPassword {
-		ep.Password = c.rec.Password
-	}
+	ep.Password = c.ownPassword()
 	return ep
 }
 
@@ -181,41 +175,27 @@ func with[V any](all map[string]V, v V) map[string]V {
 	return more
 }
 
-func (m *Manager) unpublish(ctx context.Context, id string) error {
-	if m.opts.Ports == nil {
-		return nil
+func (x *ports) reconcile(ctx context.Context, live []*clone, others map[string]bool) error {
+	have, err := x.Published(ctx)
+	if err != nil {
+		return err
 	}
-	return m.opts.Ports.Unpublish(ctx, id)
-}
-
-// published lists the clones that have ports of the host.
-func (m *Manager) published(ctx context.Context) ([]string, error) {
-	if m.opts.Ports == nil {
-		return nil, nil
+	var errs []error
+	published := map[string]bool{}
+	for _, c := range live {
+		published[c.id] = len(c.record().Published) > 0
 	}
-	return m.opts.Ports.Published(ctx)
-}
-
-// reconcilePorts takes ports back of which no clone's user was told, and publishes again
-// whose successor had taken them when the process died.
-func (m *Manager) reconcilePorts(ctx context.Context) error {
-	ids, err := m.published(ctx)
-	errs := []error{err}
-	for _, id := range ids {
-		m.mu.Lock()
-		c := m.clones[id]
-		told := c != nil && len(c.rec.Published) > 0
-		m.mu.Unlock()
-		if !told {
-			errs = append(errs, m.unpublish(ctx, id))
+	for _, id := range have {
+		if !published[id] && !others[id] {
+			errs = append(errs, x.Unpublish(ctx, id))
 		}
 	}
-	if err != nil || m.opts.Ports == nil {
-		return errors.Join(errs...)
-	}
-	for _, c := range m.labelled(access.Daemon, nil) {
-		if !slices.Contains(ids, c.id) {
-			errs = append(errs, m.publishAgain(ctx, c, ""))
+	for _, c := range live {
+		if slices.Contains(have, c.id) {
+			continue
+		}
+		if err := x.again(ctx, c, ""); err != nil {
+			errs = append(errs, fmt.Errorf("publish clone %s again: %w", c.id, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -52,16 +52,13 @@ func TestPublish(t *testing.T) {
 // TestPublishFails leaves no clone where its port is not to be had, or where
 // that cannot be kept.
 func TestPublishFails(t *testing.T) {
-	for _, step := range []string{"ports.Publish", "runner.SetRecord"} {
-		t.Run(step, func(t *testing.T) {
+	for name, before := range map[string]func(string, int) error{
+		"publish": failAt("ports.Publish", 1), "keep": failAt("runner.SetRecord", 1), "published": failAt("runner.SetRecord", 2), "ready": failAt("runner.SetRecord", 3),
+	} {
+		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			m, _ := w.manager(t)
-			w.before = func(op string, n int) error {
-				if op == step && (op != "runner.SetRecord" || n == 2) { // the first one says that it is ready
-					return errors.New("boom")
-				}
-				return nil
-			}
+			w.before = before
 			if _, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "shop", Publish: []string{"0"}}); err == nil {
 				t.Fatal("no error")
 			}

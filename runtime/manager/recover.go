@@ -4,18 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
-	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
-	"github.com/ctrsnap/ctrsnap/runtime/lease"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
+	"github.com/ctrsnap/ctrsnap/runtime/removal"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -27,159 +28,157 @@ type Report struct {
 	Orphans int // snapshots, networks and files without a container
 }
 
-// Recover takes up what an earlier process left: clones that run are adopted as
-// they were recorded, all else that belongs to clones is torn down, in the
-// background. Clones of a lease wait for its holder until Serving is called, and LeaseRestartGrace from then on. An
-// error about one clone does not keep the others from being recovered; that
-// clone is left alone.
-func (m *Manager) Recover(ctx context.Context) (Report, error) {
-	if err := m.makeDirs(); err != nil {
+// recoverer takes up what an earlier process has left.
+type recoverer struct {
+	store    snapshot.Store
+	network  network.Provider
+	runner   runtime.Runner
+	engines  runtime.Engines
+	files    files
+	extras   extras
+	registry *registry
+	removals *removal.Queue
+	deaths   *deaths
+	warm     *warm
+	parallel int
+	log      *slog.Logger
+}
+
+// recover adopts clones that run, and has all else torn down that belongs to clones. An error about one clone does not
+// keep the others from being recovered; that clone is left alone.
+func (r *recoverer) recover(ctx context.Context) (Report, error) {
+	if err := r.files.open(); err != nil {
 		return Report{}, err
 	}
-	infos, err := m.opts.Runner.Containers(ctx, map[string]string{snapshot.LabelKind: snapshot.KindClone})
+	infos, err := r.runner.Containers(ctx, map[string]string{snapshot.LabelKind: snapshot.KindClone})
 	if err != nil {
 		return Report{}, fmt.Errorf("recover clones: %w", err)
 	}
 	var mu sync.Mutex
 	var report Report
 	var errs []error
-	known := map[string]bool{}
+	known, alone := map[string]bool{}, map[string]bool{}
 	var g errgroup.Group
-	g.SetLimit(m.opts.Parallel)
+	g.SetLimit(r.parallel)
 	for _, info := range infos {
 		known[info.ID] = true
+		r.removals.Own(info.ID)
 		g.Go(func() error {
-			c, err := m.adopt(ctx, info)
-			if c == nil && err == nil {
-				m.freeInterfaces(ctx, info.ID)
-			}
+			c, err := r.adopt(ctx, info)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err != nil:
-				errs = append(errs, err)
-				m.own(info.ID)
-			case c != nil && c.rec.Member:
+				errs, alone[info.ID] = append(errs, err), true
+			case c != nil && c.record().Member:
 				report.Members++
 			case c != nil:
 				report.Adopted++
 			default:
 				report.Removed++
-				m.teardown(info.ID)
 			}
 			return nil
 		})
 	}
 	_ = g.Wait() // errors are in errs
-	errs = append(errs, m.reconcileInterfaces(ctx, known), m.reconcilePorts(ctx))
-	orphans, err := m.orphans(ctx, known)
+	errs = append(errs, r.extras.reconcile(ctx, r.registry.list(access.Daemon, nil), alone))
+	orphans, err := r.orphans(ctx, known)
 	for id := range orphans {
-		m.teardown(id)
+		r.removals.Remove(id)
 	}
 	report.Orphans = len(orphans)
 	return report, errors.Join(append(errs, err)...)
 }
 
-func (m *Manager) makeDirs() error {
-	if err := m.dirs.Open(); err != nil {
-		return err
+// adopt takes up one clone. None means that it is being torn down.
+func (r *recoverer) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone, error) {
+	c, err := r.revive(ctx, info)
+	if c != nil {
+		return c, nil
 	}
-	if err := os.MkdirAll(m.opts.LogDir, 0o750); err != nil {
-		return fmt.Errorf("make log directory: %w", err)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("adopt clone %s: %w", info.ID, err)
 	}
-	return nil
+	// What it has beside is free at once if it runs; the teardown does it again.
+	if task, err := r.runner.Load(ctx, info.ID); err == nil {
+		_ = r.extras.take(ctx, info.ID, namespaceOf(task))
+	}
+	r.removals.Remove(info.ID)
+	return nil, nil
 }
 
-// adopt takes up one clone. None means that it is to be torn down.
-func (m *Manager) adopt(ctx context.Context, info runtime.ContainerInfo) (*clone, error) {
+// revive returns a clone that goes on, and neither a clone nor an error for one that is not to. NotFound says that a part
+// of it has gone.
+func (r *recoverer) revive(ctx context.Context, info runtime.ContainerInfo) (*clone, error) {
 	rec, err := parseRecord(info.Record)
 	switch {
 	case errdefs.IsFailedPrecondition(err):
-		return nil, fmt.Errorf("adopt clone %s: %w", info.ID, err)
+		return nil, err
 	case err != nil:
-		m.log.Error("clone without a record is removed", "clone", info.ID, "error", err)
+		r.log.Error("clone without a record is removed", "clone", info.ID, "error", err)
 		return nil, nil
-	case !rec.Ready || rec.ID != info.ID:
+	case !rec.Ready || rec.ID != info.ID || !rec.resume(time.Now()):
 		return nil, nil
 	}
-	if rec.ExpiresAt != nil {
-		now := time.Now()
-		left := rec.ExpiresAt.Sub(now)
-		if left <= 0 {
-			return nil, nil
+	golden, err := r.store.Golden(ctx, snapshot.Ref{Name: rec.Golden, Version: rec.Version})
+	if err != nil {
+		return nil, err
+	}
+	engine, err := r.engines.Engine(rec.Engine)
+	if err != nil {
+		return nil, fmt.Errorf("no engine %q: %w", rec.Engine, errdefs.ErrFailedPrecondition)
+	}
+	if rec.Member && !r.warm.isCurrent(golden, rec) {
+		return nil, nil
+	}
+	task, err := r.runner.Load(ctx, info.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !rec.Member && rec.OwnerUID != 0 { // it may be of a release that gave them the directory
+		if err := r.files.Admit(info.ID, rec.OwnerUID); err != nil {
+			return nil, err
 		}
-		at := now.Add(left) // the same time, with a reading of the monotonic clock
-		rec.ExpiresAt = &at
-	}
-	golden, err := m.opts.Store.Golden(ctx, snapshot.Ref{Name: rec.Golden, Version: rec.Version})
-	if err != nil {
-		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
-	}
-	engine, err := m.opts.Engines.Engine(rec.Engine)
-	if err != nil {
-		return nil, fmt.Errorf("adopt clone %s: no engine %q: %w", info.ID, rec.Engine, errdefs.ErrFailedPrecondition)
-	}
-	if rec.Member {
-		process, err := engine.Server(golden, serverSettings(engine, nil, m.opts.Limits.Clone))
-		if err != nil || fingerprint(process) != rec.Process {
-			return nil, nil // it was started by another version of us
-		}
-	}
-	task, err := m.opts.Runner.Load(ctx, info.ID)
-	if err != nil {
-		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
-	}
-	exits, err := task.Wait(m.ctx)
-	if err != nil {
-		return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
 	}
 	rec.PID = task.PID()
 	if rec.Isolation == "" { // of a release that did not record it
 		rec.Isolation = isolationOf(rec.PID)
 	}
-	if rec.Member && rec.Isolation != isolation(m.opts.Runner.Isolation()) {
+	if rec.Member && rec.Isolation != isolation(r.runner.Isolation()) {
 		return nil, nil // ordinary users may get it
 	}
-	c := &clone{
-		id: info.ID, golden: golden, engine: engine, task: task, rec: rec,
-		died: make(chan struct{}), gone: make(chan struct{}),
+	c := newClone(info.ID, golden, engine, r.files.Sockets(info.ID), rec)
+	c.task = task
+	if err := r.deaths.watch(c); err != nil {
+		return nil, err
 	}
-	if !rec.Member && rec.OwnerUID != 0 { // it may be of a release that gave him the directory
-		if err := m.dirs.Admit(c.id, rec.OwnerUID); err != nil {
-			return nil, ignoreNotFound(fmt.Errorf("adopt clone %s: %w", info.ID, err))
-		}
-	}
-	m.own(c.id)
-	m.wg.Go(func() { m.watch(c, exits) })
 	if rec.Member {
 		c.proc = openPID(rec.PID)
-		m.pool.Adopt(golden, c)
+		r.warm.members.Adopt(golden, c)
 	} else {
-		m.readmit(c)
+		r.registry.resume(c)
 	}
 	return c, nil
 }
 
-func (m *Manager) readmit(c *clone) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.attach(c)
-	m.leases.Resume(c.rec.OwnerUID, c.rec.Holder, lease.Clone{ID: c.id, Life: c.rec.life()})
-}
-
-func ignoreNotFound(err error) error {
-	if errdefs.IsNotFound(err) {
-		return nil
+// resume gives the end of a clone's life a reading of the monotonic clock again: see [record.live]. It returns false if
+// it has passed.
+func (r *record) resume(now time.Time) bool {
+	if r.ExpiresAt == nil {
+		return true
 	}
-	return err
+	left := r.ExpiresAt.Sub(now)
+	at := now.Add(left)
+	r.ExpiresAt = &at
+	return left > 0
 }
 
 // orphans returns the ids of clones of which there is anything but a container.
-func (m *Manager) orphans(ctx context.Context, known map[string]bool) (map[string]bool, error) {
+func (r *recoverer) orphans(ctx context.Context, known map[string]bool) (map[string]bool, error) {
 	found := map[string]bool{}
 	var errs []error
 	for _, list := range []func(context.Context) ([]string, error){
-		m.opts.Store.Clones, m.opts.Network.Namespaces, m.published, func(context.Context) ([]string, error) { return m.dirs.IDs() }, dirLister(m.opts.LogDir),
+		r.store.Clones, r.network.Namespaces, func(context.Context) ([]string, error) { return r.files.ids() },
 	} {
 		ids, err := list(ctx)
 		if err != nil {
@@ -191,16 +190,4 @@ func (m *Manager) orphans(ctx context.Context, known map[string]bool) (map[strin
 	}
 	maps.DeleteFunc(found, func(id string, _ bool) bool { return known[id] || !kind.Clone.Is(id) })
 	return found, errors.Join(errs...)
-}
-
-// dirLister returns the names in a directory, without ".log".
-func dirLister(dir string) func(context.Context) ([]string, error) {
-	return func(context.Context) ([]string, error) {
-		entries, err := os.ReadDir(dir)
-		ids := make([]string, 0, len(entries))
-		for _, e := range entries {
-			ids = append(ids, strings.TrimSuffix(e.Name(), ".log"))
-		}
-		return ids, err
-	}
 }

@@ -4,180 +4,160 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"sync"
+	"log/slog"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/event"
+	"github.com/ctrsnap/ctrsnap/runtime/removal"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-const (
-	killTimeout = 2 * time.Second
-	minBackoff  = 100 * time.Millisecond
-	maxBackoff  = 30 * time.Second
-)
+const killTimeout = 2 * time.Second
 
-// Remove makes a clone invisible and kills its server. The rest is torn down
-// afterwards: Drain waits for it. One that is protected goes by force only.
-func (m *Manager) Remove(ctx context.Context, caller access.Caller, id string, force bool) error {
-	c, err := m.find(caller, id)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	if c.rec.Protected && !force {
-		m.mu.Unlock()
+// undertaker ends clones: by their users' wish, when their time has come, or when something is wrong with them.
+type undertaker struct {
+	store    snapshot.Store
+	network  network.Provider
+	runner   runtime.Runner
+	files    files
+	extras   extras
+	registry *registry
+	removals *removal.Queue
+	events   *event.Hub
+	step     func(string) error
+	log      *slog.Logger
+}
+
+// emit has the world know what a caller did to a clone that is, or was, handed out.
+func emit(to *event.Hub, by access.Caller, t api.EventType, c *clone, reason string) {
+	rec := c.record()
+	to.Emit(event.Event{
+		Event: api.Event{
+			Type: t, Clone: c.id, Name: rec.Name, Golden: c.golden.Ref().String(), Owner: rec.Owner, By: by.Name, Reason: reason,
+		},
+		OwnerUID: rec.OwnerUID,
+	})
+}
+
+// remove makes a clone invisible and kills its server. The rest is torn down afterwards. One that is protected goes by
+// force only.
+func (u *undertaker) remove(ctx context.Context, caller access.Caller, c *clone, force bool) error {
+	if c.record().Protected && !force {
 		return snapshot.WithHint(
 			fmt.Errorf("clone %s is protected: %w", c.id, errdefs.ErrFailedPrecondition),
 			"ctrsnap rm --force "+c.id+", or ctrsnap extend --protect=false")
 	}
-	detached := m.detach(c)
-	m.mu.Unlock()
-	if detached { // else somebody else was faster
-		m.log.Info("clone removed", "clone", c.id, "golden", c.golden.Ref().String())
-		_ = m.step("removed") // there is no way back
-		m.emit(caller, api.EventCloneRemoved, c, "")
-		m.end(ctx, c)
+	if u.registry.remove(c) { // else somebody else was faster
+		u.log.Info("clone removed", "clone", c.id, "golden", c.golden.Ref().String())
+		_ = u.step("removed") // there is no way back
+		emit(u.events, caller, api.EventCloneRemoved, c, "")
+		u.end(ctx, c)
 	}
 	return nil
 }
 
-// end kills the server of a clone that is invisible and has the rest torn
-// down. A restart before that is done finds a container without a running task, and
-// goes on there.
-func (m *Manager) end(ctx context.Context, c *clone) {
-	m.kill(ctx, c)
-	_ = m.step("killed")
-	m.teardown(c.id)
+// expire ends a clone whose time has come, or that nobody uses, unless it has ended already.
+func (u *undertaker) expire(id, why string) {
+	c := u.registry.get(id)
+	if c == nil || !u.registry.remove(c) {
+		return
+	}
+	u.log.Info("clone expired", "clone", c.id, "golden", c.golden.Ref().String(), "reason", why)
+	emit(u.events, access.Daemon, api.EventCloneExpired, c, why)
+	u.end(context.Background(), c)
 }
 
-// kill ends the server. What else there is of the clone, a teardown kills.
-func (m *Manager) kill(ctx context.Context, c *clone) {
+// expiring has the world know of a clone that ends soon.
+func (u *undertaker) expiring(id, why string) {
+	if c := u.registry.get(id); c != nil {
+		emit(u.events, access.Daemon, api.EventCloneExpiring, c, why)
+	}
+}
+
+// halt ends the server of a clone, whose record says why. The clone stays.
+func (u *undertaker) halt(ctx context.Context, id, reason string) {
+	c := u.registry.get(id)
+	if c == nil {
+		return // it went meanwhile
+	}
+	if err := u.registry.update(ctx, c, func(r *record) { r.Reason = "stopped: " + reason }); err != nil {
+		u.log.Warn("reason not recorded", "clone", c.id, "error", err)
+	}
+	u.log.Warn("clone stopped", "clone", c.id, "golden", c.golden.Ref().String(), "reason", reason)
+	u.kill(ctx, c)
+	emit(u.events, access.Daemon, api.EventCloneStopped, c, reason)
+}
+
+// died tells of a server that has ended by itself.
+func (u *undertaker) died(c *clone) {
+	if !u.registry.has(c) {
+		return
+	}
+	code, news := fmt.Sprintf("exit code %d", c.exit.Code), false
+	c.change(func(r *record) {
+		if news = r.Reason == ""; news {
+			r.Reason = "its server has ended by itself, " + code
+		}
+	})
+	if news {
+		emit(u.events, access.Daemon, api.EventCloneDied, c, code)
+	}
+}
+
+// end kills the server of a clone that is invisible and has the rest torn down. A restart before that is done finds a
+// container without a running task, and goes on there.
+func (u *undertaker) end(ctx context.Context, c *clone) {
+	u.kill(ctx, c)
+	_ = u.step("killed")
+	u.removals.Remove(c.id)
+}
+
+// kill ends the server. What else there is of the clone, a teardown takes away, which tries again what fails here.
+func (u *undertaker) kill(ctx context.Context, c *clone) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
-	_ = m.unpublish(ctx, c.id) // a port is free for the next one; the teardown does it again
-	m.detachAll(ctx, c)
+	_ = u.extras.take(ctx, c.id, c.namespace()) // ports and addresses are free for the next one
 	if !c.isDead() {
 		_ = c.task.Signal(ctx, syscall.SIGKILL) // it may be gone
 	}
 }
 
-// teardown removes all that a clone is made of, in the background, until it
-// has succeeded or the Manager is closed: Recover goes on then. The channel is closed when it is done.
-func (m *Manager) teardown(id string) <-chan struct{} {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if done, ok := m.teardowns[id]; ok {
-		return done
+// discard tears down clones that were not handed out, and waits for it. nil stands for none.
+func (u *undertaker) discard(clones ...*clone) {
+	var gone []<-chan struct{}
+	for _, c := range clones {
+		if c != nil {
+			gone = append(gone, u.removals.Remove(c.id))
+		}
 	}
-	done := make(chan struct{})
-	if m.ctx.Err() != nil {
-		close(done)
-		return done // Recover does it
-	}
-	m.teardowns[id] = done
-	m.ids[id] = true
-	m.backlog++
-	m.wg.Go(func() { m.tearDownUntilGone(id, done) })
-	return done
+	u.removals.Wait(undoTimeout, gone...)
 }
 
-func (m *Manager) tearDownUntilGone(id string, done chan struct{}) {
-	tried := sync.OnceFunc(m.shorten)
-	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		err := m.tearDownOnce(id)
-		tried()
-		if err == nil {
-			break
-		}
-		if m.ctx.Err() != nil {
-			return // Recover goes on with it
-		}
-		m.log.Warn("clone not torn down yet", "clone", id, "error", err)
-		select {
-		case <-time.After(backoff):
-		case <-m.ctx.Done():
-			return
-		}
-	}
-	m.mu.Lock()
-	delete(m.teardowns, id)
-	delete(m.ids, id)
-	m.mu.Unlock()
-	close(done)
-}
-
-// shorten takes one off the backlog.
-func (m *Manager) shorten() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.backlog--
-	close(m.torn)
-	m.torn = make(chan struct{})
-}
-
-// maxBacklog is how many clones may wait for their teardown, for each that is
-// torn down at a time, before no new ones are made: what they hold (mounts,
-// namespaces, disk) would grow without end where clones are made faster than they go.
-const maxBacklog = 8
-
-// awaitRemovals waits while the backlog is too long. What fails and is tried
-// again does not count: nothing waits for it.
-func (m *Manager) awaitRemovals(ctx context.Context) error {
-	for {
-		m.mu.Lock()
-		long, torn := m.backlog > maxBacklog*m.opts.Parallel, m.torn
-		m.mu.Unlock()
-		if !long {
-			return nil
-		}
-		select {
-		case <-torn:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (m *Manager) tearDownOnce(id string) error {
-	select {
-	case m.removing <- struct{}{}:
-		defer func() { <-m.removing }()
-	case <-m.ctx.Done():
-		return m.ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), undoTimeout)
-	defer cancel()
-	steps := []struct {
-		name string
+// tearDown removes all that a clone is made of, or what is left of it. It is idempotent.
+func (u *undertaker) tearDown(ctx context.Context, id string) error {
+	type part struct {
+		step string
 		do   func() error
-	}{
-		{"remove ports", func() error { return m.unpublish(ctx, id) }},
-		{"remove container", func() error { return m.opts.Runner.Delete(ctx, id) }},
-		{"remove interfaces", func() error { return m.forgetInterfaces(ctx, id) }},
-		{"remove network", func() error { return m.opts.Network.Remove(ctx, id) }},
-		{"remove snapshot", func() error { return m.opts.Store.Remove(ctx, id) }},
-		{"remove files", func() error { return m.removeFiles(id) }},
 	}
-	for _, step := range steps {
-		if err := errors.Join(m.step(step.name), step.do()); err != nil {
+	parts := []part{{"remove container", func() error { return u.runner.Delete(ctx, id) }}}
+	for _, e := range u.extras {
+		parts = append(parts, part{"remove " + e.name(), func() error { return e.take(ctx, id, "") }})
+	}
+	parts = append(parts,
+		part{"remove network", func() error { return u.network.Remove(ctx, id) }},
+		part{"remove snapshot", func() error { return u.store.Remove(ctx, id) }},
+		part{"remove files", func() error { return u.files.remove(id) }})
+	for _, p := range parts {
+		if err := errors.Join(u.step(p.step), p.do()); err != nil {
 			return fmt.Errorf("tear down clone %s: %w", id, err)
 		}
 	}
 	return nil
-}
-
-// removeFiles removes the directory of the socket and the log file.
-func (m *Manager) removeFiles(id string) error {
-	err := os.Remove(m.logPath(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(m.dirs.Remove(id), err)
 }

@@ -1,10 +1,12 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/removal"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
@@ -25,13 +28,31 @@ import (
 // less the final NUL.
 const maxSocketPath = 107
 
-// starter makes one clone, step by step.
-type starter struct {
-	*Manager
-	want  *plan
-	clone *clone
-	undo  undo.Stack
-	begun time.Time
+// maker makes clones of plans.
+type maker struct {
+	store        snapshot.Store
+	network      network.Provider
+	runner       runtime.Runner
+	files        files
+	resolvConf   func(ctx context.Context, addr netip.Addr) string
+	startTimeout time.Duration
+
+	registry *registry
+	removals *removal.Queue
+	deaths   *deaths
+	step     func(string) error
+	observe  func(context.Context, Made)
+	log      *slog.Logger
+}
+
+// making is one clone that is made, step by step.
+type making struct {
+	*maker
+	want    *plan
+	starter Starter
+	clone   *clone
+	undo    undo.Stack
+	begun   time.Time
 
 	// prepared is closed when the snapshot is there, or prepareErr says why not.
 	prepared   chan struct{}
@@ -43,52 +64,47 @@ type starter struct {
 	timings api.Timings
 }
 
-// start makes one clone and returns when it has answered a query. An error
-// leaves nothing of it behind.
-func (m *Manager) start(ctx context.Context, want *plan, name string) (*clone, error) {
-	s := &starter{Manager: m, want: want, begun: time.Now(), timings: api.Timings{}}
-	s.clone = &clone{
-		id:     kind.Clone.New(),
-		golden: want.golden,
-		engine: want.engine,
-		died:   make(chan struct{}),
-		gone:   make(chan struct{}),
-	}
-	s.clone.rec = newRecord(s.clone.id, want, name, s.begun)
-	s.clone.rec.Isolation = isolation(m.opts.Runner.Isolation())
-	m.own(s.clone.id)
-	if err := s.run(ctx); err != nil {
+// make makes one clone and returns when it has answered. An error leaves nothing of it behind.
+func (m *maker) make(ctx context.Context, want *plan, name string) (*clone, error) {
+	id := kind.Clone.New()
+	s := &making{maker: m, want: want, starter: starterOf(m.runner, want), begun: time.Now(), timings: api.Timings{}}
+	rec := newRecord(id, want, name, s.begun)
+	rec.Isolation = isolation(m.runner.Isolation())
+	s.clone = newClone(id, want.golden, want.engine, m.files.Sockets(id), rec)
+	m.removals.Own(id)
+	err := s.run(ctx)
+	if err != nil {
 		err = s.fail(ctx, err)
-		m.observed(ctx, Made{Golden: want.golden.Ref(), Member: want.member, Began: s.begun, Timings: s.timings, Err: err})
+	}
+	m.observe(ctx, Made{Golden: want.golden.Ref(), Member: want.member, Began: s.begun, Timings: s.timings, Err: err})
+	if err != nil {
 		return nil, err
 	}
-	m.observed(ctx, Made{Golden: want.golden.Ref(), Member: want.member, Began: s.begun, Timings: s.timings})
-	m.log.Info("clone ready", "clone", s.clone.id, "golden", want.golden.Ref().String(), "ms", s.timings[api.StageTotal], "pool", want.member)
+	m.log.Info("clone ready", "clone", id, "golden", want.golden.Ref().String(), "ms", s.timings[api.StageTotal], "pool", want.member)
 	return s.clone, nil
 }
 
-// fail undoes what was made. What could not be undone is torn down again until
-// it is gone.
-func (s *starter) fail(ctx context.Context, err error) error {
+// fail undoes what was made. What could not be undone is torn down again until it is gone.
+func (s *making) fail(ctx context.Context, err error) error {
 	if undoErr := s.undo.Run(ctx, undoTimeout); undoErr != nil {
-		s.teardown(s.clone.id)
+		s.removals.Remove(s.clone.id)
 		return errors.Join(err, fmt.Errorf("undo clone %s: %w", s.clone.id, undoErr))
 	}
-	s.disown(s.clone.id)
+	s.removals.Disown(s.clone.id)
 	return err
 }
 
-func (s *starter) run(ctx context.Context) error {
+func (s *making) run(ctx context.Context) error {
 	s.prepared = make(chan struct{})
 	go func() {
 		defer close(s.prepared)
 		s.prepareErr = s.stage(ctx, api.StagePrepare, s.prepareSnapshot)
 	}()
 	defer func() { <-s.prepared }() // what it made is undone after it
-	if err := s.surround(ctx); err != nil {
+	if err := s.prepareAll(ctx); err != nil {
 		return err
 	}
-	if err := s.connect(); err != nil {
+	if err := s.setConnection(); err != nil {
 		return err
 	}
 	steps := []struct {
@@ -104,7 +120,7 @@ func (s *starter) run(ctx context.Context) error {
 }
 
 // stage runs a step and takes its time.
-func (s *starter) stage(ctx context.Context, stage api.Stage, run func(context.Context) error) error {
+func (s *making) stage(ctx context.Context, stage api.Stage, run func(context.Context) error) error {
 	begun := time.Now()
 	err := run(ctx)
 	s.mu.Lock()
@@ -115,61 +131,66 @@ func (s *starter) stage(ctx context.Context, stage api.Stage, run func(context.C
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// surround makes side by side what a container needs before it is one, but for its
+// prepareAll makes side by side what a container needs before it is one, but for its
 // snapshot: that is needed by the task only.
-func (s *starter) surround(ctx context.Context) error {
+func (s *making) prepareAll(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.stage(ctx, api.StageNetwork, s.prepareNetwork) })
 	g.Go(s.reserve)
 	return g.Wait()
 }
 
-func (s *starter) prepareSnapshot(ctx context.Context) (err error) {
+func (s *making) prepareSnapshot(ctx context.Context) (err error) {
 	id := s.clone.id
-	s.mounts, err = s.opts.Store.Prepare(ctx, id, s.want.golden)
+	s.mounts, err = s.store.Prepare(ctx, id, s.want.golden)
 	if err != nil {
 		return fmt.Errorf("prepare snapshot: %w", err)
 	}
-	s.undo.Add("remove snapshot", func(ctx context.Context) error { return s.opts.Store.Remove(ctx, id) })
+	s.undo.Add("remove snapshot", func(ctx context.Context) error { return s.store.Remove(ctx, id) })
 	return s.step("prepared")
 }
 
-func (s *starter) prepareNetwork(ctx context.Context) (err error) {
+// prepareNetwork makes the network. A wanted address may be that of a clone that is on its way out: it is waited for.
+func (s *making) prepareNetwork(ctx context.Context) (err error) {
 	id := s.clone.id
-	s.netns, err = s.addNetwork(ctx)
+	err = s.removals.Retry(ctx, func() (err error) {
+		s.netns, err = s.network.Add(ctx, id, s.want.network())
+		return err
+	}, func(err error) bool { return s.want.addr.IsValid() && errdefs.IsAlreadyExists(err) })
 	if err != nil {
 		return fmt.Errorf("add network: %w", err)
 	}
-	s.undo.Add("remove network", func(ctx context.Context) error { return s.opts.Network.Remove(ctx, id) })
+	s.undo.Add("remove network", func(ctx context.Context) error { return s.network.Remove(ctx, id) })
 	return s.step("connected")
 }
 
 // reserve makes the directories and what the container has from the runner before
 // it is one. The clone's own directory comes first: Recover finds the rest by it.
-func (s *starter) reserve() error {
-	if err := errors.Join(s.makeFiles(), s.step("files")); err != nil {
+func (s *making) reserve() error {
+	id := s.clone.id
+	s.undo.Add("remove files", func(context.Context) error { return s.files.remove(id) })
+	if err := errors.Join(s.files.make(id, s.want.caller.UID()), s.step("files")); err != nil {
 		return err
 	}
-	r, ok := s.opts.Runner.(runtime.Reserver)
+	r, ok := s.runner.(runtime.Reserver)
 	if !ok {
 		return nil
 	}
-	id := s.clone.id
-	s.undo.Add("remove container", func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, id) })
+	s.undo.Add("remove container", func(ctx context.Context) error { return s.runner.Delete(ctx, id) })
 	if err := r.Reserve(id); err != nil {
 		return fmt.Errorf("reserve container: %w", err)
 	}
 	return s.step("reserved")
 }
 
-// connect finds out how the clone will be reached. That is known before it
+// setConnection finds out how the clone will be reached. That is known before it
 // runs, and so is a socket path that is too long for the kernel.
-func (s *starter) connect() error {
+func (s *making) setConnection() error {
 	c := s.clone
 	if len(s.netns.Addrs) > 0 {
-		c.rec.Addr, c.rec.Addrs = s.netns.Addrs[0], s.netns.Addrs
+		c.change(func(r *record) { r.Addr, r.Addrs = s.netns.Addrs[0], s.netns.Addrs })
 	}
-	conn, err := c.engine.Connect(c.golden, s.endpoint(c.id, c.rec.Addr, 0))
+	conn, err := c.engine.Connect(c.golden, c.endpoint())
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
@@ -178,34 +199,30 @@ func (s *starter) connect() error {
 			fmt.Errorf("socket path %s is longer than %d bytes: %w", conn.Socket, maxSocketPath, errdefs.ErrFailedPrecondition),
 			"configure a shorter run directory")
 	}
-	c.rec.connection = connection(conn)
+	c.change(func(r *record) { r.connection = connection(conn) })
 	return nil
 }
 
 // create makes the container and its task.
-func (s *starter) create(ctx context.Context) error {
+func (s *making) create(ctx context.Context) error {
 	c := s.clone
-	rec, err := c.rec.encode()
+	rec := c.record()
+	b, err := rec.encode()
 	if err != nil {
 		return err
 	}
-	hostname := c.rec.Name
-	if hostname == "" {
-		hostname = c.id
-	}
-	c.task, err = s.opts.Runner.Create(ctx, runtime.Container{
+	c.task, err = s.starter.Create(ctx, runtime.Container{
 		ID:       c.id,
 		Rootfs:   s.rootfs,
-		Process:  s.want.process,
 		NetNS:    s.netns.Path,
-		Hostname: hostname,
-		Mounts: append(s.resolvConf(ctx), specs.Mount{
-			Destination: runtime.SocketDir, Type: "bind", Source: s.dirs.Sockets(c.id),
+		Hostname: cmp.Or(rec.Name, c.id),
+		Mounts: append(s.resolvConfMount(ctx), specs.Mount{
+			Destination: runtime.SocketDir, Type: "bind", Source: c.sockets,
 			Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
 		}),
-		LogPath:  s.logPath(c.id),
+		LogPath:  s.files.log(c.id),
 		Labels:   map[string]string{snapshot.LabelKind: snapshot.KindClone},
-		Record:   rec,
+		Record:   b,
 		Limits:   hostLimits(s.want.limits),
 		Snapshot: c.id,
 	})
@@ -215,59 +232,49 @@ func (s *starter) create(ctx context.Context) error {
 		}
 		return fmt.Errorf("create container: %w", err)
 	}
-	s.undo.Add("remove container", func(ctx context.Context) error { return s.opts.Runner.Delete(ctx, c.id) })
+	s.undo.Add("remove container", func(ctx context.Context) error { return s.runner.Delete(ctx, c.id) })
 	return s.step("created")
 }
 
+// resolvConfMount returns the mount that has a clone ask for names at the right place.
+func (s *making) resolvConfMount(ctx context.Context) []specs.Mount {
+	addr := s.clone.record().Addr
+	if s.want.networks != "" || !addr.IsValid() {
+		return nil
+	}
+	file := s.resolvConf(ctx, addr)
+	if file == "" {
+		return nil
+	}
+	return []specs.Mount{{
+		Destination: "/etc/resolv.conf", Type: "bind", Source: file,
+		Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
+	}}
+}
+
 // rootfs waits for the snapshot.
-func (s *starter) rootfs(context.Context) ([]mount.Mount, error) {
+func (s *making) rootfs(context.Context) ([]mount.Mount, error) {
 	<-s.prepared
 	return s.mounts, s.prepareErr
 }
 
-// makeFiles makes the directory of the socket and the log file.
-func (s *starter) makeFiles() error {
-	id := s.clone.id
-	s.undo.Add("remove files", func(context.Context) error { return s.removeFiles(id) })
-	err := s.dirs.Make(id)
-	if uid := s.want.caller.UID(); err == nil && uid > 0 { // a member of the pool is nobody's yet
-		err = s.dirs.Admit(id, uid)
-	}
-	if err != nil {
+func (s *making) startTask(ctx context.Context) error {
+	c := s.clone
+	if err := s.deaths.watch(c); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(s.logPath(id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
-	if err != nil {
-		return fmt.Errorf("make log file: %w", err)
-	}
-	return log.Close()
-}
-
-func (s *starter) startTask(ctx context.Context) error {
-	exits, err := s.clone.task.Wait(s.ctx)
-	if err != nil {
-		return fmt.Errorf("wait for server: %w", err)
-	}
-	s.wg.Go(func() { s.watch(s.clone, exits) })
-	if err := s.clone.task.Start(ctx); err != nil {
+	if err := s.starter.Start(ctx, c.task); err != nil {
 		return fmt.Errorf("start server: %w", err)
 	}
-	s.clone.rec.PID = s.clone.task.PID()
+	c.change(func(r *record) { r.PID = c.task.PID() })
 	return s.step("started")
 }
 
-// ready waits until the server answers. A member of the pool, and one with settings that
-// nobody has tried, has then answered.
-func (s *starter) ready(ctx context.Context) error {
-	c := s.clone
-	rctx, cancel := context.WithTimeout(ctx, s.opts.StartTimeout)
+// ready waits until the server answers.
+func (s *making) ready(ctx context.Context) error {
+	rctx, cancel := context.WithTimeout(ctx, s.startTimeout)
 	defer cancel()
-	err := c.engine.Ready(rctx, c.golden, s.live(c), c.died)
-	// A golden's databases have been connected to with its own settings. A
-	// connection more would double what the caller's own costs.
-	if err == nil && (s.want.member || len(s.want.settings) > 0) {
-		err = c.engine.Query(rctx, c.golden, s.live(c))
-	}
+	err := s.starter.Ready(rctx, s.clone.live(), s.clone.died)
 	if err == nil {
 		return nil
 	}
@@ -279,28 +286,25 @@ func (s *starter) ready(ctx context.Context) error {
 
 // explain says why a server did not answer, in its own words. The container
 // goes first: then the log is complete.
-func (s *starter) explain(ctx context.Context, err error, timedOut bool) error {
+func (s *making) explain(ctx context.Context, err error, timedOut bool) error {
 	died := s.clone.isDead()
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	log := ""
-	if derr := s.opts.Runner.Delete(dctx, s.clone.id); derr == nil { // else undo says so
-		log = lastLines(s.logPath(s.clone.id), 10)
+	if derr := s.runner.Delete(dctx, s.clone.id); derr == nil { // else undo says so
+		log = lastLines(s.files.log(s.clone.id), 10)
 	}
 	switch {
 	case died:
-		s.Manager.mu.Lock()
-		code := s.clone.exit.Code
-		s.Manager.mu.Unlock()
 		// A golden starts with the engine's settings, or it is none. With the
 		// caller's, the caller is told.
 		var class error = errdefs.ErrDataLoss
 		if len(s.want.settings) > 0 {
 			class = errdefs.ErrInvalidArgument
 		}
-		err = fmt.Errorf("server ended with exit code %d before it answered: %w", code, class)
+		err = fmt.Errorf("server ended with exit code %d before it answered: %w", s.clone.exit.Code, class)
 	case timedOut:
-		err = fmt.Errorf("server did not answer within %s: %w", s.opts.StartTimeout, context.DeadlineExceeded)
+		err = fmt.Errorf("server did not answer within %s: %w", s.startTimeout, context.DeadlineExceeded)
 	default:
 		err = fmt.Errorf("server did not answer: %w", err)
 	}
@@ -312,12 +316,12 @@ func (s *starter) explain(ctx context.Context, err error, timedOut bool) error {
 
 // keep completes the record. It is kept before anybody hears of the clone, so
 // that a restart does not take a clone for unfinished that somebody uses.
-func (s *starter) keep(ctx context.Context) error {
+func (s *making) keep(ctx context.Context) error {
 	if err := s.step("ready"); err != nil {
 		return err
 	}
 	s.timings[api.StageTotal] = milliseconds(time.Since(s.begun))
-	if err := s.update(ctx, s.clone, func(r *record) {
+	if err := s.registry.update(ctx, s.clone, func(r *record) {
 		r.Ready, r.Timings = s.want.isComplete(), s.timings
 		r.live(s.want.ttl)
 	}); err != nil {

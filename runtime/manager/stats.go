@@ -18,13 +18,6 @@ type Made struct {
 	Err     error
 }
 
-// observed tells whoever watches. It takes what is told of a clone that is ready.
-func (m *Manager) observed(ctx context.Context, made Made) {
-	if m.opts.Observe != nil {
-		m.opts.Observe(ctx, made)
-	}
-}
-
 // Load is what the Manager has to do just now.
 type Load struct {
 	Active, Waiting int // clones that are made, and requests that wait for their turn
@@ -34,16 +27,14 @@ type Load struct {
 
 // Load returns what there is to do.
 func (m *Manager) Load() Load {
-	in, waiting := m.creating.Busy("")
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return Load{Active: in, Waiting: waiting, Admissions: m.quota.Waiting(), Teardowns: len(m.teardowns)}
+	in, waiting := m.queue.Busy("")
+	return Load{Active: in, Waiting: waiting, Admissions: m.quota.Waiting(), Teardowns: m.removals.Pending()}
 }
 
 // LastMeasured returns all clones with what they used when it was last measured: nothing is
 // measured for it.
 func (m *Manager) LastMeasured() []api.Clone {
-	clones := m.labelled(access.Daemon, nil)
+	clones := m.registry.list(access.Daemon, nil)
 	list := make([]api.Clone, len(clones))
 	for i, c := range clones {
 		list[i] = m.describe(c)
@@ -58,10 +49,10 @@ func (m *Manager) Stats(ctx context.Context, caller access.Caller) (api.Stats, e
 	if err := caller.CheckKnown("show statistics"); err != nil {
 		return api.Stats{}, err
 	}
-	s := api.Stats{Schema: api.Schema, Clones: m.measureAll(ctx, m.labelled(caller, nil))}
+	s := api.Stats{Schema: api.Schema, Clones: m.measureAll(ctx, m.registry.list(caller, nil))}
 	load := m.Load()
 	s.Queue = load.Waiting + load.Admissions
-	for _, p := range m.pool.Stats() {
+	for _, p := range m.warm.members.Stats() {
 		s.Pool += p.Ready
 	}
 	if m.opts.Space != nil {

@@ -9,24 +9,32 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/event"
 	"github.com/ctrsnap/ctrsnap/runtime/lease"
 	"github.com/ctrsnap/ctrsnap/runtime/patrol"
+	"github.com/ctrsnap/ctrsnap/runtime/quota"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// watched are the clones as a patrol looks at them.
-type watched struct{ m *Manager }
+// keeper shows the clones to a patrol, and does what it answers.
+type keeper struct {
+	store      snapshot.Store
+	files      files
+	registry   *registry
+	quota      *quota.Book
+	undertaker *undertaker
+	refill     func() // has the pool look again
+	events     *event.Hub
+}
 
-var _ patrol.Keeper = watched{}
+var _ patrol.Keeper = (*keeper)(nil)
 
 // Targets implements [patrol.Keeper].
-func (w watched) Targets() []patrol.Target {
-	clones := w.m.labelled(access.Daemon, nil)
+func (k *keeper) Targets() []patrol.Target {
+	clones := k.registry.list(access.Daemon, nil)
 	list := make([]patrol.Target, len(clones))
 	for i, c := range clones {
-		w.m.mu.Lock()
-		rec := c.rec
-		w.m.mu.Unlock()
+		rec := c.record()
 		ttl := time.Duration(rec.IdleTTL)
 		list[i] = patrol.Target{
-			ID: c.id, Log: w.m.logPath(c.id),
+			ID: c.id, Log: k.files.log(c.id),
 			Disk: rec.Limits.DiskBytes, IdleTTL: ttl, Warning: lease.Warning(ttl), Protected: rec.Protected,
 		}
 		if !c.isDead() {
@@ -37,8 +45,8 @@ func (w watched) Targets() []patrol.Target {
 }
 
 // Memory implements [patrol.Keeper].
-func (w watched) Memory(ctx context.Context, id string) (int64, error) {
-	c, err := w.m.find(access.Daemon, id)
+func (k *keeper) Memory(ctx context.Context, id string) (int64, error) {
+	c, err := k.registry.find(access.Daemon, id)
 	if err != nil {
 		return 0, err
 	}
@@ -46,44 +54,27 @@ func (w watched) Memory(ctx context.Context, id string) (int64, error) {
 }
 
 // Disk implements [patrol.Keeper].
-func (w watched) Disk(ctx context.Context, id string) (int64, error) {
-	return w.m.opts.Store.Usage(ctx, id)
-}
+func (k *keeper) Disk(ctx context.Context, id string) (int64, error) { return k.store.Usage(ctx, id) }
 
 // Measured implements [patrol.Keeper].
-func (w watched) Measured(id string, u patrol.Usage) { w.m.quota.Measured(id, u.Memory, u.Disk) }
+func (k *keeper) Measured(id string, u patrol.Usage) { k.quota.Measured(id, u.Memory, u.Disk) }
 
 // Halt implements [patrol.Keeper].
-func (w watched) Halt(ctx context.Context, id, reason string) {
-	m := w.m
-	c, err := m.find(access.Daemon, id)
-	if err != nil {
-		return // it went meanwhile
-	}
-	if err := m.update(ctx, c, func(r *record) { r.Reason = "stopped: " + reason }); err != nil {
-		m.log.Warn("reason not recorded", "clone", c.id, "error", err)
-	}
-	m.log.Warn("clone stopped", "clone", c.id, "golden", c.golden.Ref().String(), "reason", reason)
-	m.kill(ctx, c)
-	m.emit(access.Daemon, api.EventCloneStopped, c, reason)
-}
+func (k *keeper) Halt(ctx context.Context, id, reason string) { k.undertaker.halt(ctx, id, reason) }
 
 // Expiring implements [patrol.Keeper].
-func (w watched) Expiring(id, why string) { w.m.expiring(id, why) }
+func (k *keeper) Expiring(id, why string) { k.undertaker.expiring(id, why) }
 
 // Expire implements [patrol.Keeper].
-func (w watched) Expire(id, why string) { w.m.expire(id, why) }
+func (k *keeper) Expire(id, why string) { k.undertaker.expire(id, why) }
 
 // Full implements [patrol.Keeper].
-func (w watched) Full(err error) {
+func (k *keeper) Full(err error) {
 	e := event.Event{Event: api.Event{Type: api.EventStorageOK}}
 	if err != nil {
 		e.Type, e.Reason = api.EventStorageLow, err.Error()
 	} else {
-		w.m.pool.Poke()
+		k.refill()
 	}
-	w.m.opts.Events.Emit(e)
+	k.events.Emit(e)
 }
-
-// Room says why no clone and no golden is to be made now; nil if they may.
-func (m *Manager) Room() error { return m.patrol.Room() }
