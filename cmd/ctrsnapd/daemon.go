@@ -71,6 +71,7 @@ type daemon struct {
 	attach     *attach.Attacher
 	publish    *publish.Publisher
 	certUsers  *access.CertUsers
+	payers     *access.Payers
 	shims      *sandboxes.Pool // nil where runc runs all
 	runner     *runner.Runner
 	users      *runner.Mapped
@@ -241,6 +242,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 	if d.certUsers, err = access.OpenCertUsers(filepath.Join(d.cfg.Root, "cert-users")); err != nil {
 		return err
 	}
+	d.payers = access.NewPayers("/etc/subuid")
 	d.runner = runner.New(d.containerd.Client(), opts)
 	d.users, err = d.runner.MapUsers(ctx, runner.MapOptions{
 		Mode: d.cfg.Containerd.UserNS, First: d.cfg.Containerd.IDs, Layers: d.containerd.SnapshotRoot, ViewsDir: d.state("mapped"),
@@ -254,13 +256,13 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		Store: d.store, Runner: d.runner, Network: d.network, Engines: d.engines,
 		RunDir: d.state("clones"), LogDir: d.stored("logs"),
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
-		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, EndBuilds: d.endBuilds, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
+		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, EndBuilds: d.endBuilds, Payer: d.payers.Of, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
 	})
 	d.goldens = goldens.New(goldens.Options{Store: d.store, Clones: d.manager, Users: d.certUsers, Events: d.events, Log: d.log})
 	d.builder = build.New(build.Options{
 		Store: d.store, Goldens: d.goldens, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
-		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Timeout: time.Duration(d.cfg.Build.Timeout), TrustedGroup: d.cfg.Build.TrustedGroup, Mode: uint32(d.cfg.Build.Mode),
+		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Timeout: time.Duration(d.cfg.Build.Timeout), TrustedGroup: d.cfg.Build.TrustedGroup, Payer: d.payers.Of, Mode: uint32(d.cfg.Build.Mode),
 		MaxUpload: int64(d.cfg.Build.MaxUpload), Room: d.manager.Room,
 		Failpoint: d.failpoints.Of("build"),
 	})

@@ -10,7 +10,7 @@ import (
 // listen lets callers of this host in, and those of others by TLS if the configuration says where.
 func (d *daemon) listen(ctx context.Context) ([]net.Listener, error) {
 	a := d.cfg.API
-	local, err := server.Listen(a.Socket, a.Group)
+	local, err := server.Listen(a.Socket, a.Group, d.payers.Of)
 	if err != nil || a.TLSListen == "" {
 		return []net.Listener{local}, err
 	}

@@ -71,6 +71,8 @@ type Options struct {
 	Room        func() error  // why no golden is to be made now; default there is room
 	// Failpoint, if set, is called before each step of a build.
 	Failpoint func(step string) error
+	// Payer says whose limits and turns hold for a user, see [access.Payers]; default everybody's own.
+	Payer func(uid int) int
 	// TrustedGroup is the group of this host whose members take each other's goldens of the same key for their own.
 	TrustedGroup string
 	Mode         uint32 // of goldens whose builder does not say; default that of [snapshot.DefaultAccess]

@@ -56,7 +56,15 @@ func (t *turn) without(ctx context.Context, wait func() error) error {
 }
 
 // party is the caller's name in the queue.
-func (j *job) party() string { return strconv.Itoa(j.caller.UID()) }
+func (j *job) party() string { return strconv.Itoa(j.payer()) }
+
+// payer is the user whose limits hold for the caller.
+func (j *job) payer() int {
+	if j.Payer == nil {
+		return j.caller.UID()
+	}
+	return j.Payer(j.caller.UID())
+}
 
 // register lets a build begin, unless its caller has too many.
 func (b *Builder) register(j *job) error {
@@ -64,7 +72,7 @@ func (b *Builder) register(j *job) error {
 	defer b.mu.Unlock()
 	n := 0
 	for _, other := range b.jobs {
-		if other.caller.UID() == j.caller.UID() {
+		if other.payer() == j.payer() {
 			n++
 		}
 	}

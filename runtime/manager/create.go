@@ -37,8 +37,9 @@ type creator struct {
 	extras     extras
 	removals   *removal.Queue
 	undertaker *undertaker
-	parallel   int          // clones of one request that are made at a time
-	room       func() error // why nothing is to be made now; nil if it may
+	parallel   int               // clones of one request that are made at a time
+	payer      func(uid int) int // whose turns hold for a user
+	room       func() error      // why nothing is to be made now; nil if it may
 	events     *event.Hub
 	step       func(string) error
 	log        *slog.Logger
@@ -268,7 +269,7 @@ func (r *creator) enqueue(ctx context.Context, want *plan, await *pool.Await[*cl
 	if await != nil {
 		w.Instead = await.Came()
 	}
-	leave, place, err := r.queue.Enter(wctx, "uid "+strconv.Itoa(want.caller.UID()), w)
+	leave, place, err := r.queue.Enter(wctx, "uid "+strconv.Itoa(r.payer(want.caller.UID())), w)
 	if err == nil {
 		return leave, nil
 	}

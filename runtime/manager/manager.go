@@ -72,6 +72,8 @@ type Options struct {
 	Limits Limits
 	// Space looks at the storage; nil leaves it, and what clones use, unwatched.
 	Space func() (patrol.Space, error)
+	// Payer says whose limits and turns hold for a user, see [access.Payers]; default everybody's own.
+	Payer func(uid int) int
 	// EndBuilds ends builds when the storage gets full, see [patrol.Options].
 	EndBuilds func(why error) (left int)
 	// CgroupRoot is where the cgroup filesystem is mounted; default /sys/fs/cgroup.
@@ -92,6 +94,9 @@ func (o *Options) setDefaults() {
 	setDefault(&o.LeaseRestartGrace, 30*time.Second)
 	setDefault(&o.CgroupRoot, "/sys/fs/cgroup")
 	setDefault(&o.Parallel, 2*goruntime.NumCPU())
+	if o.Payer == nil {
+		o.Payer = func(uid int) int { return uid }
+	}
 	setDefault(&o.Pool.Max, 4*goruntime.NumCPU())
 	setDefault(&o.Pool.Parallel, max(1, goruntime.NumCPU()/2))
 	setDefault(&o.Logger, slog.New(slog.DiscardHandler))
@@ -148,7 +153,7 @@ func New(opts Options) *Manager {
 	opts.setDefaults()
 	m := &Manager{opts: opts, log: opts.Logger, gate: newGate(), queue: pool.NewQueue(opts.Parallel), endPatrol: func() {}}
 	m.files = files{rundir.Dirs{Path: opts.RunDir, Memory: opts.Memory}, opts.LogDir}
-	m.quota = quota.New(opts.Limits.User, opts.Limits.All)
+	m.quota = quota.New(opts.Limits.User, opts.Limits.All, opts.Payer)
 	m.leases = lease.New(lease.Options{
 		Grace: opts.LeaseGrace, RestartGrace: opts.LeaseRestartGrace, CgroupRoot: opts.CgroupRoot,
 		Ended:  func(id, why string) { m.undertaker.expire(id, why) },
@@ -204,7 +209,7 @@ func (m *Manager) wire() {
 	m.creator = &creator{
 		planner: m.planner, registry: m.registry, quota: m.quota, queue: m.queue, warm: m.warm, maker: maker,
 		passwords: m.passwords, extras: all, removals: m.removals, undertaker: m.undertaker, parallel: o.Parallel,
-		room: m.Room, events: o.Events, step: m.step, log: m.log,
+		payer: o.Payer, room: m.Room, events: o.Events, step: m.step, log: m.log,
 	}
 	m.recoverer = &recoverer{
 		store: o.Store, network: o.Network, runner: o.Runner, engines: o.Engines, files: m.files, extras: all,

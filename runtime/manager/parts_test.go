@@ -36,7 +36,7 @@ func newParts(t *testing.T, w *world) *registry {
 	t.Helper()
 	leases := lease.New(lease.Options{Grace: time.Minute, Ended: func(string, string) {}, Ending: func(string, time.Time) {}})
 	t.Cleanup(leases.Close)
-	return newRegistry((*fakeRunner)(w), quota.New(quota.Bounds{}, quota.Bounds{}), leases)
+	return newRegistry((*fakeRunner)(w), quota.New(quota.Bounds{}, quota.Bounds{}, nil), leases)
 }
 
 // running is a clone of golden shop that nobody has heard of, with a server that runs.

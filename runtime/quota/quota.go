@@ -63,6 +63,7 @@ type Request struct {
 // Book keeps what clones take. It is safe for concurrent use, and calls nobody.
 type Book struct {
 	user, all Bounds
+	payer     func(uid int) int
 
 	mu      sync.Mutex
 	clones  map[string]entry
@@ -86,9 +87,13 @@ type waiter struct {
 	admitted chan struct{} // closed when it has room
 }
 
-// New returns a Book that bounds the clones of each user, and those of all.
-func New(user, all Bounds) *Book {
-	return &Book{user: user, all: all, clones: map[string]entry{}, taken: map[int]share{}}
+// New returns a Book that bounds the clones of each user, and those of all. payer says whose bounds hold for a user; nil:
+// everybody's own.
+func New(user, all Bounds, payer func(uid int) int) *Book {
+	if payer == nil {
+		payer = func(uid int) int { return uid }
+	}
+	return &Book{user: user, all: all, payer: payer, clones: map[string]entry{}, taken: map[int]share{}}
 }
 
 // Admit returns when there is room for what r asks for, no later than r.Wait. The room is
@@ -101,7 +106,7 @@ func (b *Book) Admit(ctx context.Context, r Request) (release func(), err error)
 		return func() {}, nil
 	}
 	w := &waiter{
-		uid: r.UID, exempt: r.Exempt, admitted: make(chan struct{}),
+		uid: b.payer(r.UID), exempt: r.Exempt, admitted: make(chan struct{}),
 		need: share{clones: r.Clones, memory: int64(r.Clones) * memory(r.Memory, 0)},
 	}
 	release = func() { b.release(w) }
@@ -164,7 +169,7 @@ func (b *Book) release(w *waiter) {
 func (b *Book) Fits(uid, clones int, limit int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if bound := b.user.exceeded(b.taken[uid].plus(share{clones: clones, memory: int64(clones) * memory(limit, 0)})); bound != "" {
+	if bound := b.user.exceeded(b.taken[b.payer(uid)].plus(share{clones: clones, memory: int64(clones) * memory(limit, 0)})); bound != "" {
 		return errNoRoom(bound + " of each user")
 	}
 	return nil
@@ -174,7 +179,7 @@ func (b *Book) Fits(uid, clones int, limit int64) error {
 func (b *Book) Add(id string, uid int, limit int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.set(id, entry{uid: uid, limit: limit, share: share{1, memory(limit, 0), 0}})
+	b.set(id, entry{uid: b.payer(uid), limit: limit, share: share{1, memory(limit, 0), 0}})
 }
 
 // Measured counts a clone with what it uses now, in bytes.

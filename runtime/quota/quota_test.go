@@ -33,7 +33,7 @@ func TestBounds(t *testing.T) {
 		"memory unknown":  {all: Bounds{Memory: 375 * mib}, r: Request{Clones: 1}, says: "375 MiB of memory in all"},
 		"disk":            {all: Bounds{Disk: 499 * mib}, r: Request{Clones: 1}, says: "499 MiB of disk in all"},
 	} {
-		b := New(c.user, c.all)
+		b := New(c.user, c.all, nil)
 		b.Add("known", 1, 0)
 		b.Measured("known", 312*mib, 500*mib)
 		b.Add("other", 1, 0)
@@ -60,7 +60,7 @@ func TestBounds(t *testing.T) {
 // who came first. A wait ends with its time or its context, and then holds nobody up.
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := New(Bounds{}, Bounds{Clones: 4})
+		b := New(Bounds{}, Bounds{Clones: 4}, nil)
 		for _, id := range []string{"a", "b", "c"} {
 			b.Add(id, 1, 0)
 		}
@@ -116,7 +116,7 @@ func TestWait(t *testing.T) {
 // TestMeasured: a clone that uses less lets others in, too.
 func TestMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := New(Bounds{}, Bounds{Memory: 1 << 30})
+		b := New(Bounds{}, Bounds{Memory: 1 << 30}, nil)
 		b.Add("a", 1, 0)
 		b.Measured("a", 1<<30, 0)
 		done := make(chan error, 1)
@@ -144,7 +144,7 @@ func TestMeasured(t *testing.T) {
 // was added, measured and removed before.
 func TestSums(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		b := New(Bounds{Clones: 5, Memory: 1 << 30}, Bounds{Clones: 8, Disk: 1 << 30})
+		b := New(Bounds{Clones: 5, Memory: 1 << 30}, Bounds{Clones: 8, Disk: 1 << 30}, nil)
 		var releases []func()
 		var given []share
 		id := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint("c", rapid.IntRange(0, 5).Draw(t, "id")) })
@@ -192,4 +192,32 @@ func TestSums(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestPayer: the ids of one user have that user's bounds together.
+func TestPayer(t *testing.T) {
+	b := New(Bounds{Clones: 2}, Bounds{}, func(uid int) int {
+		if uid >= 100000 {
+			return 1000
+		}
+		return uid
+	})
+	b.Add("a", 100001, 0)
+	release, err := b.Admit(t.Context(), Request{UID: 1000, Clones: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if _, err := b.Admit(t.Context(), Request{UID: 100002, Clones: 1}); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("another id of the same user: %v", err)
+	}
+	if err := b.Fits(100003, 3, 0); err == nil {
+		t.Error("a pool of three fits")
+	}
+	b.Remove("a")
+	if release, err := b.Admit(t.Context(), Request{UID: 100002, Clones: 1}); err != nil {
+		t.Error(err)
+	} else {
+		release()
+	}
 }

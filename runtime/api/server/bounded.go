@@ -50,22 +50,30 @@ func boundRemote(l net.Listener, most int) *bounded {
 
 // boundLocal bounds the connections of users to a unix socket, so that most of the descriptors that this process may
 // have are left for root, and for what the daemon itself opens.
-func boundLocal(l net.Listener) (*bounded, error) {
+//
+// payer says whose connections those of a user count with; nil: their own.
+func boundLocal(l net.Listener, payer func(uid int) int) (*bounded, error) {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return nil, fmt.Errorf("find the limit of descriptors: %w", err)
 	}
 	return &bounded{
 		Listener: l, perUser: int(min(files.Cur/8, maxOfUser)), all: int(files.Cur / 4), byUser: map[uint32]int{},
-		userOf: peerUID, refuse: refuseLocal,
+		refuse: refuseLocal, userOf: func(c net.Conn) (uint32, bool) {
+			uid := peerUID(c)
+			if payer != nil {
+				uid = uint32(payer(int(uid)))
+			}
+			return uid, uid != 0
+		},
 	}, nil
 }
 
-// peerUID says who is at the other end of a unix socket. Root is not counted.
-func peerUID(c net.Conn) (uid uint32, counted bool) {
+// peerUID says who is at the other end of a unix socket.
+func peerUID(c net.Conn) (uid uint32) {
 	raw, err := c.(syscall.Conn).SyscallConn()
 	if err != nil {
-		return math.MaxUint32, true
+		return math.MaxUint32
 	}
 	uid = math.MaxUint32 // whom the kernel does not tell
 	_ = raw.Control(func(fd uintptr) {
@@ -73,7 +81,7 @@ func peerUID(c net.Conn) (uid uint32, counted bool) {
 			uid = cred.Uid
 		}
 	})
-	return uid, uid != 0
+	return uid
 }
 
 // refuseLocal answers a request that is not read. The answer fits in the empty buffer of a new socket.

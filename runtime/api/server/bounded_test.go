@@ -69,7 +69,7 @@ func TestBoundedByUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := boundLocal(unix)
+	b, err := boundLocal(unix, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

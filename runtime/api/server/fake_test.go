@@ -292,7 +292,7 @@ func (f *fake) start(t testing.TB, socket string) *daemon {
 	})
 	d.watch = 10 * time.Millisecond
 	d.keepAlive = 10 * time.Millisecond
-	l, err := Listen(socket, "ctrsnap-no-such-group")
+	l, err := Listen(socket, "ctrsnap-no-such-group", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,9 @@ const socketMode = 0o660
 // Listen listens on a unix socket at path that root and group may connect to;
 // a group that does not exist is left out. A socket that a dead daemon has left
 // is replaced; one that is served is refused with FailedPrecondition, and what
-// is no socket with AlreadyExists. The connections of each user but root are bounded. Close removes the socket.
-func Listen(path, group string) (net.Listener, error) {
+// is no socket with AlreadyExists. The connections of each user but root are bounded; payer says
+// whose bounds hold for a user, nil that it is everybody's own. Close removes the socket.
+func Listen(path, group string, payer func(uid int) int) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
@@ -43,7 +44,7 @@ func Listen(path, group string) (net.Listener, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	bounded, err := boundLocal(l)
+	bounded, err := boundLocal(l, payer)
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)

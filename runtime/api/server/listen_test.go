@@ -28,7 +28,7 @@ func TestListen(t *testing.T) {
 		name = g.Name
 		want, _ = strconv.Atoi(g.Gid)
 	}
-	l, err := Listen(path, name)
+	l, err := Listen(path, name, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestListen(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o660 || int(info.Sys().(*syscall.Stat_t).Gid) != want {
 		t.Errorf("socket %v of %+v, %v", info.Mode(), info.Sys(), err)
 	}
-	if _, err := Listen(path, name); !errdefs.IsFailedPrecondition(err) {
+	if _, err := Listen(path, name, nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a socket that is served: %v", err)
 	}
 	l.Close()
@@ -51,7 +51,7 @@ func TestListen(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
-	l, err = Listen(path, "ctrsnap-no-such-group")
+	l, err = Listen(path, "ctrsnap-no-such-group", nil)
 	if err != nil {
 		t.Fatalf("a stale socket: %v", err)
 	}
@@ -60,13 +60,13 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path, ""); !errdefs.IsAlreadyExists(err) {
+	if _, err := Listen(path, "", nil); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a file: %v", err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
 		t.Errorf("file is %q, %v", b, err)
 	}
-	if _, err := Listen(filepath.Join(t.TempDir(), "no", "s"), ""); err == nil {
+	if _, err := Listen(filepath.Join(t.TempDir(), "no", "s"), "", nil); err == nil {
 		t.Error("a directory that is not there")
 	}
 }
