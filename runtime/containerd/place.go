@@ -24,7 +24,7 @@ func (r *Runner) place(ctx context.Context, c runtime.Container) (record contain
 	if r.opts.Users != nil {
 		r.opts.Users.remap(spec)
 	}
-	if r.opts.Users != nil && r.opts.Shims == nil {
+	if r.opts.Users != nil && (r.opts.Shims == nil || c.NetNS == runtime.HostNetwork) {
 		withoutSysfs(spec)
 	}
 	if r.opts.Shims == nil {

@@ -30,8 +30,8 @@ func (u *Users) remap(s *specs.Spec) {
 	s.Linux.UIDMappings, s.Linux.GIDMappings = u.IDs.Users, u.IDs.Groups
 }
 
-// withoutSysfs has a container of runc's go without sysfs: nobody in a user namespace may mount what it shows of a network namespace that
-// is the host's. Our launcher does that before the container has users.
+// withoutSysfs has a container go without sysfs: nobody in a user namespace may mount what it shows of a network namespace that is
+// the host's. Our launcher does that, before the container has users, where it joins a network namespace.
 func withoutSysfs(s *specs.Spec) {
 	for i, m := range s.Mounts {
 		if m.Type == "sysfs" {
