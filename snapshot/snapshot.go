@@ -39,6 +39,37 @@ const Snapshotter = "overlayfs"
 type Golden struct {
 	Name    string `json:"name"`
 	Version int    `json:"version"` // 1, 2, 3 …, assigned by Commit, never used twice while a later one is kept
+	Description
+
+	// Key is the digest of the files that the golden was built from, as the
+	// builder chose them (--key), or "".
+	Key string `json:"key,omitempty"`
+	// KeyParts are digests of all else that made it, by what they are of. A golden of a release that had no parts has
+	// none: no key finds it.
+	KeyParts map[string]string `json:"key_parts,omitempty"`
+	Parent   string            `json:"parent,omitempty"` // "base:2" where it was built on another golden
+	Sources  []Source          `json:"sources,omitempty"`
+	Builder  string            `json:"builder,omitempty"` // who built it: user name or uid
+	// BuildSeconds is how long the build took, from request to record.
+	BuildSeconds float64 `json:"build_seconds,omitempty"`
+
+	Snapshot string `json:"snapshot"` // key of the committed snapshot
+	Size     int64  `json:"size"`     // bytes of the golden's own layer
+	// Current says whether NAME without a version means this one. It is read
+	// from the moving record, not stored.
+	Current bool `json:"-"`
+	// Access is of all versions of the name: read like Current, and given to Commit for
+	// a name that is new.
+	Access Access `json:"-"`
+	// DamagedAt says when the layer, or one below it, was found not to be what was built;
+	// zero is never, or not any more. It is read from the record.
+	DamagedAt time.Time `json:"-"`
+}
+
+// Description is what a host has to know of a golden, beside its files, to serve clones of it: the part that is the same
+// on every host. All else of a Golden is this host's alone: what it is called here, where it lies, how it came to be, who
+// may do what with it, and how it is used.
+type Description struct {
 	// Engine is the name of the engine that serves clones ("postgres").
 	Engine        string `json:"engine"`
 	EngineVersion string `json:"engine_version,omitempty"` // the server's own, "15.18"
@@ -52,36 +83,12 @@ type Golden struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Hot are small files, by their path, that the server of each clone opens for
 	// writing and reads at once.
-	Hot []string `json:"hot,omitempty"`
-
-	// Key is the digest of the files that the golden was built from, as the
-	// builder chose them (--key), or "".
-	Key string `json:"key,omitempty"`
-	// KeyParts are digests of all else that made it, by what they are of. A golden of a release that had no parts has
-	// none: no key finds it.
-	KeyParts map[string]string `json:"key_parts,omitempty"`
-	Parent   string            `json:"parent,omitempty"` // "base:2" where it was built on another golden
-	Base     Base              `json:"base"`
-	Sources  []Source          `json:"sources,omitempty"`
-	Builder  string            `json:"builder,omitempty"` // who built it: user name or uid
-	Created  time.Time         `json:"created"`
-	// BuildSeconds is how long the build took, from request to record.
-	BuildSeconds float64 `json:"build_seconds,omitempty"`
-
-	Snapshot string `json:"snapshot"` // key of the committed snapshot
-	Size     int64  `json:"size"`     // bytes of the golden's own layer
+	Hot     []string  `json:"hot,omitempty"`
+	Base    Base      `json:"base"` // its Snapshot alone is this host's
+	Created time.Time `json:"created"`
 	// Digest is a digest of the layer: names, modes, owners, sizes and
 	// content of its files. It says whether a golden is still what was built.
 	Digest string `json:"digest,omitempty"`
-	// Current says whether NAME without a version means this one. It is read
-	// from the moving record, not stored.
-	Current bool `json:"-"`
-	// Access is of all versions of the name: read like Current, and given to Commit for
-	// a name that is new.
-	Access Access `json:"-"`
-	// DamagedAt says when the layer, or one below it, was found not to be what was built;
-	// zero is never, or not any more. It is read from the record.
-	DamagedAt time.Time `json:"-"`
 }
 
 // Ref returns the golden's full name, "shop:3".

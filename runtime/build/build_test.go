@@ -162,7 +162,7 @@ func readLog(t *testing.T, w *world, r *request) string {
 // calls returns the calls that a whole build makes.
 func TestBases(t *testing.T) {
 	w := newWorld(t)
-	w.goldens = []snapshot.Golden{{Name: "base", Version: 2, Current: true, Engine: "redis", Snapshot: "parent", Digest: "d"}}
+	w.goldens = []snapshot.Golden{{Name: "base", Version: 2, Description: snapshot.Description{Engine: "redis", Digest: "d"}, Current: true, Snapshot: "parent"}}
 	for name, tc := range map[string]struct {
 		req   func(*request)
 		want  api.Base

@@ -234,20 +234,22 @@ func (j *job) access() (snapshot.Access, error) {
 
 func (j *job) record(built runtime.Built) snapshot.Golden {
 	g := snapshot.Golden{
-		Name:          j.req.Name,
-		Engine:        j.engine.Name(),
-		EngineVersion: built.EngineVersion,
-		State:         built.State,
-		Settings:      j.src.Settings,
-		Hot:           built.Hot,
-		Warnings:      j.warnings,
-		Key:           j.req.Key,
-		KeyParts:      j.parts,
-		Base:          j.base,
-		Sources:       j.sources,
-		Builder:       builder(j.caller),
-		Created:       time.Now().UTC(),
-		BuildSeconds:  time.Since(j.start).Seconds(),
+		Name: j.req.Name,
+		Description: snapshot.Description{
+			Engine:        j.engine.Name(),
+			EngineVersion: built.EngineVersion,
+			State:         built.State,
+			Settings:      j.src.Settings,
+			Hot:           built.Hot,
+			Warnings:      j.warnings,
+			Base:          j.base,
+			Created:       time.Now().UTC(),
+		},
+		Key:          j.req.Key,
+		KeyParts:     j.parts,
+		Sources:      j.sources,
+		Builder:      builder(j.caller),
+		BuildSeconds: time.Since(j.start).Seconds(),
 	}
 	if j.src.Parent != nil {
 		g.Parent = j.src.Parent.Ref().String()

@@ -76,7 +76,7 @@ func (w *world) parts(r *request) map[string]string {
 // TestKeyParts: whatever else makes a golden, another value of it makes another golden.
 func TestKeyParts(t *testing.T) {
 	w := newWorld(t)
-	w.goldens = []snapshot.Golden{{Name: "base", Version: 1, Current: true, Engine: "postgres", Digest: "d1", Snapshot: "s"}}
+	w.goldens = []snapshot.Golden{{Name: "base", Version: 1, Description: snapshot.Description{Engine: "postgres", Digest: "d1"}, Current: true, Snapshot: "s"}}
 	mask := strings.Repeat("a", 32)
 	values := []func(r *request){
 		func(*request) {},
@@ -131,7 +131,7 @@ func TestKeyParts(t *testing.T) {
 // TestKeyOfAnOlderRelease: a golden of which nobody knows what made it is none that a key finds.
 func TestKeyOfAnOlderRelease(t *testing.T) {
 	w := newWorld(t)
-	w.goldens = []snapshot.Golden{{Name: "shop", Version: 1, Current: true, Engine: "postgres", Key: "k"}}
+	w.goldens = []snapshot.Golden{{Name: "shop", Version: 1, Description: snapshot.Description{Engine: "postgres"}, Current: true, Key: "k"}}
 	r := shop()
 	r.Key = "k"
 	if g, existed, err := w.run(t.Context(), r); err != nil || existed || g.Version != 2 || len(g.KeyParts) == 0 {
@@ -142,7 +142,7 @@ func TestKeyOfAnOlderRelease(t *testing.T) {
 // TestEngineIsKept: a name does not change its engine unless that is asked for.
 func TestEngineIsKept(t *testing.T) {
 	w := newWorld(t)
-	w.goldens = []snapshot.Golden{{Name: "shop", Version: 1, Current: true, Engine: "postgres"}}
+	w.goldens = []snapshot.Golden{{Name: "shop", Version: 1, Description: snapshot.Description{Engine: "postgres"}, Current: true}}
 	r := shop()
 	r.Engine = "redis"
 	r.onPart = func() { t.Error("part read") }

@@ -116,7 +116,7 @@ func (c clones) SuspendPool(_ context.Context, ref snapshot.Ref) (resume func(),
 func shops() []snapshot.Golden {
 	return []snapshot.Golden{
 		{Name: "other", Version: 1, Current: true},
-		{Name: "shop", Version: 1, State: json.RawMessage(`"secret"`)}, {Name: "shop", Version: 3},
+		{Name: "shop", Version: 1, Description: snapshot.Description{State: json.RawMessage(`"secret"`)}}, {Name: "shop", Version: 3},
 		{Name: "shop", Version: 4, Current: true}, {Name: "shop", Version: 5},
 	}
 }

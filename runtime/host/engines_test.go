@@ -27,9 +27,9 @@ func TestEngines(t *testing.T) {
 		t.Fatal(err)
 	}
 	goldens := []snapshot.Golden{
-		{Engine: "postgres", Access: snapshot.Access{Owner: 1001, Mode: 0o644}},
-		{Engine: "etcd", Access: snapshot.Access{Owner: 1000, Mode: 0o600}},
-		{Engine: "etcd", Access: snapshot.Access{Owner: 1001, Mode: 0o600}},
+		{Description: snapshot.Description{Engine: "postgres"}, Access: snapshot.Access{Owner: 1001, Mode: 0o644}},
+		{Description: snapshot.Description{Engine: "etcd"}, Access: snapshot.Access{Owner: 1000, Mode: 0o600}},
+		{Description: snapshot.Description{Engine: "etcd"}, Access: snapshot.Access{Owner: 1001, Mode: 0o600}},
 	}
 	e := &Engines{Catalog: c, Log: slog.New(slog.DiscardHandler), Goldens: func(context.Context) ([]snapshot.Golden, error) { return goldens, nil }}
 	ann, request := access.User("ann", 1000, 1000), api.EngineRequest{Description: string(text)}

@@ -215,7 +215,7 @@ func TestPoolWithinQuota(t *testing.T) {
 	w.pool = Pool{Sizes: &fakeSizes{sizes: map[string]int{}}}
 	w.limits.User = quota.Bounds{Clones: 2}
 	for _, name := range []string{"shop", "second"} {
-		w.goldens[name] = []snapshot.Golden{{Name: name, Version: 1, Engine: "fake", Access: snapshot.Access{Owner: ann.UID(), Group: 70009, Mode: 0o664}}}
+		w.goldens[name] = []snapshot.Golden{{Name: name, Version: 1, Description: snapshot.Description{Engine: "fake"}, Access: snapshot.Access{Owner: ann.UID(), Group: 70009, Mode: 0o664}}}
 	}
 	m, _ := w.manager(t)
 	set := func(who access.Caller, name string, size int) error {

@@ -197,7 +197,7 @@ func TestUndoFails(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	w := newWorld(t)
-	w.goldens["alien"] = []snapshot.Golden{{Name: "alien", Version: 1, Engine: "oracle"}}
+	w.goldens["alien"] = []snapshot.Golden{{Name: "alien", Version: 1, Description: snapshot.Description{Engine: "oracle"}}}
 	m, _ := w.manager(t)
 	for name, c := range map[string]struct {
 		req  api.CloneRequest
@@ -250,7 +250,7 @@ func TestNames(t *testing.T) {
 	if reused.ID != first.ID || reused.Created || !reused.ExpiresAt.After(*first.ExpiresAt) {
 		t.Errorf("reuse: %+v", reused)
 	}
-	w.goldens["other"] = []snapshot.Golden{{Name: "other", Version: 1, Engine: "fake"}}
+	w.goldens["other"] = []snapshot.Golden{{Name: "other", Version: 1, Description: snapshot.Description{Engine: "fake"}}}
 	if _, err := m.Create(t.Context(), caller, api.CloneRequest{Golden: "other", Name: "pr-1", IfExists: api.IfExistsReuse}); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("reuse for another golden: %v", err)
 	}

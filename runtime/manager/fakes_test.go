@@ -70,7 +70,7 @@ func newWorld(t testing.TB) *world {
 }
 
 func fakeGolden(name string, version int) snapshot.Golden {
-	return snapshot.Golden{Name: name, Version: version, Engine: "fake", Access: snapshot.DefaultAccess}
+	return snapshot.Golden{Name: name, Version: version, Description: snapshot.Description{Engine: "fake"}, Access: snapshot.DefaultAccess}
 }
 
 func (w *world) options() Options {

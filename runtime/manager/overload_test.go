@@ -26,7 +26,7 @@ func overloaded(t *testing.T, sizes map[string]int, test func(t *testing.T, w *w
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.goldens["other"] = []snapshot.Golden{{Name: "other", Version: 1, Engine: "fake"}}
+		w.goldens["other"] = []snapshot.Golden{{Name: "other", Version: 1, Description: snapshot.Description{Engine: "fake"}}}
 		var making, most int
 		w.ready = func(ctx context.Context, _ runtime.Endpoint, _ <-chan struct{}) error {
 			w.mu.Lock()

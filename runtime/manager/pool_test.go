@@ -299,7 +299,7 @@ func TestMembersOfAnotherVersion(t *testing.T) {
 
 func TestPoolFollowsGoldens(t *testing.T) {
 	pooled(t, 2, func(t *testing.T, w *world, m *Manager) {
-		w.goldens["shop"] = append(w.goldens["shop"], snapshot.Golden{Name: "shop", Version: 3, Engine: "fake"})
+		w.goldens["shop"] = append(w.goldens["shop"], snapshot.Golden{Name: "shop", Version: 3, Description: snapshot.Description{Engine: "fake"}})
 		refresh(t, m)
 		if o, n := poolOf(t, m, 2), poolOf(t, m, 3); o.Ready != 0 || n.Ready != 2 || len(w.containers) != 2 {
 			t.Errorf("old %+v, new %+v, %d containers", o, n, len(w.containers))

@@ -55,7 +55,7 @@ func (e *env) commitAs(t *testing.T, name, parent, file, data string, a snapshot
 	do(t, mount.All(b.Mounts(), dir))
 	write(t, dir, file, data)
 	do(t, mount.UnmountAll(dir, 0))
-	g, err := b.Commit(e.ctx, snapshot.Golden{Name: name, Engine: "postgres", Base: snapshot.Base{Snapshot: parent}, Access: a})
+	g, err := b.Commit(e.ctx, snapshot.Golden{Name: name, Description: snapshot.Description{Engine: "postgres", Base: snapshot.Base{Snapshot: parent}}, Access: a})
 	do(t, err)
 	do(t, b.Close(e.ctx)) // discards nothing that was committed
 	return g

@@ -91,9 +91,8 @@ func testLife(t *testing.T, e *env) {
 	e.Store = New(e.srv.Client(), Options{Save: func(context.Context) error { saves++; return nil }})
 	g := e.commit(t, "shop", e.base, "data", "golden")
 	want := snapshot.Golden{
-		Name: "shop", Version: 1, Engine: "postgres", Created: g.Created, Current: true,
-		Snapshot: "ctrsnap/golden/shop/1/blife1", Size: g.Size, Digest: g.Digest,
-		Base: snapshot.Base{Snapshot: e.base}, Access: snapshot.DefaultAccess,
+		Name: "shop", Version: 1, Current: true, Snapshot: "ctrsnap/golden/shop/1/blife1", Size: g.Size, Access: snapshot.DefaultAccess,
+		Description: snapshot.Description{Engine: "postgres", Created: g.Created, Digest: g.Digest, Base: snapshot.Base{Snapshot: e.base}},
 	}
 	if diff := cmp.Diff(want, g); diff != "" || g.Size == 0 || g.Digest == "" || saves != 1 {
 		t.Errorf("after %d checkpoints, golden differs: %s", saves, diff)

@@ -64,7 +64,7 @@ func golden(t *testing.T, e *Engine) snapshot.Golden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return snapshot.Golden{Name: "store", Version: 1, Engine: "kv", State: text, Settings: map[string]string{"level": "2"}}
+	return snapshot.Golden{Name: "store", Version: 1, Description: snapshot.Description{Engine: "kv", State: text, Settings: map[string]string{"level": "2"}}}
 }
 
 func TestServer(t *testing.T) {
@@ -246,7 +246,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		e := &Engine{d: d, digest: "x"}
-		g := snapshot.Golden{State: []byte(`{}`)}
+		g := snapshot.Golden{Description: snapshot.Description{State: []byte(`{}`)}}
 		if _, err := e.Server(g, nil); err != nil {
 			t.Errorf("accepted, but has no server: %v", err)
 		}

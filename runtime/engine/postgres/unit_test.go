@@ -26,7 +26,7 @@ func golden(t *testing.T, s state) snapshot.Golden {
 	}
 	text, err := json.Marshal(s)
 	must(t, err)
-	return snapshot.Golden{Name: "shop", Version: 1, State: text}
+	return snapshot.Golden{Name: "shop", Version: 1, Description: snapshot.Description{State: text}}
 }
 
 func TestSettings(t *testing.T) {

@@ -291,7 +291,7 @@ func (w *bench) build(src runtime.Sources) (snapshot.Golden, error) {
 		src.Golden = "shop"
 	}
 	built, err := New().Build(ctx, w, src)
-	return snapshot.Golden{Name: src.Golden, Version: 1, State: built.State, EngineVersion: built.EngineVersion}, err
+	return snapshot.Golden{Name: src.Golden, Version: 1, Description: snapshot.Description{State: built.State, EngineVersion: built.EngineVersion}}, err
 }
 
 // clone serves the golden and returns its endpoint and a way to ask it.
