@@ -183,16 +183,21 @@ type Sources struct {
 
 	Init []string // files below "init/", in the order given: .sql .sql.gz .sql.zst .sh
 	Dump string   // file or directory below "dump/", or ""
-	URL  string   // of a live database to be dumped, or ""
+	// Before are dumps that come ahead of Dump, in the order given: of roles, as a rule.
+	Before []string
+	// GoOn says that what of a dump fails is told, and no end of the build.
+	GoOn bool
+	URL  string // of a live database to be dumped, or ""
 	// Dir says that "dir/" holds a data directory to be copied.
 	Dir  bool
 	Exec []string // commands that the caller runs on the host
 	Mask []string // files below "mask/"
 
 	// User, Password and Database are those that clones are handed out with;
-	// "" lets the engine choose.
-	User, Password, Database string
-	Env                      map[string]string // POSTGRES_INITDB_ARGS and the like
+	// "" lets the engine choose. Login is such a user that the sources bring, to be handed out
+	// with the rights that it has there.
+	User, Password, Database, Login string
+	Env                             map[string]string // POSTGRES_INITDB_ARGS and the like
 	// Settings are the server's, in the build and in clones.
 	Settings map[string]string
 }

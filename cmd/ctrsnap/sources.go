@@ -24,7 +24,8 @@ type sources struct {
 	fromHost     optional
 	archive      string
 	init, mask   []string
-	dump, dir    string
+	dumps        []string
+	dir          string
 	fromURL      string
 	keys         []string
 	passwordFile string
@@ -56,7 +57,8 @@ func (s *sources) flags(set string) []cli.Flag {
 		text("image-archive", "base: an image in `FILE` (docker save, OCI layout)", &s.archive),
 		text("parent", "base: another `GOLDEN`", &s.req.Parent),
 		list("init", "run `FILE|DIR`: .sh, or the engine's (.sql .sql.gz .sql.zst, .redis …); a directory's files sorted by name as bytes", &s.init),
-		text("from-dump", "restore a dump from `FILE|DIR` (directory format)", &s.dump),
+		list("from-dump", "restore a dump from `FILE|DIR` (directory format); of several (roles, then a database) in the order given", &s.dumps),
+		&cli.StringFlag{Name: "on-error", Usage: "what to do after an error of a dump: `stop|continue`; what fails is listed", DefaultText: "stop", Destination: &s.req.OnError, Category: sourceCategory, Validator: oneOf("stop", "continue")},
 		text("from-url", "dump the live database at `URL`; env:NAME takes the URL from a variable; PGPASSWORD, or what the engine's clients read, serves a URL without password", &s.fromURL),
 		text("from-dir", "copy the data directory `DIR` of a server that does not run", &s.dir),
 		list("exec", "run `CMD` here by sh -c, with DATABASE_URL set", &s.req.Exec),
@@ -66,6 +68,7 @@ func (s *sources) flags(set string) []cli.Flag {
 		text("user", "`USER` that clones are handed out with", &s.req.User),
 		text("password", "its `PASSWORD`", &s.req.Password),
 		text("password-file", "`FILE` with its password", &s.passwordFile),
+		text("login", "`ROLE` of the sources that clones are handed out with, in place of a superuser", &s.req.Login),
 		text("database", "`DATABASE` that clones are handed out with", &s.req.Database),
 		text("mode", "who may do what with a golden whose name is new, as `MODE` of a file: see golden access --help", &s.req.Mode),
 		env,
@@ -82,8 +85,8 @@ func isAbsolute(path string) error {
 
 // any says whether a flag was given.
 func (s *sources) any() bool {
-	return s.fromHost.set || s.archive != "" || s.dump != "" || s.dir != "" || s.fromURL != "" || s.passwordFile != "" ||
-		s.req.Image != "" || s.req.Parent != "" || s.req.Engine != "" || s.req.User != "" || s.req.Password != "" || s.req.Database != "" ||
+	return s.fromHost.set || s.archive != "" || len(s.dumps) > 0 || s.dir != "" || s.fromURL != "" || s.passwordFile != "" ||
+		s.req.Image != "" || s.req.Parent != "" || s.req.Engine != "" || s.req.User != "" || s.req.Password != "" || s.req.Database != "" || s.req.Login != "" || s.req.OnError != "" ||
 		len(s.init)+len(s.mask)+len(s.keys)+len(s.req.Exec)+len(s.env)+len(s.settings) > 0
 }
 
@@ -143,7 +146,7 @@ func (s *sources) resolve(name string, getenv func(string) string, engine know) 
 func (s *sources) exclusive() error {
 	groups := []map[string]bool{
 		{"--from-host": s.fromHost.set, "--image": s.req.Image != "", "--image-archive": s.archive != "", "--parent": s.req.Parent != ""},
-		{"--from-dump": s.dump != "", "--from-url": s.fromURL != "", "--from-dir": s.dir != ""},
+		{"--from-dump": len(s.dumps) > 0, "--from-url": s.fromURL != "", "--from-dir": s.dir != ""},
 		{"--password": s.req.Password != "", "--password-file": s.passwordFile != ""},
 		{"--parent": s.req.Parent != "", "--from-dir": s.dir != ""},
 	}
@@ -228,8 +231,8 @@ func (s *sources) addFiles(b *build, _ func(string) string) error {
 			return err
 		}
 	}
-	if s.dump != "" {
-		if err := b.addDump(s.dump); err != nil {
+	for _, path := range s.dumps {
+		if err := b.addDump(path); err != nil {
 			return err
 		}
 	}

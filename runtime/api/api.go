@@ -358,6 +358,8 @@ type BuildRequest struct {
 	User     string            `json:"user,omitempty"`
 	Password string            `json:"password,omitempty"`
 	Database string            `json:"database,omitempty"`
+	Login    string            `json:"login,omitempty" doc:"role of the sources that clones are handed out with, with its own rights"`
+	OnError  string            `json:"on_error,omitempty" doc:"what a dump's errors do: stop the build (default), or continue it and be told as warnings"`
 	Env      map[string]string `json:"env,omitempty"`
 	Settings map[string]string `json:"settings,omitempty" doc:"server settings of the golden's clones; a parent's are inherited"`
 

@@ -149,7 +149,8 @@ func (j *job) setSources() error {
 	j.src.Golden = j.req.Name
 	j.src.URL = j.req.FromURL
 	j.src.Exec = j.req.Exec
-	j.src.User, j.src.Password, j.src.Database = j.req.User, j.req.Password, j.req.Database
+	j.src.User, j.src.Password, j.src.Database, j.src.Login = j.req.User, j.req.Password, j.req.Database, j.req.Login
+	j.src.GoOn = j.req.OnError == "continue"
 	j.src.Env = j.req.Env
 	j.src.Settings = j.req.Settings
 	if j.src.Parent != nil && len(j.src.Parent.Settings) > 0 { // its data may need them to start

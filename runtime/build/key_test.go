@@ -331,7 +331,9 @@ func TestValidate(t *testing.T) {
 		"mask only":          func(r *request) { r.parts = []api.Part{part("mask", "m", "")} },
 		"unknown part":       func(r *request) { r.parts = []api.Part{part("x", "m", "")} },
 		"part without name":  func(r *request) { r.parts = []api.Part{part("init", "", "")} },
-		"two dumps":          func(r *request) { r.parts = []api.Part{part("dump", "a", ""), part("dump", "b", "")} },
+		"dump and directory": func(r *request) { r.parts = []api.Part{part("dump", "a", ""), part("dir-tar", "b", "")} },
+		"on_error":           func(r *request) { r.OnError, r.parts = "ignore", []api.Part{part("dump", "a", "")} },
+		"user and login":     func(r *request) { r.User, r.Login, r.parts = "a", "b", []api.Part{part("dump", "a", "")} },
 		"dump and URL": func(r *request) {
 			r.FromURL = "postgres://db/x"
 			r.parts = []api.Part{part("dump", "a", "")}

@@ -94,8 +94,14 @@ func validateEnv(req api.BuildRequest) error {
 			return invalid("invalid environment variable %.80q", k)
 		}
 	}
-	if strings.ContainsRune(req.User+req.Password+req.Database, 0) {
+	if strings.ContainsRune(req.User+req.Password+req.Database+req.Login, 0) {
 		return invalid("user, password or database contains a zero byte")
+	}
+	if req.User != "" && req.Login != "" {
+		return snapshot.WithHint(invalid("a user and a login at once"), "--login is for a role of the sources, --user makes a superuser")
+	}
+	if !slices.Contains([]string{"", "stop", "continue"}, req.OnError) {
+		return invalid("invalid on_error %.80q: want stop or continue", req.OnError)
 	}
 	return nil
 }

@@ -118,8 +118,11 @@ func (s *spool) take(ctx context.Context, part api.Part) error {
 
 // data takes what the database is restored from: one thing only.
 func (s *spool) data(part api.Part, r io.Reader) (err error) {
-	if s.src.Dump != "" || s.src.Dir || s.src.URL != "" {
+	if s.src.Dir || s.src.URL != "" || (s.src.Dump != "" && part.Kind == api.PartDirTar) {
 		return invalid("more than one of dump, data directory and URL")
+	}
+	if s.src.Dump != "" {
+		s.src.Before = append(s.src.Before, s.src.Dump)
 	}
 	switch part.Kind {
 	case api.PartDump:

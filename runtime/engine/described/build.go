@@ -69,6 +69,12 @@ func (b *build) check(context.Context) error {
 		return fmt.Errorf("engine %s has no %s: %w", b.e.d.Name, what, errdefs.ErrInvalidArgument)
 	}
 	switch {
+	case len(b.src.Before) > 0:
+		return fmt.Errorf("engine %s takes one dump: %w", b.e.d.Name, errdefs.ErrInvalidArgument)
+	case b.src.GoOn:
+		return lacks("way to go on after errors of a dump")
+	case b.src.Login != "":
+		return lacks("logins to choose from; --user names one")
 	case b.src.Dump != "" && how.DumpFile == "" && len(how.Dump.Args) == 0:
 		return lacks("dumps")
 	case b.src.URL != "" && len(how.URL.Args) == 0:

@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // archive is a dump that pg_restore reads.
@@ -35,7 +39,17 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	if err := b.makeDatabase(ctx, schema); err != nil {
 		return err
 	}
-	args := []string{"pg_restore", "--exit-on-error", "--no-tablespaces", "--verbose", "-d", connString(b.st.DB)}
+	args := []string{"pg_restore", "--no-tablespaces", "--verbose", "-d", connString(b.st.DB)}
+	if !b.src.GoOn {
+		args = append(args, "--exit-on-error")
+	}
+	if schema.public {
+		list, err := b.listWithoutPublic(ctx, a, schema)
+		if err != nil {
+			return err
+		}
+		args = append(args, "-L", list)
+	}
 	if a.format != formatTar { // a tar has to be read from start to end
 		args = append(args, "-j", strconv.Itoa(jobs()))
 	}
@@ -43,20 +57,49 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	err = b.watch(&count.n, schema.tables, func() error {
 		return b.svc.Exec(ctx, b.tool(loading, append(args, a.path)...), runtime.Stdio{Stderr: count})
 	})
+	list, more := count.all()
+	err = b.toolError(ctx, err, func() error { return b.restoreError(a.name, &count.failures) })
 	if err != nil {
-		return b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(count.out.String())) })
+		return err
 	}
+	b.tellFailures(a.name, list, more)
 	b.alterDatabase(ctx, schema)
 	return nil
+}
+
+// publicRE is the entry of a table of contents that makes schema public.
+var publicRE = regexp.MustCompile(`(?m)^\d+; \d+ \d+ SCHEMA - public .*$`)
+
+// listWithoutPublic writes the table of contents of an archive of schema public alone (pg_dump --schema), without its making: the database
+// has it. It returns the file's path in the container.
+func (b *build) listWithoutPublic(ctx context.Context, a archive, s *schema) (string, error) {
+	var list bytes.Buffer
+	if err := b.svc.Exec(ctx, b.tool(loading, "pg_restore", "-l", a.path), runtime.Stdio{Stdout: &list}); err != nil {
+		return "", err
+	}
+	const name = ".list"
+	root, err := os.OpenRoot(b.wb.SourceDir())
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = root.Close() }()
+	if err := foreign.WriteFile(root, name, publicRE.ReplaceAll(list.Bytes(), nil), 0o644); err != nil {
+		return "", err
+	}
+	if s.owner != "" {
+		_, err = b.queryAs(ctx, b.st.DB, s.encoding, s.owner)
+	}
+	return runtime.SourceDir + "/" + name, err
 }
 
 // readSchema has pg_restore print the dump without its data.
 func (b *build) readSchema(ctx context.Context, a archive) (*schema, error) {
 	text := newSchemaPipe()
-	var out tail
-	p := b.tool(loading, "pg_restore", "--schema-only", "--create", "--no-tablespaces", "-f", "-", a.path)
+	var out failures
+	// The owners of large objects are among the data for --schema-only.
+	p := b.tool(loading, "pg_restore", "--section=pre-data", "--section=post-data", "--create", "--no-tablespaces", "-f", "-", a.path)
 	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdout: text, Stderr: &out})
-	err = b.toolError(ctx, err, func() error { return dumpError(a.name, "%s", toolMessage(out.String())) })
+	err = b.toolError(ctx, err, func() error { return b.restoreError(a.name, &out) })
 	s, perr := text.end()
 	return s, errors.Join(err, perr)
 }
@@ -119,12 +162,25 @@ func (b *build) exists(ctx context.Context, name string) (bool, error) {
 
 // tableCounter counts the tables that pg_restore says it has loaded.
 type tableCounter struct {
-	out tail
-	n   atomic.Int64
+	failures
+	n atomic.Int64
 }
 
 // Write takes what pg_restore --verbose tells.
 func (c *tableCounter) Write(p []byte) (int, error) {
 	c.n.Add(int64(bytes.Count(p, []byte("processing data for table"))))
-	return c.out.Write(p)
+	return c.failures.Write(p)
+}
+
+// restoreError is what ended pg_restore: the first failure, for others follow from it. There is none if it went on after all.
+func (b *build) restoreError(name string, failed *failures) error {
+	list, _ := failed.all()
+	out := failed.out.String()
+	switch {
+	case len(list) == 0:
+		return b.hinted(&runtime.SourceError{File: name, Message: toolMessage(out)})
+	case b.src.GoOn && strings.Contains(out, "errors ignored on restore: "):
+		return nil
+	}
+	return b.sourceError(name, list[0])
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -66,7 +67,7 @@ func (*Engine) Build(ctx context.Context, wb runtime.Workbench, src runtime.Sour
 // check refuses names that lead out of the sources, and what makes no sense
 // together, before anything is done.
 func (b *build) check() error {
-	for _, name := range append(append([]string{b.src.Dump}, b.src.Init...), b.src.Mask...) {
+	for _, name := range slices.Concat([]string{b.src.Dump}, b.src.Before, b.src.Init, b.src.Mask) {
 		if name != "" && !filepath.IsLocal(name) {
 			return fmt.Errorf("source %q is not a plain name: %w", name, errdefs.ErrInvalidArgument)
 		}
@@ -88,7 +89,11 @@ func (b *build) load(ctx context.Context) error {
 	case b.src.URL != "":
 		return b.restoreLive(ctx)
 	case b.src.Dump != "":
-		return b.restoreDump(ctx)
+		for _, name := range append(slices.Clone(b.src.Before), b.src.Dump) {
+			if err := b.restoreDump(ctx, name); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

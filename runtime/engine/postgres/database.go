@@ -78,6 +78,10 @@ func (b *build) settleDatabase(ctx context.Context, before []string) error {
 			"the dump has "+strings.Join(made, ", "))
 	case b.st.DB == "" && want == "":
 		b.st.DB = "postgres"
+		if unused, err := b.unused(ctx); err != nil || unused && len(made) == 0 {
+			b.st.DB = "" // the dump was of roles: the golden's own is made, or the next dump's
+			return err
+		}
 	}
 	if len(made) > 0 {
 		b.wb.Warn(fmt.Sprintf("the dump has databases %s: URLs of clones lead to %s, --database NAME chooses another",
@@ -201,7 +205,7 @@ func alternatives(options []option) (all [][]option, other int) {
 // createDatabase makes a database with the options that a dump tells, or with those that the base has: then the caller is told of the
 // other locale. It returns the options. called is the database's name for people.
 func (b *build) createDatabase(ctx context.Context, name, called, text string) (string, error) {
-	options := parseOptions(text)
+	options := without(parseOptions(text), "TABLESPACE")
 	all, other := alternatives(options)
 	var first error
 	for i, o := range all {
@@ -226,7 +230,7 @@ var ownOptions = []string{"OWNER", "IS_TEMPLATE", "ALLOW_CONNECTIONS", "CONNECTI
 // fitDatabase returns options of a database that the base has: it makes one that is dropped again.
 func (b *build) fitDatabase(ctx context.Context, called, text string) (string, error) {
 	const trial = "ctrsnap trial"
-	options := parseOptions(text)
+	options := without(parseOptions(text), "TABLESPACE")
 	of := func(own bool) string {
 		return optionsText(slices.DeleteFunc(slices.Clone(options), func(o option) bool { return slices.Contains(ownOptions, o.name) != own }))
 	}

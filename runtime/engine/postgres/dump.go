@@ -20,8 +20,7 @@ import (
 const progressEvery = 250 * time.Millisecond
 
 // restoreDump brings in a dump of any format.
-func (b *build) restoreDump(ctx context.Context) error {
-	name := b.src.Dump
+func (b *build) restoreDump(ctx context.Context, name string) error {
 	b.wb.Step("restore " + name)
 	info, err := os.Lstat(b.hostPath("dump", name))
 	if err != nil {
@@ -38,15 +37,14 @@ func (b *build) restoreDump(ctx context.Context) error {
 		return fmt.Errorf("open dump: %w", err)
 	}
 	defer f.Close()
-	return b.restoreFile(ctx, f, info.Size())
+	return b.restoreFile(ctx, name, f, info.Size())
 }
 
 func dumpError(name, format string, args ...any) error {
 	return &runtime.SourceError{File: name, Message: fmt.Sprintf(format, args...)}
 }
 
-func (b *build) restoreFile(ctx context.Context, f *os.File, size int64) error {
-	name := b.src.Dump
+func (b *build) restoreFile(ctx context.Context, name string, f *os.File, size int64) error {
 	count := &counter{r: f}
 	head, content, err := unpack(count)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
 	"pgregory.net/rapid"
 )
 
@@ -86,6 +87,13 @@ CREATE TABLE t';
 // filtered is what psql gets of a dump.
 func filtered(t interface{ Fatal(...any) }, text string, cluster bool, roles ...string) string {
 	f := newFilter(strings.NewReader(text), true, cluster, roles)
+	f.admin = "root"
+	f.try = func(sql string) error {
+		if strings.Contains(sql, "transaction_timeout") {
+			return &pgconn.PgError{Code: "42704", Message: `unrecognized configuration parameter "transaction_timeout"`}
+		}
+		return nil
+	}
 	out, err := io.ReadAll(f)
 	if err != nil || f.err != nil {
 		t.Fatal(err, f.err)
@@ -112,7 +120,19 @@ func TestFilter(t *testing.T) {
 			making("b") + `SET SESSION AUTHORIZATION "boss"; GRANT a TO b;`},
 		{"roles of a cluster", "DROP ROLE boss;\nDROP ROLE\nIF EXISTS boss;CREATE ROLE boss;\nCREATE ROLE b;\nALTER ROLE b;\n", true,
 			"\n\n\nCREATE ROLE b;\nALTER ROLE b;\n"},
-		{"roles that are there, not of a cluster", "DROP ROLE boss;\nCREATE ROLE boss;\n", false, "DROP ROLE boss;\nCREATE ROLE boss;\n"},
+		{"roles that are there, not of a cluster", "DROP ROLE boss;\nCREATE ROLE boss;\nCREATE ROLE boss;\n", false, "DROP ROLE IF EXISTS boss;\nCREATE ROLE boss;\n\n"},
+		{"unknown settings", "SET transaction_timeout = 0;\nSET x.y = 1;\nALTER DATABASE d SET\n transaction_timeout TO '1';\nALTER ROLE boss IN DATABASE d SET transaction_timeout TO '1';SET work_mem = 1;\n",
+			false, "\nSET x.y = 1;\n\n\nSET work_mem = 1;\n"},
+		{"tablespaces", "CREATE TABLESPACE t LOCATION '/x';\nSET default_tablespace = t;\nSET default_tablespace = '';\nGRANT ALL ON TABLESPACE t TO boss;\nALTER DATABASE d SET TABLESPACE t;\n" +
+			"CREATE TABLE a (tablespace int) TABLESPACE t;\nCREATE UNIQUE INDEX ON a (b) TABLESPACE\nt WHERE tablespace = 1;\n", false,
+			"\n\nSET default_tablespace = '';\n\n\nCREATE TABLE a (tablespace int)             ;\nCREATE UNIQUE INDEX ON a (b)           \n  WHERE tablespace = 1;\n"},
+		{"drops", "DROP TABLE a.b;\nDROP TEXT SEARCH PARSER a;\nDROP MATERIALIZED VIEW IF EXISTS a;\nDROP FUNCTION a(b int);\nDROP CAST (a AS b);\nALTER TABLE ONLY a.b DROP CONSTRAINT c;\n" +
+			"ALTER TABLE a ALTER COLUMN b DROP DEFAULT;\nSELECT pg_catalog.lo_unlink('7');\nDROP OWNED BY boss;\nALTER TABLE a DROP COLUMN b;\n", false,
+			"DROP TABLE IF EXISTS a.b;\nDROP TEXT SEARCH PARSER IF EXISTS a;\nDROP MATERIALIZED VIEW IF EXISTS a;\nDROP FUNCTION IF EXISTS a(b int);\nDROP CAST IF EXISTS (a AS b);\n" +
+				"ALTER TABLE IF EXISTS ONLY a.b DROP CONSTRAINT IF EXISTS c;\nALTER TABLE IF EXISTS a ALTER COLUMN b DROP DEFAULT;\n" +
+				"SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = '7';\nDROP OWNED BY boss;\nALTER TABLE a DROP COLUMN b;\n"},
+		{"superuser that stays one", "ALTER ROLE root WITH NOSUPERUSER CREATEDB NOLOGIN;\nALTER ROLE boss WITH NOSUPERUSER;\n", true,
+			"ALTER ROLE root WITH   SUPERUSER CREATEDB   LOGIN;\nALTER ROLE boss WITH NOSUPERUSER;\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, filtered(t, tt.text, tt.cluster, "boss")); diff != "" {
@@ -226,6 +246,7 @@ func FuzzFilter(f *testing.F) {
 	f.Add("GRANT SELECT ON TABLE a TO b;\nCREATE DATABASE x WITH TEMPLATE = template0;\n\\restrict a\n", false)
 	f.Fuzz(func(t *testing.T, text string, cluster bool) {
 		fl := newFilter(strings.NewReader(text), true, cluster, []string{"boss"})
+		fl.admin, fl.version = "root", 16
 		fl.fit = func(string, string) (string, error) { return "TEMPLATE template0", nil }
 		got, err := io.ReadAll(fl)
 		must(t, err)

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -79,6 +80,9 @@ func (b *build) databases(ctx context.Context) ([]string, error) {
 // by doing it. A role of the golden whose password came with the data keeps
 // it, unless the caller gave one: then ctrsnap's own role is handed out.
 func (b *build) login(ctx context.Context) error {
+	if b.src.Login != "" {
+		return b.loginAs(ctx, b.src.Login)
+	}
 	if b.src.User != "" {
 		b.st.User = b.src.User
 	}
@@ -98,6 +102,26 @@ func (b *build) login(ctx context.Context) error {
 		if err := b.makeUser(ctx); err != nil {
 			return err
 		}
+	}
+	if err := b.alterUser(ctx); err != nil {
+		return err
+	}
+	return b.tryLogin(ctx)
+}
+
+// loginAs hands clones out with a role of the sources, whose rights stay as they are. Its password has to be known: it is
+// another than before.
+func (b *build) loginAs(ctx context.Context, role string) error {
+	rows, err := b.query(ctx, "template1", "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = "+literal(role))
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return snapshot.WithHint(fmt.Errorf("role %s is not in the golden: %w", role, errdefs.ErrInvalidArgument),
+			"--login names a role that a dump or an init script makes; --user makes a superuser")
+	}
+	if b.st.User != role || b.src.Password != "" {
+		b.st.User, b.st.Passwd = role, cmp.Or(b.src.Password, newPassword())
 	}
 	if err := b.alterUser(ctx); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres/psql"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 )
@@ -39,7 +40,16 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 	if byProgram(d.head) {
 		settings = loading
 	}
-	err = b.watch(d.read, d.size, func() error { return b.psql(ctx, settings, d.name, database, "-", f) })
+	failed := &failures{}
+	p := b.psqlProcess(settings, database, "-", !b.src.GoOn)
+	err = b.watch(d.read, d.size, func() error { return b.svc.Exec(ctx, p, runtime.Stdio{Stdin: f, Stderr: failed}) })
+	err = b.toolError(ctx, err, func() error { return b.psqlError(d.name, failed, f) })
+	if f.restricted {
+		fmt.Fprintln(b.wb.Log(), `\restrict and \unrestrict are left out: psql is confined already`)
+	}
+	for _, text := range f.told {
+		b.wb.Warn(text)
+	}
 	switch {
 	case in.Err != nil:
 		return source.UnpackError(d.name, in.Err)
@@ -50,6 +60,11 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 	case truncated(d.head, []byte(f.end.String())):
 		return dumpError(d.name, "the dump is cut short: its last line is missing")
 	}
+	list, more := failed.all()
+	for i := range list {
+		list[i].object = f.object(list[i].line)
+	}
+	b.tellFailures(d.name, list, more)
 	if err := b.tellRoles(ctx, f); err != nil {
 		return err
 	}
@@ -85,6 +100,15 @@ type filter struct {
 	end     tail
 	out     []byte
 	err     error // other than of src
+
+	admin   string                 // the superuser that has to stay one
+	version int                    // of the server
+	try     func(sql string) error // has the server try a SET that changes nothing
+	tried   map[string]string      // why a setting is unknown, by its statement
+	told    []string               // what the caller is to be told
+	// restricted says that \restrict was left out.
+	restricted bool
+	places     []place // of objects, in order
 }
 
 func (b *build) newFilter(ctx context.Context, r io.Reader, database string, cluster bool) (*filter, error) {
@@ -98,11 +122,13 @@ func (b *build) newFilter(ctx context.Context, r io.Reader, database string, clu
 	}
 	f := newFilter(r, std[0] == "on", cluster, roles)
 	f.fit = func(name, options string) (string, error) { return b.fitDatabase(ctx, name, options) }
+	f.admin, f.version = b.st.Admin, major(b.st.Version)
+	f.try = func(sql string) error { _, err := b.query(ctx, "postgres", sql); return err }
 	return f, nil
 }
 
 func newFilter(r io.Reader, standardStrings, cluster bool, roles []string) *filter {
-	f := &filter{src: psql.NewScanner(r, standardStrings), cluster: cluster, known: map[string]bool{}, named: map[string]bool{}}
+	f := &filter{src: psql.NewScanner(r, standardStrings), cluster: cluster, known: map[string]bool{}, named: map[string]bool{}, tried: map[string]string{}}
 	for _, role := range roles {
 		f.known[role] = true
 	}
@@ -138,32 +164,67 @@ func (f *filter) next() bool {
 
 // pass returns what psql gets of a piece.
 func (f *filter) pass(p psql.Piece) []byte {
+	if p.Kind == psql.Blank {
+		f.note(p)
+		return p.Text
+	}
 	switch p.Command() {
 	case "restrict", "unrestrict":
 		// They guard psql on a person's machine from the server that the dump came from.
 		// Older ones do not know them, and here psql is confined.
+		f.restricted = true
 		return nil
 	case "c", "connect":
 		f.as = ""
 	}
+	s := stmt{p.Text, p.Tokens}
 	switch string(p.Verb) {
-	case "grant", "revoke", "alter", "create", "drop", "set", "reset", "discard":
+	case "grant", "revoke", "alter", "create", "drop", "set", "reset", "discard", "comment", "security":
+	case "select":
+		if drop := s.dropIfThere(); drop != nil {
+			return drop
+		}
+		return p.Text
 	default: // most of a dump: rows, with or without INSERT
 		return p.Text
 	}
-	s := stmt{p.Text, p.Tokens}
-	if f.needless(s) {
+	if f.needless(s) || f.cannotBe(s) {
 		return bytes.Repeat([]byte{'\n'}, bytes.Count(p.Text, []byte{'\n'})) // psql counts lines
 	}
 	before := f.makeRoles(s.roles())
 	f.follow(s)
-	if s.has(0, "CREATE", "DATABASE") {
-		return append([]byte(before), f.fitted(s)...)
-	}
+	text := f.instead(s)
 	if before == "" {
-		return p.Text
+		return text
 	}
-	return append([]byte(before), p.Text...)
+	return append([]byte(before), text...)
+}
+
+// cannotBe says that a statement cannot be had in a golden, or by a server of its version.
+func (f *filter) cannotBe(s stmt) bool {
+	if s.ofTablespaces() {
+		f.tell(noTablespaces)
+		return true
+	}
+	set := s.setting()
+	return set != "" && !f.knows(set)
+}
+
+// instead is what psql gets in place of a statement.
+func (f *filter) instead(s stmt) []byte {
+	if s.has(0, "CREATE", "DATABASE") {
+		return f.fitted(s)
+	}
+	if text := s.inTablespace(); text != nil {
+		f.tell(noTablespaces)
+		return text
+	}
+	for _, text := range [][]byte{s.dropIfThere(), f.keepAdmin(s), f.grantedBy(s)} {
+		if text != nil {
+			return text
+		}
+	}
+	return s.text
 }
 
 // fitted is CREATE DATABASE with options that the base has, on as many lines.
@@ -189,12 +250,24 @@ func (f *filter) needless(s stmt) bool {
 		role := s.name(2)
 		exists := f.known[role]
 		f.known[role] = true
-		return exists && f.cluster
+		if exists && role != f.admin {
+			f.tell("role " + role + " is there already: it is not made again")
+		}
+		return exists
 	case s.has(0, "DROP", "ROLE|USER|GROUP", "IF", "EXISTS"):
-		return f.cluster && f.known[s.name(4)]
-	case s.has(0, "DROP", "ROLE|USER|GROUP"):
-		return f.cluster && f.known[s.name(2)]
+		return f.drops(s.name(4))
+	case s.has(0, "DROP", "ROLE|USER|GROUP") && !s.has(2, "MAPPING"):
+		return f.drops(s.name(2))
 	}
+	return false
+}
+
+// drops says that a role stays. Others are made again where the dump does it.
+func (f *filter) drops(role string) bool {
+	if f.cluster {
+		return f.known[role]
+	}
+	delete(f.known, role)
 	return false
 }
 

@@ -16,6 +16,8 @@ type schema struct {
 	alter    []around // statements about the database
 	tables   int64    // how many hold data
 	encoding string   // of all of them
+	public   bool     // it makes schema public, which a new database has
+	owner    string   // ALTER SCHEMA public OWNER
 }
 
 // around is a statement about a database, without the database's name.
@@ -47,6 +49,10 @@ func (s *schema) add(st stmt) {
 	switch {
 	case st.has(0, "CREATE", "TABLE"):
 		s.tables++
+	case st.has(0, "CREATE", "SCHEMA", "PUBLIC"):
+		s.public = true
+	case st.has(0, "ALTER", "SCHEMA", "PUBLIC", "OWNER"):
+		s.owner = string(st.text)
 	case st.has(0, "CREATE", "DATABASE") && st.has(3, "WITH"):
 		s.create = string(st.text[st.tokens[3].Start:])
 	case st.has(0, "SET", "CLIENT_ENCODING", "=") && s.encoding == "":

@@ -70,10 +70,31 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 // psql runs a file, or stdin if file is "-", against a database. name is
 // what errors call it.
 func (b *build) psql(ctx context.Context, settings settingsOf, name, database, file string, stdin io.Reader) error {
-	var out tail
-	p := b.tool(settings, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", connString(database), "-f", file)
-	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdin: stdin, Stderr: &out})
-	return b.toolError(ctx, err, func() error { return scriptError(name, out.String()) })
+	failed := &failures{}
+	p := b.psqlProcess(settings, database, file, true)
+	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdin: stdin, Stderr: failed})
+	return b.toolError(ctx, err, func() error { return b.psqlError(name, failed, nil) })
+}
+
+func (b *build) psqlProcess(settings settingsOf, database, file string, stop bool) runtime.Process {
+	args := []string{"psql", "-X", "-q", "-d", connString(database), "-f", file}
+	if stop {
+		args = append(args, "-v", "ON_ERROR_STOP=1")
+	}
+	return b.tool(settings, args...)
+}
+
+// psqlError is what ended psql: the last failure, for after it nothing is run. f is the filter of a dump, or nil.
+func (b *build) psqlError(name string, failed *failures, f *filter) error {
+	list, _ := failed.all()
+	if len(list) == 0 {
+		return b.hinted(&runtime.SourceError{File: name, Message: toolMessage(failed.out.String())})
+	}
+	last := list[len(list)-1]
+	if f != nil {
+		last.object = f.object(last.line)
+	}
+	return b.sourceError(name, last)
 }
 
 // connString names a database to a client program: a plain name may look like a connection string itself.

@@ -2,11 +2,8 @@ package postgres
 
 import (
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/ctrsnap/ctrsnap/runtime"
 )
 
 // tailSize is how much of the end of an output is kept.
@@ -36,29 +33,11 @@ func (t *tail) String() string {
 }
 
 var (
-	// psqlRE is how psql reports what went wrong in a file:
-	// "psql:FILE:LINE: ERROR:  message", or "error: message" for its own.
-	psqlRE = regexp.MustCompile(`(?m)^psql:(.*):(\d+): (?:(?:ERROR|FATAL|PANIC):  |error: )(.*)((?:\n(?:DETAIL|HINT):  .*)*)`)
 	// toolRE is how the other programs do: "pg_restore: error: message".
 	toolRE = regexp.MustCompile(`(?m)^[a-z_]+: (?:error|fatal): (.*)((?:\n(?:[a-z_]+: )?(?:detail|hint|DETAIL|HINT): .*)*)`)
 	// serverRE is a line of the server's log.
 	serverRE = regexp.MustCompile(`(?m)(?:FATAL|PANIC|ERROR):  (.*)((?:\n.*(?:DETAIL|HINT):  .*)*)`)
 )
-
-// scriptError makes an error in the sources of what psql wrote about file.
-// The last message counts: with ON_ERROR_STOP nothing is run after it.
-func scriptError(file, output string) *runtime.SourceError {
-	all := psqlRE.FindAllStringSubmatch(output, -1)
-	if len(all) == 0 {
-		return &runtime.SourceError{File: file, Message: toolMessage(output)}
-	}
-	m := all[len(all)-1]
-	line, err := strconv.Atoi(m[2])
-	if err != nil {
-		line = 0 // longer than a number
-	}
-	return &runtime.SourceError{File: file, Line: line, Message: oneLine(m[3] + m[4])}
-}
 
 // toolMessage is the first error that a program reported: later ones follow
 // from it.

@@ -120,22 +120,48 @@ func TestHostNotFound(t *testing.T) {
 	}
 }
 
-func TestScriptError(t *testing.T) {
-	got := scriptError("1.sql", "psql:/ctrsnap/src/init/1.sql:3: NOTICE:  x\npsql:/a:b/1.sql:12: ERROR:  no \"x\"\nDETAIL:  y\nLINE 1: z\n")
-	if diff := cmp.Diff(&runtime.SourceError{File: "1.sql", Line: 12, Message: `no "x"; DETAIL: y`}, got); diff != "" {
-		t.Error(diff)
-	}
-	got = scriptError("1.sql", "psql:<stdin>:7: error: invalid command \\foo\n")
-	if got.Line != 7 || got.Message != `invalid command \foo` {
-		t.Errorf("%+v", got)
+func TestFailures(t *testing.T) {
+	for _, tt := range []struct {
+		name, output string
+		want         []failure
+	}{
+		{"psql", "psql:/a/1.sql:3: NOTICE:  x\npsql:/a:b/1.sql:12: ERROR:  no \"x\"\nDETAIL:  y\nLINE 1: z\nHINT:  of nothing\npsql:<stdin>:7: error: invalid command \\foo\n",
+			[]failure{{12, "", `no "x"; DETAIL: y`}, {7, "", `invalid command \foo`}}},
+		{"pg_restore", "pg_restore: while PROCESSING TOC:\npg_restore: from TOC entry 216; 1259 16394 TABLE shop a b\npg_restore: error: could not execute query: ERROR:  no\nDETAIL:  y\nCommand was: CREATE\n" +
+			"pg_restore: error: COPY failed for table \"t\": ERROR:  x\n",
+			[]failure{{0, "TABLE shop a b", "no; DETAIL: y"}, {0, "", `COPY failed for table "t": ERROR: x`}}},
+		{"none", "psql: warning: x\nERROR\n", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, size := range []int{1, 7, 1 << 20} {
+				var f failures
+				for text := tt.output; text != ""; {
+					n := min(size, len(text))
+					f.Write([]byte(text[:n]))
+					text = text[n:]
+				}
+				got, _ := f.all()
+				if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(failure{})); diff != "" {
+					t.Errorf("%d bytes at a time: %s", size, diff)
+				}
+			}
+		})
 	}
 }
 
-func FuzzScriptError(f *testing.F) {
+func FuzzFailures(f *testing.F) {
 	f.Add("psql:a:3: ERROR:  x\nDETAIL:  y")
 	f.Fuzz(func(t *testing.T, output string) {
-		if e := scriptError("f", output); e.File != "f" || strings.Contains(e.Message, "\n") {
-			t.Errorf("%+v", e)
+		var all failures
+		all.Write([]byte(output))
+		list, more := all.all()
+		if more < 0 || len(list) > maxFailures {
+			t.Errorf("%d and %d more", len(list), more)
+		}
+		for _, one := range list {
+			if strings.Contains(one.message, "\n") {
+				t.Errorf("%q", one.message)
+			}
 		}
 		toolMessage(output)
 		serverMessage(output)
