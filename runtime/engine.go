@@ -92,6 +92,8 @@ type Endpoint struct {
 	// PID is the server's first process in the host's PID namespace, so that
 	// /proc/PID/root is its root filesystem. What is there is not trusted.
 	PID int
+	// Again says that the server has run on these data before: what the golden remembers of them may be wrong.
+	Again bool
 	// Password is the one that the server was given by a [PasswordSession]; "" means the golden's.
 	Password string
 	// Exec runs p beside the server until it ends, and returns its exit code. It is nil where

@@ -26,6 +26,9 @@ type Process struct {
 	// then containerd's default set.
 	UID, GID uint32
 	Terminal bool // with a pseudo terminal; stderr is then part of stdout
+	// Stop ends it in order, with exit code StopCode; 0 is SIGTERM.
+	Stop     syscall.Signal
+	StopCode int
 }
 
 // Stdio is where a process reads and writes; nil means /dev/null.
@@ -52,7 +55,10 @@ type Container struct {
 	// waited for gives Stdio instead.
 	LogPath string
 	Stdio   *Stdio
-	Labels  map[string]string // found again by Runner.Containers
+	// Restarts has a first process that ends in order started again, in the same container; see launch.Restarts. Where a
+	// Runner cannot, the container ends, as with any other exit code.
+	Restarts bool
+	Labels   map[string]string // found again by Runner.Containers
 	// Record is kept with the container and given back by Runner.Containers.
 	Record []byte
 	Limits Limits
@@ -132,6 +138,13 @@ type Task interface {
 	// Memory returns the memory that the container's cgroup is charged for, in
 	// bytes, page cache excluded.
 	Memory(ctx context.Context) (int64, error)
+}
+
+// Restarter is a Task that may be of a container with Restarts.
+type Restarter interface {
+	// Restart sends sig to the server, and returns when that has ended in order and another one was started. FailedPrecondition
+	// where none is. When ctx ends first, the server may restart still.
+	Restart(ctx context.Context, sig syscall.Signal) error
 }
 
 // WindowSize is the size of a terminal in characters.

@@ -57,7 +57,7 @@ func (a *app) root(args []string) *cli.Command {
 		make func() *cli.Command
 	}{
 		{"clone", a.cloneCommand}, {"run", a.runCommand}, {"ls", a.lsCommand}, {"inspect", a.inspectCommand}, {"logs", a.logsCommand},
-		{"exec", a.execCommand}, {"connect", a.connectCommand}, {"extend", a.extendCommand}, {"rm", a.rmCommand},
+		{"exec", a.execCommand}, {"connect", a.connectCommand}, {"restart", a.restartCommand}, {"extend", a.extendCommand}, {"rm", a.rmCommand},
 		{"golden", a.goldenCommand}, {"pool", a.poolCommand}, {"net", a.netCommand}, {"engine", a.engineCommand}, {"events", a.eventsCommand}, {"stats", a.statsCommand}, {"doctor", a.doctorCommand}, {"gc", a.gcCommand},
 		{"bench", a.benchCommand}, {"plan", a.planCommand}, {"version", a.versionCommand}, {"completion", a.completionCommand},
 	}

@@ -242,6 +242,7 @@ func (f *fakeDaemon) routes() http.Handler {
 		return nil, err
 	})
 	json("POST /v1/clones/{id}/extend", f.extend)
+	json("POST /v1/clones/{id}/restart", func(r *http.Request) (any, error) { return f.clone(r) })
 	json("GET /v1/clones/{id}/client", func(r *http.Request) (any, error) {
 		_, err := f.clone(r)
 		return api.ClientRequest{Args: append([]string{"echo", "in-clone"}, r.URL.Query()["arg"]...)}, err

@@ -385,7 +385,7 @@ func testDataDirectories(t *testing.T, d *daemon) {
 // dataDir finds the data directory of a server as the host sees it.
 func dataDir(t *testing.T, pid int) string {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", serverOf(t, pid)))
 	if err != nil {
 		t.Fatal(err)
 	}

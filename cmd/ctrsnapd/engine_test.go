@@ -172,19 +172,38 @@ func copiedDir(t *testing.T, d enginetest.Daemon, golden, data string, signal st
 	}
 	defer held.Close()
 	if signal != "" {
-		if out, err := exec.Command("kill", "-"+signal, strconv.Itoa(c.PID)).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+		server := serverOf(t, c.PID)
+		kill := func(signal string, pid int) {
+			if out, err := exec.Command("kill", "-"+signal, strconv.Itoa(pid)).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
 		}
-		waitFor(t, "the server to end", func() bool {
-			_, err := os.Stat(fmt.Sprintf("/proc/%d/stat", c.PID))
-			return err != nil || zombie(c.PID)
-		})
+		kill("STOP", c.PID) // else it starts another one
+		kill(signal, server)
+		waitFor(t, "the server to end", func() bool { return zombie(server) })
 	}
 	if out, err := exec.Command("cp", "-a", fmt.Sprintf("/proc/%d/fd/%d/.", os.Getpid(), held.Fd()), dir).CombinedOutput(); err != nil {
 		t.Fatalf("copy: %v: %s", err, out)
 	}
 	d.Run(t, "rm", c.ID)
 	return dir
+}
+
+// serverOf is the process of a clone's server, the child of its first one.
+func serverOf(t *testing.T, first int) int {
+	t.Helper()
+	if name := string(mustRead(t, fmt.Sprintf("/proc/%d/comm", first))); name != "ctrsnap-init\n" {
+		return first // under runc
+	}
+	children := strings.Fields(string(mustRead(t, fmt.Sprintf("/proc/%d/task/%[1]d/children", first))))
+	if len(children) != 1 {
+		t.Fatalf("children of the first process: %v", children)
+	}
+	pid, err := strconv.Atoi(children[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
 }
 
 func zombie(pid int) bool {

@@ -161,7 +161,7 @@ func faultFrozen(t *testing.T, d *daemon) {
 // faultHung stops a server's processes.
 func faultHung(t *testing.T, d *daemon) {
 	c := cloneJSON(t, d, "shop", "--name", "hung")
-	if err := syscall.Kill(c.PID, syscall.SIGSTOP); err != nil {
+	if err := syscall.Kill(serverOf(t, c.PID), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	d.run("rm", "hung")

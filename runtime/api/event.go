@@ -25,6 +25,7 @@ const (
 	EventCloneExtended EventType = "clone.extended"
 	EventCloneExpiring EventType = "clone.expiring" // it ends soon, unless it is extended
 	EventCloneExpired  EventType = "clone.expired"
+	EventCloneRestart  EventType = "clone.restarted" // by its user
 	EventCloneRemoved  EventType = "clone.removed"
 	EventCloneStopped  EventType = "clone.stopped" // by the daemon: Reason says why
 	EventCloneDied     EventType = "clone.died"    // its server has ended by itself
@@ -39,7 +40,7 @@ const (
 
 // EventTypes are all of them.
 var EventTypes = []EventType{
-	EventCloneCreated, EventCloneExtended, EventCloneExpiring, EventCloneExpired, EventCloneRemoved, EventCloneStopped, EventCloneDied,
+	EventCloneCreated, EventCloneExtended, EventCloneExpiring, EventCloneExpired, EventCloneRestart, EventCloneRemoved, EventCloneStopped, EventCloneDied,
 	EventGoldenBuilt, EventGoldenChanged, EventGoldenRemoved, EventGoldenDamaged, EventGoldenSound,
 	EventStorageLow, EventStorageOK,
 }

@@ -52,6 +52,7 @@ var (
 	GetClone     = Route[CloneArgs, Clone]{"GET", "/v1/clones/{id}", "get-clone", "Show a clone"}
 	RemoveClone  = Route[RemoveArgs, None]{"DELETE", "/v1/clones/{id}", "remove-clone", "End a clone"}
 	ExtendClone  = Route[ExtendArgs, Clone]{"POST", "/v1/clones/{id}/extend", "extend-clone", "Let a clone live longer"}
+	RestartClone = Route[CloneArgs, Clone]{"POST", "/v1/clones/{id}/restart", "restart-clone", "Have a clone's server end in order and start again, on its data"}
 	GetClient    = Route[ClientArgs, ClientRequest]{"GET", "/v1/clones/{id}/client", "get-client", "Give the command that connects an interactive client"}
 	// ReadLogs answers with text. An error after the text has begun is in the trailer [TrailerError].
 	ReadLogs = Route[LogsArgs, Streamed]{"GET", "/v1/clones/{id}/logs", "clone-logs", "Read what a clone's server has written"}

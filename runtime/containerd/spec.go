@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/launch"
 )
 
 // maxOpenFiles is the limit of open files of a process: plenty for a database, and
@@ -42,6 +44,9 @@ func (r *Runner) spec(c runtime.Container) *specs.Spec {
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: readonlyPaths(),
 		},
+	}
+	if c.Restarts {
+		s.Annotations = map[string]string{launch.Restarts: strconv.Itoa(c.Process.StopCode)}
 	}
 	s.Linux.Seccomp = r.profile(s)
 	return s

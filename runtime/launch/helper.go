@@ -27,15 +27,16 @@ var built embed.FS
 var initProgram = func() ([]byte, error) { return programFor(runtime.GOARCH) }
 
 func programFor(arch string) ([]byte, error) {
-	b, err := built.ReadFile("helper/" + initName + "-" + arch)
+	b, err := built.ReadFile("helper/" + InitName + "-" + arch)
 	if err != nil {
-		return nil, fmt.Errorf("this program was built without %s, which starts containers: build it by make: %w", initName, err)
+		return nil, fmt.Errorf("this program was built without %s, which starts containers: build it by make: %w", InitName, err)
 	}
 	return b, nil
 }
 
-// initName is the name of the helper, and of what it forks until that runs its program.
-const initName = "ctrsnap-init"
+// InitName is the name of the helper, of what it forks until that runs its program, and of the first process of a container
+// with [Restarts].
+const InitName = "ctrsnap-init"
 
 // Descriptors that a child begins with, as ctrsnap-init.c numbers them: its pipes to the launcher, then the files of its
 // program.
@@ -52,6 +53,10 @@ const mostFiles = 253
 // dataAddress is where a program's data begin in the helper and its children. Nothing else is there: a static
 // program lies below, what the kernel maps far above.
 const dataAddress = 1 << 32
+
+// keepFirst in place of the number of a system call has the first process of a container stay and go on in a child: KEEP
+// of ctrsnap-init.c.
+const keepFirst = math.MaxUint64
 
 // call is one system call of a program, and where to go on. The zero value of
 // each field but nr and args does what is usual: fail on an error, else go on.
@@ -97,21 +102,21 @@ func sealed() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := unix.MemfdCreate(initName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	n, err := unix.MemfdCreate(InitName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
-		n, err = unix.MemfdCreate(initName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		n, err = unix.MemfdCreate(InitName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	f := os.NewFile(uintptr(n), initName)
+	f := os.NewFile(uintptr(n), InitName)
 	_, err = f.Write(program)
 	if err == nil {
 		_, err = unix.FcntlInt(uintptr(n), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("copy %s: %w", initName, err)
+		return nil, fmt.Errorf("copy %s: %w", InitName, err)
 	}
 	return f, nil
 }
@@ -140,14 +145,14 @@ func startHelper(program *os.File) (*helper, error) {
 		conn:  conn.(*net.UnixConn),
 		ended: make(chan struct{}),
 		cmd: &exec.Cmd{
-			Path: "/proc/self/fd/" + strconv.Itoa(int(fd(program))), Args: []string{initName}, Env: []string{}, Dir: "/",
+			Path: "/proc/self/fd/" + strconv.Itoa(int(fd(program))), Args: []string{InitName}, Env: []string{}, Dir: "/",
 			ExtraFiles:  []*os.File{theirs},
 			SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
 		},
 	}
 	if err := h.cmd.Start(); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("start %s: %w", initName, err)
+		return nil, fmt.Errorf("start %s: %w", InitName, err)
 	}
 	go func() {
 		_ = h.cmd.Wait() // how it has ended is in its state
@@ -232,7 +237,7 @@ func (l *Launcher) order(prog *program, opts forkOptions, pipes []*os.File) (pid
 		state := l.helper.cmd.ProcessState
 		l.helper = nil
 		if done || again {
-			return 0, fmt.Errorf("%s, which starts containers, has ended (%v): the next start has a new one: %w", initName, state, err)
+			return 0, fmt.Errorf("%s, which starts containers, has ended (%v): the next start has a new one: %w", InitName, state, err)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "compile the helper: %v\n%s", err, out)
 		os.Exit(1)
 	}
-	initProgram = func() ([]byte, error) { return os.ReadFile("helper/" + initName + "-" + runtime.GOARCH) }
+	initProgram = func() ([]byte, error) { return os.ReadFile("helper/" + InitName + "-" + runtime.GOARCH) }
 	os.Exit(m.Run())
 }
 

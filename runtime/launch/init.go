@@ -58,7 +58,7 @@ func (b *builder) build(stdio Stdio) error {
 		b.keyring()
 	}
 	home := func() string { return b.home(b.spec.Process.User.UID) }
-	if err := b.process(b.spec.Process, stdio, b.filter, home, true); err != nil || b.ids.none() {
+	if err := b.process(b.spec.Process, stdio, b.filter, home, true, b.spec.restarts()); err != nil || b.ids.none() {
 		return err
 	}
 	limits, err := raised(b.spec.Process.Rlimits)

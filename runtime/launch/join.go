@@ -77,7 +77,7 @@ func (l *Launcher) exec(target *os.File, b *builder, j Join, stdio Stdio) (*Proc
 	b.add("join namespaces", unix.SYS_SETNS, b.file(target), kinds)
 	b.keyring()
 	home := func() string { return b.home(j.Process.User.UID) }
-	if err := b.process(j.Process, stdio, j.Filter, home, false); err != nil {
+	if err := b.process(j.Process, stdio, j.Filter, home, false, -1); err != nil {
 		return nil, err
 	}
 	p, err := l.fork(&b.program, forkOptions{pid: target, cgroup: b.cgroup})

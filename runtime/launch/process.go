@@ -89,7 +89,7 @@ func (p *Process) neverRan() bool {
 		return false
 	}
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
-	return err == nil && strings.TrimSpace(string(name)) == initName
+	return err == nil && strings.TrimSpace(string(name)) == InitName
 }
 
 // discard kills and reaps a process that is of no use.

@@ -4,10 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
+
+// Restarts is an annotation of containers: a first process that ends with this exit code is started
+// again, in the same namespaces, when no other process is left in its container; until then one that was started by another
+// process takes its place. The first process of the PID namespace is then a copy of the launcher's helper, which
+// passes signals on and ends as the program does otherwise.
+const Restarts = "io.ctrsnap.restarts"
 
 // Spec is an OCI specification whose seccomp profile is not decoded: it is the
 // largest part, and the same for most containers.
@@ -20,6 +27,15 @@ type Spec struct {
 type Linux struct {
 	specs.Linux
 	Seccomp json.RawMessage `json:"seccomp,omitempty"`
+}
+
+// restarts returns the exit code of Restarts, or -1.
+func (s *Spec) restarts() int {
+	code, err := strconv.ParseUint(s.Annotations[Restarts], 10, 8)
+	if err != nil || s.Process.Terminal {
+		return -1
+	}
+	return int(code)
 }
 
 // ParseSpec decodes a specification and refuses, with class NotImplemented, what

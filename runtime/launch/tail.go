@@ -25,8 +25,9 @@ func (p *program) begin() {
 }
 
 // process appends what a container's first process and one that joins it have in
-// common, up to execve. With gate the child reports that it is ready and waits.
-func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filter, home func() string, gate bool) error {
+// common, up to execve. With gate the child reports that it is ready and waits, unless keep is
+// negative it stays, and the program is its child's, with keep the exit code of an end in order.
+func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filter, home func() string, gate bool, keep int) error {
 	p.stdio(proc, stdio)
 	if err := p.rlimits(proc.Rlimits); err != nil {
 		return err
@@ -52,6 +53,9 @@ func (p *program) process(proc *specs.Process, stdio Stdio, filter *seccomp.Filt
 		r := &report{call: ready}
 		p.add("report", unix.SYS_WRITE, statusFD, address(p, r), unsafe.Sizeof(*r))
 		p.wait()
+	}
+	if keep >= 0 {
+		p.add("fork", keepFirst, uintptr(keep))
 	}
 	if proc.NoNewPrivileges {
 		p.seccomp(filter)

@@ -46,8 +46,9 @@ func TestOthersClones(t *testing.T) {
 				_, err := m.Extend(ctx, bob, id, api.ExtendRequest{TTL: minutes(1)})
 				return err
 			},
-			"logs":   func() error { return m.Logs(ctx, bob, id, -1, false, io.Discard) },
-			"client": func() error { _, err := m.Client(ctx, bob, id, nil); return err },
+			"restart": func() error { _, err := m.Restart(ctx, bob, id); return err },
+			"logs":    func() error { return m.Logs(ctx, bob, id, -1, false, io.Discard) },
+			"client":  func() error { _, err := m.Client(ctx, bob, id, nil); return err },
 			"exec": func() error {
 				_, err := m.Exec(ctx, bob, id, api.ExecRequest{Args: []string{"id"}}, runtime.Stdio{}, nil)
 				return err
@@ -151,8 +152,9 @@ func TestNobody(t *testing.T) {
 			_, err := m.Create(ctx, c, api.CloneRequest{Golden: "shop"})
 			return err
 		},
-		"Get":  func(c access.Caller) error { _, err := m.Get(ctx, c, id); return err },
-		"List": func(c access.Caller) error { l, err := m.List(ctx, c, nil); return none(len(l), err) },
+		"Get":     func(c access.Caller) error { _, err := m.Get(ctx, c, id); return err },
+		"List":    func(c access.Caller) error { l, err := m.List(ctx, c, nil); return none(len(l), err) },
+		"Restart": func(c access.Caller) error { _, err := m.Restart(ctx, c, id); return err },
 		"Extend": func(c access.Caller) error {
 			_, err := m.Extend(ctx, c, id, api.ExtendRequest{TTL: minutes(1)})
 			return err

@@ -24,9 +24,10 @@ type clone struct {
 	exit    runtime.Exit            // valid once died is closed
 	gone    chan struct{}           // closed when the clone is removed
 
-	saving sync.Mutex // held while the record is changed; taken before all other locks
-	mu     sync.Mutex // taken after all other locks
-	rec    record
+	restarting sync.Mutex // held while its user has the server restart; taken before all other locks
+	saving     sync.Mutex // held while the record is changed; taken before all other locks but that
+	mu         sync.Mutex // taken after all other locks
+	rec        record
 }
 
 func newClone(id string, golden snapshot.Golden, engine runtime.Engine, sockets string, rec record) *clone {

@@ -407,6 +407,14 @@ func (t *fakeTask) Signal(_ context.Context, sig syscall.Signal) error {
 	return nil
 }
 
+// Restart is another start of the server, unless it cannot be had.
+func (t *fakeTask) Restart(ctx context.Context, sig syscall.Signal) error {
+	if sig != syscall.SIGTERM {
+		return fmt.Errorf("signal %d", sig)
+	}
+	return t.w.at(ctx, "task.Restart")
+}
+
 func (t *fakeTask) Exec(_ context.Context, p runtime.Process, _ runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
 	return t.exec(p, size), nil
 }

@@ -221,6 +221,7 @@ func (s *making) create(ctx context.Context) error {
 			Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"},
 		}),
 		LogPath:  s.files.log(c.id),
+		Restarts: true,
 		Labels:   map[string]string{snapshot.LabelKind: snapshot.KindClone},
 		Record:   b,
 		Limits:   hostLimits(s.want.limits),

@@ -1,7 +1,6 @@
 package patrol
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -56,7 +55,7 @@ func (p *Patrol) lookAtIdle(t Target, now time.Time) {
 // more in all servers that we know.
 type activity struct {
 	opened, open uint64 // TCP connections: accepted so far, and now
-	tasks        int    // children and threads of the server's first process
+	tasks        int    // children and threads of the container's first process, and of its children: one of them may be the server
 }
 
 // since says whether the server is used, or has been since an earlier look.
@@ -74,13 +73,22 @@ func activityOf(pid int) (a activity) {
 	if snmp, err := os.ReadFile(dir + "/net/snmp"); err == nil {
 		a.opened, a.open = tcpCounters(snmp)
 	}
-	if children, err := os.ReadFile(dir + "/task/" + strconv.Itoa(pid) + "/children"); err == nil {
-		a.tasks = len(bytes.Fields(children))
-	}
-	if threads, err := os.ReadDir(dir + "/task"); err == nil {
-		a.tasks += len(threads)
+	var children []string
+	a.tasks, children = tasksOf(strconv.Itoa(pid))
+	for _, child := range children {
+		n, _ := tasksOf(child)
+		a.tasks += n
 	}
 	return a
+}
+
+// tasksOf counts children and threads of a process, and lists the children.
+func tasksOf(pid string) (n int, children []string) {
+	if text, err := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children"); err == nil {
+		children = strings.Fields(string(text))
+	}
+	threads, _ := os.ReadDir("/proc/" + pid + "/task") // one that has ended has none
+	return len(children) + len(threads), children
 }
 
 // tcpCounters returns PassiveOpens and CurrEstab: a line of names is followed by one of values.

@@ -25,6 +25,9 @@ func (s *Server) cloneRoutes() {
 		}
 		return finishClone(s.clones.Extend(ctx, who, in.ID, in.Body))
 	})
+	handle(s, api.RestartClone, func(ctx context.Context, who access.Caller, in *api.CloneArgs) (api.Clone, error) {
+		return finishClone(s.clones.Restart(ctx, who, in.ID))
+	})
 	handle(s, api.GetClient, func(ctx context.Context, who access.Caller, in *api.ClientArgs) (api.ClientRequest, error) {
 		c, err := s.clones.Client(ctx, who, in.ID, in.Args)
 		return api.ClientRequest{Args: list(c.Args), Env: list(c.Env)}, err

@@ -24,7 +24,7 @@ func TestEventTypes(t *testing.T) {
 	for _, tt := range []struct {
 		types []string
 		want  int
-	}{{nil, len(api.EventTypes)}, {[]string{"clone.died"}, 1}, {[]string{"storage", "golden.built"}, 3}, {[]string{"clone"}, 7}} {
+	}{{nil, len(api.EventTypes)}, {[]string{"clone.died"}, 1}, {[]string{"storage", "golden.built"}, 3}, {[]string{"clone"}, 8}} {
 		var got []api.EventType
 		if err := c.Events(ctx, api.EventsArgs{Types: tt.types}, func(e api.Event) error { got = append(got, e.Type); return nil }); err != nil {
 			t.Fatal(err)

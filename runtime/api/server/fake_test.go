@@ -122,6 +122,10 @@ func (f fakeClones) Remove(ctx context.Context, caller access.Caller, id string,
 	return err
 }
 
+func (f fakeClones) Restart(_ context.Context, _ access.Caller, id string) (api.Clone, error) {
+	return api.Clone{ID: id}, nil
+}
+
 func (f fakeClones) Extend(ctx context.Context, caller access.Caller, id string, req api.ExtendRequest) (api.Clone, error) {
 	f.from(caller)
 	c, err := f.Get(ctx, caller, id)

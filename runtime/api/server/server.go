@@ -21,6 +21,7 @@ type Clones interface {
 	// Remove ends a clone; one that is protected only with force.
 	Remove(ctx context.Context, caller access.Caller, id string, force bool) error
 	Extend(ctx context.Context, caller access.Caller, id string, req api.ExtendRequest) (api.Clone, error)
+	Restart(ctx context.Context, caller access.Caller, id string) (api.Clone, error)
 	// Hold takes a lease until ctx ends; then its clones are removed, unless
 	// the daemon itself is stopping (context.Cause is [runtime.ErrStopping]). It calls held once the lease is taken.
 	Hold(ctx context.Context, caller access.Caller, lease string, held func()) error

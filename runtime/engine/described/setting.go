@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -42,6 +43,7 @@ func (s served) server(args []string, settings map[string]string) (runtime.Proce
 	if err != nil {
 		return p, fmt.Errorf("describe server: %w", err)
 	}
+	p.Stop, p.StopCode = unix.SignalNum("SIG"+s.d.Server.StopSignal), s.d.Server.ExitCode
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		f.Name, f.Value = name, settings[name]
 		more, err := f.all(s.d.Settings.Args)

@@ -91,7 +91,7 @@ func (b *build) finish(ctx context.Context) error {
 func (b *build) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	err := b.svc.Stop(ctx, syscall.SIGINT) // fast shutdown: clients are not waited for
+	err := b.svc.Stop(ctx, syscall.SIGINT) // as state.server says
 	b.svc = nil
 	if err != nil {
 		return fmt.Errorf("shut down server: %w", err)

@@ -31,7 +31,11 @@ func (*Engine) Ready(ctx context.Context, g snapshot.Golden, ep runtime.Endpoint
 	}
 	ctx, stop := untilDied(ctx, died)
 	defer stop()
-	if err := waitBoot(ctx, ep.PID, s.DataDir, s.RelCache, pidFile.ready); err != nil {
+	caches := s.RelCache
+	if ep.Again { // they are of catalogs that may have changed
+		caches = nil
+	}
+	if err := waitBoot(ctx, ep.PID, s.DataDir, caches, pidFile.ready); err != nil {
 		return fmt.Errorf("wait for server of %s: %w", g.Ref(), cause(ctx, err))
 	}
 	return nil

@@ -62,6 +62,10 @@ func (s *passwordSession) Set(ctx context.Context, password runtime.Password) er
 	if err := s.do(ctx, "ACL", "SETUSER", s.user, "resetpass", "#"+password.Verifier); err != nil {
 		return fmt.Errorf("set password: %w", err)
 	}
+	// A server that starts again has it from the file.
+	if err := s.do(ctx, "ACL", "SAVE"); err != nil {
+		return fmt.Errorf("keep password: %w", err)
+	}
 	return nil
 }
 

@@ -10,6 +10,7 @@
 #include <linux/mman.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
+#include <linux/time_types.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -19,6 +20,13 @@ enum { SOCKET = 3, OWN_NET, OWN_PID, FIRST };
 
 // The most that one message carries: SCM_MAX_FD of the kernel.
 enum { FILES = 253 };
+
+// KEEP in place of the number of a system call has this process stay, see keep. It is keepFirst of helper.go.
+#define KEEP (~0ull)
+
+// As libc's headers have them, which there are none of here.
+enum { SIGCHLD_ = 17, WNOHANG_ = 1, WALL_ = 0x40000000 };
+static const uint64_t all_signals = ~0ull;
 
 // An order is a process to be forked. It comes with its files, which get the numbers from FIRST on, and is followed by
 // size bytes, whose place in memory is the launcher's choice, so that it knows all addresses: data, the calls of the child,
@@ -89,11 +97,78 @@ static _Noreturn void quit(int code)
 		SYSCALL(SYS_exit_group, code, 0, 0, 0, 0);
 }
 
+// wait_for waits for a signal, for a while or, with 0, without end. All are blocked, so that none is lost.
+static long wait_for(long milliseconds)
+{
+	struct __kernel_timespec limit = { .tv_nsec = milliseconds * 1000000 };
+	return SYSCALL(SYS_rt_sigtimedwait, &all_signals, 0, milliseconds ? &limit : 0, sizeof all_signals, 0);
+}
+
+// alone waits until a server has ended in order and no process is left beside us in the container: until then one that was
+// started by another process, as pg_ctl does, takes its place. A server that ends otherwise ends the container. Signals are
+// passed on.
+static void alone(long server, int in_order)
+{
+	for (;;) {
+		long got = wait_for(server ? 0 : 20);
+		if (got > 0 && got != SIGCHLD_)
+			SYSCALL(SYS_kill, server ? server : -1, got, 0, 0, 0);
+		int status;
+		long pid;
+		while ((pid = SYSCALL(SYS_wait4, -1, &status, WNOHANG_ | WALL_, 0, 0)) > 0) {
+			if (pid != server)
+				continue;
+			int code = status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff;
+			if (code != in_order)
+				quit(code);
+			server = 0;
+		}
+		if (!server && SYSCALL(SYS_kill, -1, 0, 0, 0, 0) == -ESRCH)
+			return;
+	}
+}
+
+static int64_t now(void)
+{
+	struct __kernel_timespec t = { 0 };
+	SYSCALL(SYS_clock_gettime, 1, &t, 0, 0, 0); // CLOCK_MONOTONIC
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+// keep stays as the first process of a container, whose PID namespace is gone without one, and returns in a child, which
+// becomes the server. One that has ended with the code of an end in order is started again, unless it ends at once each time.
+static void keep(int in_order)
+{
+	static const char again[] = "ctrsnap: the server has ended in order and is started again\n";
+	uint64_t none = 0;
+	SYSCALL(SYS_rt_sigprocmask, 2, &all_signals, 0, sizeof all_signals, 0); // SIG_SETMASK
+	for (int quick = 0; quick < 20;) {
+		int64_t begun = now();
+		long server = SYSCALL(SYS_clone, SIGCHLD_, 0, 0, 0, 0);
+		if (server == 0) {
+			SYSCALL(SYS_rt_sigprocmask, 2, &none, 0, sizeof none, 0);
+			SYSCALL(SYS_setsid, 0, 0, 0, 0, 0);
+			return;
+		}
+		if (server < 0)
+			quit(126);
+		SYSCALL(SYS_close_range, SOCKET, ~0u, 0, 0, 0); // the pipes to the launcher
+		alone(server, in_order);
+		quick = now() - begun < 100 ? quick + 1 : 0;
+		SYSCALL(SYS_write, 2, again, sizeof again - 1, 0, 0);
+	}
+	quit(in_order);
+}
+
 // make makes calls, and returns which one has failed.
 static struct report make(const struct call *calls, uint32_t count, long saved)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		const struct call *c = &calls[i];
+		if (c->nr == KEEP) {
+			keep((int)c->args[0]);
+			continue;
+		}
 		long a[6];
 		for (int j = 0; j < 6; j++)
 			a[j] = c->use & 1 << j ? saved : (long)c->args[j];
