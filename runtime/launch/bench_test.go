@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	compiler "github.com/ctrsnap/ctrsnap/runtime/launch/seccomp"
 )
@@ -81,5 +82,31 @@ func benchmarkLaunch(b *testing.B, s *specs.Spec) {
 	}
 	for name, d := range total {
 		b.ReportMetric(float64(d.Nanoseconds())/1e6/float64(b.N), name+"-ms/op")
+	}
+}
+
+// BenchmarkExec measures a process that joins a container, from its start to its end.
+func BenchmarkExec(b *testing.B) {
+	w := newWorld(b)
+	c := w.config(b, testSpec("sleep", "1000"))
+	p, _, err := w.launcher.Create(c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.Wait()               //nolint:errcheck // of what is killed
+	defer p.Signal(unix.SIGKILL) //nolint:errcheck // see above
+	if err := p.Start(); err != nil {
+		b.Fatal(err)
+	}
+	proc := testSpec("true").Process
+	for b.Loop() {
+		joined, _, err := w.launcher.Exec(p, Join{ID: c.ID, Process: proc, Filter: c.Filter, Cgroup: c.Cgroup})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := joined.Wait(); err != nil {
+			b.Fatal(err)
+		}
+		joined.Close()
 	}
 }
