@@ -65,10 +65,21 @@ func about(err error, format string, args ...any) error {
 		return nil
 	}
 	what := fmt.Sprintf(format, args...)
-	if strings.HasPrefix(err.Error(), what) {
+	if strings.HasPrefix(err.Error(), what) || saysGolden(err.Error(), what) {
 		return err
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// saysGolden says whether a message begins with what the daemon was doing, "build golden shop", where what is
+// "golden build shop".
+func saysGolden(message, what string) bool {
+	words := strings.Fields(what)
+	if len(words) < 3 || words[0] != "golden" {
+		return false
+	}
+	doing, rest, found := strings.Cut(message, " golden ")
+	return found && len(strings.Fields(doing)) <= 2 && !strings.Contains(doing, ":") && strings.HasPrefix(rest, words[len(words)-1])
 }
 
 // document returns err as the API's error: class, one line, hint.

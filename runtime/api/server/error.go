@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,7 +78,7 @@ func newFailure(err error) *failure {
 		own := *e
 		return &failure{api.ErrorBody{Error: &own}, statusOf(e.Code)}
 	}
-	f = &failure{api.ErrorBody{Error: &api.Error{Code: api.CodeGeneral, Message: err.Error()}}, http.StatusInternalServerError}
+	f = &failure{api.ErrorBody{Error: &api.Error{Code: api.CodeGeneral, Message: forPeople(err.Error())}}, http.StatusInternalServerError}
 	for _, c := range classes {
 		if c.is(err) {
 			f.ErrorBody.Error.Code, f.ErrorBody.Error.Retryable, f.status = c.code, c.retryable, c.status
@@ -94,6 +95,12 @@ func newFailure(err error) *failure {
 	}
 	return f
 }
+
+// className is the text of a class of errors that says nothing to people: the code says it to programs.
+var className = regexp.MustCompile(`: (?:failed precondition|invalid argument|resource exhausted|aborted|conflict|out of range|data loss|unavailable)($|[:;,)\n])`)
+
+// forPeople leaves the names of classes away.
+func forPeople(message string) string { return className.ReplaceAllString(message, "$1") }
 
 // statusOf returns the HTTP status of a code that the daemon itself chose.
 func statusOf(code api.Code) int {

@@ -290,6 +290,21 @@ func TestPanicIsAnsweredAndLogged(t *testing.T) {
 	}
 }
 
+// TestMessagesAreForPeople: no class of errors is told by its name.
+func TestMessagesAreForPeople(t *testing.T) {
+	for message, want := range map[string]string{
+		"shop:1 has clones: failed precondition":           "shop:1 has clones",
+		"extend c1: invalid argument: 3 days are too long": "extend c1: 3 days are too long",
+		"a: resource exhausted; b: conflicting, aborted":   "a; b: conflicting, aborted",
+		"golden shop: not found":                           "golden shop: not found",
+		"an error: conflicts":                              "an error: conflicts",
+	} {
+		if got := newFailure(errors.New(message)).ErrorBody.Error.Message; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestInternalErrorsAreLogged(t *testing.T) {
 	f := newFake()
 	f.create = func(context.Context) error { return errors.New("disk on fire") }
