@@ -6,6 +6,11 @@ package snapshot
 type HostTree struct {
 	// Name says what it is, for people: "postgresql 15.18".
 	Name string
+	// Prefix is the directory, without symbolic links, in which whoever asked for it may own files; "" is none. Outside of it
+	// nothing is taken but what root owns and every user of the host reaches.
+	Prefix string
+	// Reader is who reads the files.
+	Reader HostReader
 	// Files are copied, each with the shared libraries it needs.
 	Files []HostFile
 	// LibraryPath are host directories searched for shared libraries before
@@ -15,6 +20,12 @@ type HostTree struct {
 	Users []User
 	// Dirs are made empty, with the given owner: a data directory's parent, /tmp.
 	Dirs []HostDir
+}
+
+// HostReader is a user of the host with whose rights files are read. The zero HostReader is root.
+type HostReader struct {
+	UID    int
+	Groups []int // the primary one first
 }
 
 // HostFile is one file or directory tree of the host.

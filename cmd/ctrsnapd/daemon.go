@@ -163,8 +163,10 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 	dir := filepath.Join(d.cfg.Root, "storage")
 	if d.cfg.Containerd.Address != "" {
 		// The layers are where that containerd keeps them.
-		d.storage, err = storage.At(dir)
-		return err
+		if d.storage, err = storage.At(dir); err != nil {
+			return err
+		}
+		return os.Chmod(d.storage.Dir(), 0o700)
 	}
 	d.storage, err = host.OpenStorage(ctx, storage.Options{
 		Dir:        dir,
@@ -173,7 +175,10 @@ func (d *daemon) openStorage(ctx context.Context) (err error) {
 		AllowPlain: true,
 		Failpoint:  d.failpoints.Of("storage"),
 	}, d.state("storage-stopped"), d.endUsers, d.log)
-	return err
+	if err != nil {
+		return err
+	}
+	return os.Chmod(d.storage.Dir(), 0o700) // what is in it has names that users know
 }
 
 // endUsers ends what holds a storage that has stopped.

@@ -56,6 +56,9 @@ func (c Caller) Group() int {
 	return c.groups[0]
 }
 
+// Groups returns the groups that the caller is in, the primary one first.
+func (c Caller) Groups() []int { return slices.Clone(c.groups) }
+
 // In says whether the caller is in a group.
 func (c Caller) In(gid int) bool { return gid >= 0 && slices.Contains(c.groups, gid) }
 

@@ -247,7 +247,15 @@ func TestCertificate(t *testing.T) {
 	w := newWorld(t)
 	cert := access.User("cert:ann", 0xF0000000)
 	r := shop()
-	r.Mode = "0660"
+	if _, _, err := w.Build(t.Context(), cert, r.BuildRequest, r.next, r.event); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("on files of the host: %v", err)
+	}
+	if _, _, err := w.Build(t.Context(), cert.AsAdmin(), r.BuildRequest, r.next, r.event); err != nil {
+		t.Errorf("an administrator on files of the host: %v", err)
+	}
+	w = newWorld(t)
+	r = shop()
+	r.Mode, r.Image = "0660", "postgres:18"
 	g, _, err := w.Build(t.Context(), cert, r.BuildRequest, r.next, r.event)
 	if err != nil || g.Owner != "4026531840" || g.Group != "" {
 		t.Fatalf("%+v, %v", g, err)

@@ -16,9 +16,8 @@ import (
 )
 
 // checkPrefix says whether caller may name prefix as the place of an engine's
-// programs, and returns it without symbolic links. The daemon reads it as
-// root, so a caller who is not root may only name what is his own or root's,
-// what he can reach himself, and what nobody else can exchange.
+// programs, and returns it without symbolic links. It is read with the caller's rights. Others will run what is in it, so a caller who
+// is not root may only name what is their own or root's, and what nobody else can exchange.
 func checkPrefix(prefix string, caller access.Caller) (string, error) {
 	if caller.Remote != "" {
 		return "", snapshot.WithHint(fmt.Errorf("use %.80q as prefix: it is of the daemon's host, and the caller is not: %w", prefix, errdefs.ErrPermissionDenied),

@@ -14,6 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // Limits of what a request may say. They keep a golden's record small; the
@@ -165,14 +166,32 @@ func (b *Builder) planBase(ctx context.Context, j *job) error {
 	if j.req.Image != "" || j.req.Archive || j.src.Parent != nil {
 		return nil
 	}
-	prefix := j.req.Prefix
-	if prefix != "" {
-		if prefix, err = checkPrefix(prefix, j.caller); err != nil {
-			return err
-		}
+	return b.planHost(ctx, j)
+}
+
+// planHost finds the engine on this host, with the rights of the caller: a prefix is theirs, and what lies in it may lead anywhere.
+// Who comes from another host has none here.
+func (b *Builder) planHost(ctx context.Context, j *job) error {
+	local := j.caller.Remote == "" && (j.caller.IsRoot() || j.caller.Group() != snapshot.NoGroup)
+	if !local && !j.caller.IsAdmin() {
+		return snapshot.WithHint(fmt.Errorf("use files of the daemon's host: only its users and administrators may: %w", errdefs.ErrPermissionDenied),
+			"give --image, --image-archive or --parent")
 	}
-	j.tree, err = engine.Host(ctx, prefix)
-	return err
+	var reader snapshot.HostReader
+	if local && !j.caller.IsRoot() {
+		reader = snapshot.HostReader{UID: j.caller.UID(), Groups: j.caller.Groups()}
+	}
+	return foreign.As(reader.UID, reader.Groups, func() (err error) {
+		prefix := j.req.Prefix
+		if prefix != "" {
+			if prefix, err = checkPrefix(prefix, j.caller); err != nil {
+				return err
+			}
+		}
+		j.tree, err = j.engine.Host(ctx, prefix)
+		j.tree.Prefix, j.tree.Reader = prefix, reader
+		return err
+	})
 }
 
 func (b *Builder) planParent(ctx context.Context, j *job) error {

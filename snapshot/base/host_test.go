@@ -21,7 +21,11 @@ import (
 // smallTree is a tree of one data file and the shell.
 func smallTree(t *testing.T) (snapshot.HostTree, string) {
 	t.Helper()
-	data := filepath.Join(t.TempDir(), "data")
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // else it is not for all users
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
 	if err := os.WriteFile(data, []byte("one"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -274,11 +274,15 @@ func (in installation) soNames() []snapshot.HostFile {
 }
 
 func soName(lib string) string {
-	f, err := elf.Open(lib)
+	file, err := foreign.OpenPath(lib)
 	if err != nil {
 		return ""
 	}
-	defer func() { _ = f.Close() }()
+	defer file.Close()
+	f, err := elf.NewFile(file)
+	if err != nil {
+		return ""
+	}
 	names, err := f.DynString(elf.DT_SONAME)
 	if err != nil || len(names) == 0 {
 		return ""

@@ -150,6 +150,10 @@ func (f *finder) match(o *object, candidate string) (string, bool) {
 	source, known := f.resolved[candidate]
 	if !known {
 		source, _ = filepath.EvalSymlinks(candidate) // "" if it leads nowhere
+		if source != "" && f.allowed(source) != nil {
+			f.log.Debug("library passed over: not root's alone, or not for all users", "file", source)
+			source = ""
+		}
 		f.resolved[candidate] = source
 	}
 	if source == "" {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // Find lists what the root filesystem that tree describes consists of. It
@@ -21,8 +22,18 @@ import (
 // hint; what may not be copied is PermissionDenied. A plugin (a shared object
 // within a directory of tree) that lacks a library of its own is logged and
 // stays in the plan.
-func Find(ctx context.Context, tree snapshot.HostTree, log *slog.Logger) (*Plan, error) {
+func Find(ctx context.Context, tree snapshot.HostTree, log *slog.Logger) (plan *Plan, err error) {
+	err = foreign.As(tree.Reader.UID, tree.Reader.Groups, func() error {
+		plan, err = search(ctx, tree, log)
+		return err
+	})
+	return plan, err
+}
+
+func search(ctx context.Context, tree snapshot.HostTree, log *slog.Logger) (*Plan, error) {
 	f := &finder{
+		prefix:   tree.Prefix,
+		public:   map[string]error{},
 		entries:  map[string]entry{},
 		merged:   mergedDirs(),
 		queued:   map[string]*object{},
@@ -41,11 +52,13 @@ func Find(ctx context.Context, tree snapshot.HostTree, log *slog.Logger) (*Plan,
 		return nil, fmt.Errorf("find what %s needs: %w", tree.Name, err)
 	}
 	f.skeleton(tree)
-	return newPlan(tree.Name, f.entries), nil
+	return newPlan(tree, f.entries), nil
 }
 
 // finder collects the entries of one plan.
 type finder struct {
+	prefix   string           // see HostTree
+	public   map[string]error // what is said of directories outside of it
 	entries  map[string]entry
 	bytes    int64
 	open     []string // directories whose trees are being added, one within the other
@@ -77,10 +90,12 @@ func (f *finder) add(ctx context.Context, hf snapshot.HostFile) error {
 	if err != nil {
 		return class(err)
 	}
-	if resolved != source {
-		if err := public(resolved, source); err != nil {
-			return err
+	if err := f.allowed(resolved); err != nil {
+		if hf.Optional {
+			f.log.Warn("file left out", "file", source, "err", err)
+			return nil
 		}
+		return err
 	}
 	return f.addAny(ctx, resolved, target, true)
 }

@@ -38,6 +38,7 @@ func publicDir(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
 	return dir
 }
 

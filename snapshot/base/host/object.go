@@ -36,7 +36,7 @@ func (o *object) isProgram() bool {
 
 // parse reads what an object needs. It returns nil for any other file.
 func parse(source string) (*object, error) {
-	f, err := foreign.OpenPath(source)
+	f, err := foreign.OpenSource(source)
 	if err != nil {
 		return nil, class(err)
 	}

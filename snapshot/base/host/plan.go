@@ -5,8 +5,8 @@
 // in an empty directory.
 //
 // A root filesystem made here is readable by whoever uses a golden, and who
-// asks for it may have put symbolic links in its way. So nothing is copied
-// that not every user of the host may read.
+// asks for it may have put links and names of other files in its way. So nothing is copied
+// that not every user of the host may read, files are read with the rights of who asked, and what lies outside of their prefix has to be root's.
 package host
 
 import (
@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
 // format is part of every [Plan.Key]. It changes when the same inputs make
@@ -36,6 +38,7 @@ const (
 // Plan lists every file of a root filesystem and where it comes from.
 type Plan struct {
 	Name    string // as in HostTree
+	reader  snapshot.HostReader
 	entries []entry
 }
 
@@ -94,7 +97,7 @@ func (p *Plan) Size() int64 {
 
 // newPlan sorts entries, parents first, and adds the directories that are not
 // among them.
-func newPlan(name string, entries map[string]entry) *Plan {
+func newPlan(tree snapshot.HostTree, entries map[string]entry) *Plan {
 	for _, target := range slices.Collect(maps.Keys(entries)) {
 		for dir := path.Dir(target); dir != "/"; dir = path.Dir(dir) {
 			if _, ok := entries[dir]; ok {
@@ -103,7 +106,7 @@ func newPlan(name string, entries map[string]entry) *Plan {
 			entries[dir] = directory(dir, 0o755)
 		}
 	}
-	p := &Plan{Name: name}
+	p := &Plan{Name: tree.Name, reader: tree.Reader}
 	for _, target := range slices.Sorted(maps.Keys(entries)) {
 		p.entries = append(p.entries, entries[target])
 	}

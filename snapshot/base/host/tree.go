@@ -68,7 +68,7 @@ func (f *finder) addLink(ctx context.Context, root, name, target string) error {
 		f.log.Warn("link left out: leads to a directory that it is copied from", "file", name)
 		return nil
 	}
-	if err := public(resolved, root); err != nil {
+	if err := f.allowed(resolved); err != nil {
 		f.log.Warn("link left out", "file", name, "err", err)
 		return nil
 	}
@@ -105,11 +105,13 @@ func within(dir, name string) bool {
 	return name == dir || strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// public returns an error unless every user of the host can read name, which
-// a symlink led to from the path from: whoever made the link must not read
-// more through the copy. Directories that from is in are not looked at: the
-// copy was asked for there.
-func public(name, from string) error {
+// allowed says why a file, whose path has no links, is not one to be copied: whoever named it, as interpreter of a script, library or
+// end of a link, must not read more by the copy, nor have others read more. What is in the prefix is theirs to give; of anything
+// else root owns it and the directories above, and every user of the host reaches it.
+func (f *finder) allowed(name string) error {
+	if f.prefix != "" && within(f.prefix, name) {
+		return nil
+	}
 	for _, special := range []string{"/proc", "/sys", "/dev"} {
 		if within(special, name) {
 			return notPublic(name)
@@ -119,17 +121,38 @@ func public(name, from string) error {
 	if err != nil {
 		return class(err)
 	}
-	if info.Mode().Perm()&0o004 == 0 {
+	if err := rootsOwn(name, info, 0o004); err != nil {
+		return err
+	}
+	return f.reached(filepath.Dir(name))
+}
+
+// reached is allowed for the directory that something lies in.
+func (f *finder) reached(dir string) error {
+	if err, known := f.public[dir]; known {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err == nil {
+		err = rootsOwn(dir, info, 0o001)
+	}
+	if err == nil && dir != "/" {
+		err = f.reached(filepath.Dir(dir))
+	}
+	f.public[dir] = err
+	return err
+}
+
+// rootsOwn refuses what another user owns or may exchange, and what not all users have a right to.
+func rootsOwn(name string, info fs.FileInfo, right fs.FileMode) error {
+	mode := info.Mode()
+	if mode.Perm()&right == 0 {
 		return notPublic(name)
 	}
-	for dir := filepath.Dir(name); !within(dir, from); dir = filepath.Dir(dir) {
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return class(err)
-		}
-		if info.Mode().Perm()&0o001 == 0 {
-			return notPublic(dir)
-		}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid != 0 || mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0 {
+		return snapshot.WithHint(fmt.Errorf("%s is not root's alone: %w", name, errdefs.ErrPermissionDenied),
+			"outside of --from-host=PREFIX only files of root's are taken")
 	}
 	return nil
 }

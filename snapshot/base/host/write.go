@@ -3,17 +3,20 @@ package host
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // Write fills dir, which is empty, with the root filesystem and returns a
@@ -30,7 +33,7 @@ func (p *Plan) Write(ctx context.Context, dir string) (digest.Digest, error) {
 	if err := root.Chmod(".", 0o755); err != nil {
 		return "", fmt.Errorf("write %s: %w", p.Name, err)
 	}
-	w := &writer{root: root, all: sha256.New(), buf: make([]byte, 1<<20)}
+	w := &writer{root: root, reader: p.reader, all: sha256.New(), buf: make([]byte, 1<<20)}
 	defer w.leave()
 	for _, e := range p.entries {
 		if err := ctx.Err(); err != nil {
@@ -45,11 +48,12 @@ func (p *Plan) Write(ctx context.Context, dir string) (digest.Digest, error) {
 
 // writer writes entries below root: a symlink among them cannot lead out.
 type writer struct {
-	root *os.Root
-	dir  *os.Root // directory of the last entry, or nil
-	path string   // its path
-	all  hash.Hash
-	buf  []byte
+	root   *os.Root
+	reader snapshot.HostReader
+	dir    *os.Root // directory of the last entry, or nil
+	path   string   // its path
+	all    hash.Hash
+	buf    []byte
 }
 
 func (w *writer) write(e entry) error {
@@ -126,7 +130,11 @@ func (w *writer) file(name string, e entry) (_ string, err error) {
 		_, err := dst.Write(e.data)
 		return digest.FromBytes(e.data).String(), err
 	}
-	src, err := openSame(e)
+	var src *os.File
+	err = foreign.As(w.reader.UID, w.reader.Groups, func() (err error) {
+		src, err = openSame(e)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
@@ -146,7 +154,10 @@ func (w *writer) file(name string, e entry) (_ string, err error) {
 
 // openSame opens the source of e if it still is the file that was found.
 func openSame(e entry) (*os.File, error) {
-	f, err := os.OpenFile(e.source, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := foreign.OpenSource(e.source)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, changed(e)
+	}
 	if err != nil {
 		return nil, class(err)
 	}
