@@ -151,7 +151,7 @@ func startHelper(program *os.File) (*helper, error) {
 		},
 	}
 	if err := h.cmd.Start(); err != nil {
-		conn.Close()
+		_ = conn.Close() // nobody has used it
 		return nil, fmt.Errorf("start %s: %w", InitName, err)
 	}
 	go func() {
@@ -176,7 +176,7 @@ func (h *helper) fork(text, files []byte) (a answer, done bool, err error) {
 
 // end ends the helper, and waits for that. Its children live on.
 func (h *helper) end() {
-	h.conn.Close()
+	_ = h.conn.Close()       // which has nothing to write
 	_ = h.cmd.Process.Kill() // it may have ended
 	<-h.ended
 }
