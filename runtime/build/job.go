@@ -157,15 +157,15 @@ func (j *job) setSources() error {
 		j.src.Settings = maps.Clone(j.src.Parent.Settings)
 		maps.Copy(j.src.Settings, j.req.Settings)
 	}
-	u, err := redactURL(j.req.FromURL)
-	if err != nil {
-		return err
-	}
-	if u != "" {
-		j.sources = append(j.sources, snapshot.Source{Kind: "url", Name: u})
-	}
-	for _, command := range j.req.Exec {
-		j.sources = append(j.sources, snapshot.Source{Kind: "exec", Name: command})
+	for _, k := range kinds {
+		if k.say == nil {
+			continue
+		}
+		said, err := k.say(j.req)
+		if err != nil {
+			return err
+		}
+		j.sources = append(j.sources, said...)
 	}
 	return nil
 }

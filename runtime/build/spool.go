@@ -98,43 +98,10 @@ func (s *spool) take(ctx context.Context, part api.Part) error {
 		return err
 	}
 	r := &reader{ctx: ctx, r: part.Reader, count: s.count}
-	switch part.Kind {
-	case api.PartInit:
-		name, err := s.file("init", part.Name, r)
-		s.src.Init = append(s.src.Init, name)
-		return err
-	case api.PartMask:
-		name, err := s.file("mask", part.Name, r)
-		s.src.Mask = append(s.src.Mask, name)
-		return err
-	case api.PartDump, api.PartDumpTar, api.PartDirTar:
-		return s.data(part, r)
-	case api.PartArchive:
+	if part.Kind == api.PartArchive {
 		return s.archive(ctx, part.Name, r)
-	default:
-		return invalid("unknown kind of file")
 	}
-}
-
-// data takes what the database is restored from: one thing only.
-func (s *spool) data(part api.Part, r io.Reader) (err error) {
-	if s.src.Dir || s.src.URL != "" || (s.src.Dump != "" && part.Kind == api.PartDirTar) {
-		return invalid("more than one of dump, data directory and URL")
-	}
-	if s.src.Dump != "" {
-		s.src.Before = append(s.src.Before, s.src.Dump)
-	}
-	switch part.Kind {
-	case api.PartDump:
-		s.src.Dump, err = s.file("dump", part.Name, r)
-	case api.PartDumpTar:
-		s.src.Dump = s.name(part.Name)
-		err = s.tree("dump", path.Join("dump", s.src.Dump), part.Name, r)
-	default:
-		s.src.Dir = true
-		err = s.tree("dir", "dir", part.Name, r)
-	}
-	return err
+	return s.takeSource(part, r)
 }
 
 // archive makes the base of an image archive while it comes in.
@@ -201,12 +168,20 @@ func (s *spool) check() error {
 	if s.req.Archive && s.base.Snapshot == "" {
 		return invalid("the announced archive is missing")
 	}
-	data := len(s.src.Init) > 0 || s.src.Dump != "" || s.src.Dir || s.src.URL != "" || len(s.src.Exec) > 0
-	if !data && s.src.Parent == nil {
-		return snapshot.WithHint(invalid("no sources"),
-			"say what the golden is made from: --init, --from-dump, --from-url, --from-dir, --exec or --parent")
+	var flags []string
+	for _, k := range kinds {
+		if k.flag == "" {
+			continue
+		}
+		if k.has(s.src) {
+			return nil
+		}
+		flags = append(flags, k.flag)
 	}
-	return nil
+	if s.src.Parent != nil {
+		return nil
+	}
+	return snapshot.WithHint(invalid("no sources"), "say what the golden is made from: "+strings.Join(flags, ", ")+" or --parent")
 }
 
 func (s *spool) mkdir(dir string) error {
