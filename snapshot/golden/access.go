@@ -38,21 +38,21 @@ func (s *Store) setLabel(ctx context.Context, name, label, value, doing string) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.relabel(ctx, name+currentSuffix, label, value); err != nil {
-		return fmt.Errorf("%s %s: %w", doing, name, s.notFound(err))
+		return fmt.Errorf("%s %s: %w", doing, name, notFound(err))
 	}
 	return nil
 }
 
 // relabel sets the label and checkpoints, or leaves it as it was.
 func (s *Store) relabel(ctx context.Context, record, label, value string) (err error) {
-	was, err := s.image(ctx, record)
+	was, err := s.records.image(ctx, record)
 	if err != nil {
 		return err
 	}
 	set := func(value string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			img := images.Image{Name: record, Labels: map[string]string{label: value}}
-			_, err := s.images.Update(ctx, img, "labels."+label)
+			_, err := s.records.images.Update(ctx, img, "labels."+label)
 			return err
 		}
 	}

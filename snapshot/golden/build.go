@@ -167,14 +167,14 @@ func (b *build) record(ctx context.Context, g *snapshot.Golden) (err error) {
 	}
 	var target ocispec.Descriptor
 	if err := c.step(ctx, "content", func(ctx context.Context) (err error) {
-		target, err = s.write(b.leased(ctx), *g)
+		target, err = s.records.write(b.leased(ctx), *g)
 		return err
 	}); err != nil {
 		return err
 	}
 	point := func(ref snapshot.Ref) func(context.Context) error {
 		return func(ctx context.Context) error {
-			undo, err := s.setRecord(ctx, recordName(ref), g.Name, target, g.Access)
+			undo, err := s.records.set(ctx, recordName(ref), g.Name, target, g.Access)
 			c.onFail(undo)
 			return err
 		}
@@ -208,7 +208,7 @@ func (s *Store) next(ctx context.Context, g *snapshot.Golden) error {
 	if g.Access == (snapshot.Access{}) {
 		g.Access = snapshot.DefaultAccess
 	}
-	kept, err := s.list(ctx, g.Name)
+	kept, err := s.records.list(ctx, g.Name)
 	if err == nil && len(kept) > 0 {
 		last := kept[len(kept)-1]
 		g.Version, g.Access = last.Version+1, last.Access

@@ -24,7 +24,7 @@ func (s *Store) Prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 	}
 	mounts, err := s.prepare(namespaced(ctx), id, g)
 	if err != nil {
-		return nil, fmt.Errorf("prepare clone %s of golden %s: %w", id, g.Ref(), s.notFound(err))
+		return nil, fmt.Errorf("prepare clone %s of golden %s: %w", id, g.Ref(), notFound(err))
 	}
 	return overlay.Foreign(overlay.Volatile(mounts)), nil
 }
@@ -35,11 +35,11 @@ func (s *Store) prepare(ctx context.Context, id string, g snapshot.Golden) ([]mo
 	l := s.lock(g.Ref())
 	l.RLock()
 	defer l.RUnlock()
-	img, err := s.image(ctx, recordName(g.Ref()))
+	img, err := s.records.image(ctx, recordName(g.Ref()))
 	if err != nil {
 		return nil, err
 	}
-	kept, err := s.load(ctx, img)
+	kept, err := s.records.load(ctx, img)
 	if err != nil {
 		return nil, err
 	}

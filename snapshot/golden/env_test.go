@@ -128,7 +128,7 @@ func (e *env) assertEmpty(t *testing.T) {
 	if len(keys) > 0 {
 		t.Errorf("snapshots left: %q", keys)
 	}
-	do(t, e.content.Walk(ctx, func(i content.Info) error {
+	do(t, e.records.content.Walk(ctx, func(i content.Info) error {
 		t.Errorf("content left: %v", i.Digest)
 		return nil
 	}))

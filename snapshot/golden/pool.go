@@ -13,7 +13,7 @@ const labelPool = "ctrsnap.io/pool-size"
 
 // PoolSizes returns the sizes of pools that are set, by golden name.
 func (s *Store) PoolSizes(ctx context.Context) (map[string]int, error) {
-	records, err := s.images.List(namespaced(ctx), fmt.Sprintf("labels.%q,labels.%q", labelGolden, labelPool))
+	records, err := s.records.images.List(namespaced(ctx), fmt.Sprintf("labels.%q,labels.%q", labelGolden, labelPool))
 	if err != nil {
 		return nil, fmt.Errorf("list sizes of pools: %w", err)
 	}

@@ -94,7 +94,7 @@ func (s *Store) undoBuilds(ctx context.Context, r *Report) error {
 // undoBuild removes the golden that build id has recorded, if it got that far
 // and nobody has cloned it since.
 func (s *Store) undoBuild(ctx context.Context, id string) error {
-	all, err := s.list(ctx, "")
+	all, err := s.records.list(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (s *Store) removeKind(ctx context.Context, kind string, r *Report) error {
 
 // check looks for goldens that have lost their snapshot.
 func (s *Store) check(ctx context.Context, r *Report) error {
-	all, err := s.list(ctx, "")
+	all, err := s.records.list(ctx, "")
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -44,10 +45,17 @@ func recordName(ref snapshot.Ref) string {
 	return ref.String()
 }
 
+// records are the image records of goldens, and what they point to.
+type records struct {
+	images  images.Store
+	content content.Store
+	cache   sync.Map // digest of a manifest → snapshot.Golden, immutable
+}
+
 // image returns an image record that is a golden's. What else has that name is
 // not found.
-func (s *Store) image(ctx context.Context, name string) (images.Image, error) {
-	img, err := s.images.Get(ctx, name)
+func (r *records) image(ctx context.Context, name string) (images.Image, error) {
+	img, err := r.images.Get(ctx, name)
 	if errdefs.IsNotFound(err) || err == nil && img.Labels[labelGolden] == "" {
 		return images.Image{}, errdefs.ErrNotFound // the caller says of what, in words of ours
 	}
@@ -55,12 +63,12 @@ func (s *Store) image(ctx context.Context, name string) (images.Image, error) {
 }
 
 // list returns the goldens called name, or all, sorted.
-func (s *Store) list(ctx context.Context, name string) ([]snapshot.Golden, error) {
+func (r *records) list(ctx context.Context, name string) ([]snapshot.Golden, error) {
 	filter := fmt.Sprintf("labels.%q", labelGolden)
 	if name != "" {
 		filter += "==" + name
 	}
-	records, err := s.images.List(ctx, filter)
+	records, err := r.images.List(ctx, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +83,7 @@ func (s *Store) list(ctx context.Context, name string) ([]snapshot.Golden, error
 		if strings.HasSuffix(img.Name, currentSuffix) {
 			continue
 		}
-		g, err := s.load(ctx, img)
+		g, err := r.load(ctx, img)
 		if err != nil {
 			return nil, err
 		}
@@ -90,26 +98,46 @@ func (s *Store) list(ctx context.Context, name string) ([]snapshot.Golden, error
 }
 
 // load returns the golden that an image record stands for.
-func (s *Store) load(ctx context.Context, img images.Image) (snapshot.Golden, error) {
-	if g, ok := s.cache.Load(img.Target.Digest); ok {
+func (r *records) load(ctx context.Context, img images.Image) (snapshot.Golden, error) {
+	if g, ok := r.cache.Load(img.Target.Digest); ok {
 		return g.(snapshot.Golden), nil
 	}
 	var (
 		m ocispec.Manifest
 		g snapshot.Golden
 	)
-	if err := s.readJSON(ctx, img.Target, &m); err != nil {
+	if err := r.readJSON(ctx, img.Target, &m); err != nil {
 		return g, fmt.Errorf("read manifest of %s: %w", img.Name, err)
 	}
-	if err := s.readJSON(ctx, m.Config, &g); err != nil {
+	if err := r.readJSON(ctx, m.Config, &g); err != nil {
 		return g, fmt.Errorf("read description of %s: %w", img.Name, err)
 	}
-	s.cache.Store(img.Target.Digest, g)
+	r.cache.Store(img.Target.Digest, g)
 	return g, nil
 }
 
-func (s *Store) readJSON(ctx context.Context, desc ocispec.Descriptor, v any) error {
-	b, err := content.ReadBlob(ctx, s.content, desc)
+// complete reads what is not in a golden's description from its other record: img is the
+// one that moves, or that of the version.
+func (r *records) complete(ctx context.Context, g *snapshot.Golden, img images.Image, isCurrent bool) error {
+	other := snapshot.Ref{Name: g.Name}
+	if isCurrent {
+		other = g.Ref()
+	}
+	found, err := r.image(ctx, recordName(other))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	current, version := found, img
+	if isCurrent {
+		current, version = img, found
+	}
+	g.Current = err == nil && current.Target.Digest == version.Target.Digest
+	g.Access, g.DamagedAt = accessOf(current), timeOf(version, labelDamaged)
+	return nil
+}
+
+func (r *records) readJSON(ctx context.Context, desc ocispec.Descriptor, v any) error {
+	b, err := content.ReadBlob(ctx, r.content, desc)
 	if err != nil {
 		return err
 	}
@@ -118,8 +146,8 @@ func (s *Store) readJSON(ctx context.Context, desc ocispec.Descriptor, v any) er
 
 // write stores the description and the manifest of g and returns the target of
 // its image record. The caller's lease holds them until there is one.
-func (s *Store) write(ctx context.Context, g snapshot.Golden) (ocispec.Descriptor, error) {
-	config, err := s.writeJSON(ctx, mediaTypeConfig, g, map[string]string{labelRefSnapshot: g.Snapshot})
+func (r *records) write(ctx context.Context, g snapshot.Golden) (ocispec.Descriptor, error) {
+	config, err := r.writeJSON(ctx, mediaTypeConfig, g, map[string]string{labelRefSnapshot: g.Snapshot})
 	if err != nil {
 		return config, err
 	}
@@ -129,52 +157,52 @@ func (s *Store) write(ctx context.Context, g snapshot.Golden) (ocispec.Descripto
 		Config:    config,
 		Layers:    []ocispec.Descriptor{},
 	}
-	return s.writeJSON(ctx, mediaTypeManifest, m, map[string]string{labelRefConfig: config.Digest.String()})
+	return r.writeJSON(ctx, mediaTypeManifest, m, map[string]string{labelRefConfig: config.Digest.String()})
 }
 
-func (s *Store) writeJSON(ctx context.Context, mediaType string, v any, labels map[string]string) (ocispec.Descriptor, error) {
+func (r *records) writeJSON(ctx context.Context, mediaType string, v any, labels map[string]string) (ocispec.Descriptor, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 	ref := "ctrsnap-" + desc.Digest.String()
-	return desc, content.WriteBlob(ctx, s.content, ref, bytes.NewReader(b), desc, content.WithLabels(labels))
+	return desc, content.WriteBlob(ctx, r.content, ref, bytes.NewReader(b), desc, content.WithLabels(labels))
 }
 
-// setRecord makes the image record name point at target and returns how to undo
+// set makes the image record name point at target and returns how to undo
 // that. A moving record that is new has access.
-func (s *Store) setRecord(ctx context.Context, name, golden string, target ocispec.Descriptor, access snapshot.Access) (func(context.Context) error, error) {
+func (r *records) set(ctx context.Context, name, golden string, target ocispec.Descriptor, access snapshot.Access) (func(context.Context) error, error) {
 	img := images.Image{Name: name, Target: target, Labels: map[string]string{labelGolden: golden}}
 	if name == golden+currentSuffix {
 		img.Labels[labelAccess] = access.String()
 	}
-	_, err := s.images.Create(ctx, img)
+	_, err := r.images.Create(ctx, img)
 	if err == nil {
-		return func(ctx context.Context) error { return s.images.Delete(ctx, name) }, nil
+		return func(ctx context.Context) error { return r.images.Delete(ctx, name) }, nil
 	}
 	if !errdefs.IsAlreadyExists(err) || name != golden+currentSuffix {
 		return nil, err
 	}
-	old, err := s.image(ctx, name)
+	old, err := r.image(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.images.Update(ctx, img, "target")
+	_, err = r.images.Update(ctx, img, "target")
 	return func(ctx context.Context) error {
-		_, err := s.images.Update(ctx, old, "target")
+		_, err := r.images.Update(ctx, old, "target")
 		return err
 	}, err
 }
 
-// deleteRecord deletes the image record name and returns how to undo that.
-func (s *Store) deleteRecord(ctx context.Context, name string) (func(context.Context) error, error) {
-	old, err := s.image(ctx, name)
+// delete deletes the image record name and returns how to undo that.
+func (r *records) delete(ctx context.Context, name string) (func(context.Context) error, error) {
+	old, err := r.image(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) error {
-		_, err := s.images.Create(ctx, images.Image{Name: old.Name, Target: old.Target, Labels: old.Labels})
+		_, err := r.images.Create(ctx, images.Image{Name: old.Name, Target: old.Target, Labels: old.Labels})
 		return err
-	}, s.images.Delete(ctx, name)
+	}, r.images.Delete(ctx, name)
 }

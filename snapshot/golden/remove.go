@@ -21,7 +21,7 @@ func (s *Store) Promote(ctx context.Context, ref snapshot.Ref) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.promote(namespaced(ctx), ref); err != nil {
-		return fmt.Errorf("promote golden %s: %w", ref, s.notFound(err))
+		return fmt.Errorf("promote golden %s: %w", ref, notFound(err))
 	}
 	return nil
 }
@@ -30,14 +30,14 @@ func (s *Store) promote(ctx context.Context, ref snapshot.Ref) (err error) {
 	if ref.Version == 0 {
 		return snapshot.WithHint(fmt.Errorf("no version given: %w", errdefs.ErrInvalidArgument), "say which: NAME:VERSION")
 	}
-	img, err := s.image(ctx, recordName(ref))
+	img, err := s.records.image(ctx, recordName(ref))
 	if err != nil {
 		return err
 	}
 	c := change{failpoint: s.opts.Failpoint}
 	defer func() { err = c.end(ctx, err) }()
 	if err := c.step(ctx, "promote", func(ctx context.Context) error {
-		undo, err := s.setRecord(ctx, recordName(snapshot.Ref{Name: ref.Name}), ref.Name, img.Target, snapshot.DefaultAccess)
+		undo, err := s.records.set(ctx, recordName(snapshot.Ref{Name: ref.Name}), ref.Name, img.Target, snapshot.DefaultAccess)
 		c.onFail(undo)
 		return err
 	}); err != nil {
@@ -53,13 +53,13 @@ func (s *Store) RemoveGolden(ctx context.Context, ref snapshot.Ref) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.remove(namespaced(ctx), ref); err != nil {
-		return fmt.Errorf("remove golden %s: %w", ref, s.notFound(err))
+		return fmt.Errorf("remove golden %s: %w", ref, notFound(err))
 	}
 	return nil
 }
 
 func (s *Store) remove(ctx context.Context, ref snapshot.Ref) (err error) {
-	all, err := s.list(ctx, ref.Name)
+	all, err := s.records.list(ctx, ref.Name)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (s *Store) forget(ctx context.Context, c *change, gone, left []snapshot.Gol
 	}
 	for _, g := range gone {
 		if err := c.step(ctx, "forget", func(ctx context.Context) error {
-			undo, err := s.deleteRecord(ctx, recordName(g.Ref()))
+			undo, err := s.records.delete(ctx, recordName(g.Ref()))
 			c.onFail(undo)
 			return err
 		}); err != nil {
@@ -143,16 +143,16 @@ func (s *Store) forget(ctx context.Context, c *change, gone, left []snapshot.Gol
 // replaceCurrent moves the record current to the last of left, or deletes it.
 func (s *Store) replaceCurrent(ctx context.Context, c *change, current string, left []snapshot.Golden) error {
 	if len(left) == 0 {
-		undo, err := s.deleteRecord(ctx, current)
+		undo, err := s.records.delete(ctx, current)
 		c.onFail(undo)
 		return err
 	}
 	heir := left[len(left)-1]
-	img, err := s.image(ctx, recordName(heir.Ref()))
+	img, err := s.records.image(ctx, recordName(heir.Ref()))
 	if err != nil {
 		return err
 	}
-	undo, err := s.setRecord(ctx, current, heir.Name, img.Target, heir.Access)
+	undo, err := s.records.set(ctx, current, heir.Name, img.Target, heir.Access)
 	c.onFail(undo)
 	return err
 }
@@ -205,7 +205,7 @@ func (s *Store) hold(ctx context.Context, goldens []snapshot.Golden) (release fu
 	c.onFail(release)
 	defer func() { err = c.end(ctx, err) }()
 	for _, g := range goldens {
-		img, err := s.image(ctx, recordName(g.Ref()))
+		img, err := s.records.image(ctx, recordName(g.Ref()))
 		if err != nil {
 			return nil, err
 		}

@@ -47,7 +47,7 @@ func (s *Store) due(ctx context.Context, o snapshot.ScrubOpts, tried map[string]
 }
 
 func (s *Store) verifiedAt(ctx context.Context, g snapshot.Golden) time.Time {
-	img, err := s.image(namespaced(ctx), recordName(g.Ref()))
+	img, err := s.records.image(namespaced(ctx), recordName(g.Ref()))
 	if err != nil {
 		return time.Time{}
 	}

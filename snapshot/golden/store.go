@@ -14,8 +14,6 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -53,14 +51,12 @@ type Options struct {
 type Store struct {
 	opts      Options
 	client    *client.Client
-	images    images.Store
-	content   content.Store
+	records   *records
 	leases    leases.Manager
 	snapshots snapshots.Snapshotter
 
 	mu    sync.Mutex // serialises changes of goldens; clones never take it
 	locks sync.Map   // ref → *sync.RWMutex: held shared by Prepare, alone by RemoveGolden
-	cache sync.Map   // digest of a manifest → snapshot.Golden, immutable
 }
 
 var _ snapshot.Store = (*Store)(nil)
@@ -78,7 +74,7 @@ func New(c *client.Client, o Options) *Store {
 	}
 	return &Store{
 		opts: o, client: c,
-		images: c.ImageService(), content: c.ContentStore(), leases: c.LeasesService(),
+		records: &records{images: c.ImageService(), content: c.ContentStore()}, leases: c.LeasesService(),
 		snapshots: c.SnapshotService(snapshot.Snapshotter),
 	}
 }
@@ -86,43 +82,23 @@ func New(c *client.Client, o Options) *Store {
 // Golden returns one golden; a Ref with version 0 means the current one.
 func (s *Store) Golden(ctx context.Context, ref snapshot.Ref) (snapshot.Golden, error) {
 	ctx = namespaced(ctx)
-	img, err := s.image(ctx, recordName(ref))
+	img, err := s.records.image(ctx, recordName(ref))
 	if err != nil {
-		return snapshot.Golden{}, fmt.Errorf("golden %s: %w", ref, s.notFound(err))
+		return snapshot.Golden{}, fmt.Errorf("golden %s: %w", ref, notFound(err))
 	}
-	g, err := s.load(ctx, img)
+	g, err := s.records.load(ctx, img)
 	if err != nil {
 		return snapshot.Golden{}, fmt.Errorf("get golden %s: %w", ref, err)
 	}
-	if err := s.complete(ctx, &g, img, ref.Version == 0); err != nil {
+	if err := s.records.complete(ctx, &g, img, ref.Version == 0); err != nil {
 		return snapshot.Golden{}, fmt.Errorf("get golden %s: %w", ref, err)
 	}
 	return g, nil
 }
 
-// complete reads what is not in a golden's description from its other record: img is the
-// one that moves, or that of the version.
-func (s *Store) complete(ctx context.Context, g *snapshot.Golden, img images.Image, isCurrent bool) error {
-	other := snapshot.Ref{Name: g.Name}
-	if isCurrent {
-		other = g.Ref()
-	}
-	found, err := s.image(ctx, recordName(other))
-	if err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
-	current, version := found, img
-	if isCurrent {
-		current, version = img, found
-	}
-	g.Current = err == nil && current.Target.Digest == version.Target.Digest
-	g.Access, g.DamagedAt = accessOf(current), timeOf(version, labelDamaged)
-	return nil
-}
-
 // Goldens returns all goldens, by name, then version ascending.
 func (s *Store) Goldens(ctx context.Context) ([]snapshot.Golden, error) {
-	all, err := s.list(namespaced(ctx), "")
+	all, err := s.records.list(namespaced(ctx), "")
 	if err != nil {
 		return nil, fmt.Errorf("list goldens: %w", err)
 	}
@@ -136,7 +112,7 @@ func (s *Store) lock(ref snapshot.Ref) *sync.RWMutex {
 }
 
 // notFound adds the hint that every unknown golden deserves.
-func (s *Store) notFound(err error) error {
+func notFound(err error) error {
 	if errdefs.IsNotFound(err) {
 		return snapshot.WithHint(err, snapshot.GoldenHint)
 	}

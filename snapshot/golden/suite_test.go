@@ -216,7 +216,7 @@ func testCollected(t *testing.T, e *env) {
 	if got := read(t, e.mount(t, b.Mounts()), "data"); got != "golden" {
 		t.Errorf("build reads %q", got)
 	}
-	e.cache.Clear()
+	e.records.cache.Clear()
 	e.assertGoldens(t, "shop:1*")
 	do(t, e.VerifyDigest(e.ctx, g.Ref()))
 	do(t, b.Close(e.ctx))
@@ -351,7 +351,7 @@ func testForeign(t *testing.T, e *env) {
 	target := ocispec.Descriptor{MediaType: "x/y", Digest: digest.FromString("x"), Size: 1}
 	ctx := namespaced(e.ctx)
 	for _, name := range []string{"shop:1", "docker.io/library/postgres:16"} {
-		_, err := e.images.Create(ctx, images.Image{Name: name, Target: target})
+		_, err := e.records.images.Create(ctx, images.Image{Name: name, Target: target})
 		do(t, err)
 	}
 	e.assertGoldens(t)
@@ -359,7 +359,7 @@ func testForeign(t *testing.T, e *env) {
 		t.Errorf("an image passes for a golden: %v", err)
 	}
 	for _, name := range []string{"shop:1", "docker.io/library/postgres:16"} {
-		do(t, e.images.Delete(ctx, name))
+		do(t, e.records.images.Delete(ctx, name))
 	}
 }
 

@@ -47,7 +47,7 @@ func (s *Store) verify(ctx context.Context, g snapshot.Golden, r *reader) error 
 	ctx = context.WithoutCancel(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all, err := s.list(namespaced(ctx), "")
+	all, err := s.records.list(namespaced(ctx), "")
 	if err != nil {
 		return errors.Join(damaged, fmt.Errorf("verify golden %s: %w", g.Ref(), err))
 	}
@@ -71,7 +71,7 @@ func (s *Store) mark(ctx context.Context, g snapshot.Golden, all []snapshot.Gold
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	img := images.Image{Name: recordName(g.Ref()), Labels: map[string]string{at: now.Format(time.RFC3339)}}
-	if _, err := s.images.Update(ctx, img, "labels."+labelDamaged, "labels."+labelVerified); err != nil {
+	if _, err := s.records.images.Update(ctx, img, "labels."+labelDamaged, "labels."+labelVerified); err != nil {
 		return err
 	}
 	if (damaged != nil) == !was.IsZero() {
