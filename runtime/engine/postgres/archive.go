@@ -20,12 +20,16 @@ import (
 // archive is a dump that pg_restore reads.
 type archive struct {
 	name   string // for people
+	source string // among the dumps, "" where it was just made by ourselves
 	path   string // in the container
 	format format
 }
 
 // restoreArchive makes the database as the dump describes it and fills it.
 func (b *build) restoreArchive(ctx context.Context, a archive) error {
+	if err := b.verify(ctx, a); err != nil {
+		return err
+	}
 	schema, err := b.readSchema(ctx, a)
 	if err != nil {
 		return err
@@ -55,7 +59,9 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	}
 	count := &tableCounter{}
 	err = b.watch(&count.n, schema.tables, func() error {
-		return b.svc.Exec(ctx, b.tool(loading, append(args, a.path)...), runtime.Stdio{Stderr: count})
+		return b.unlessStalled(ctx, a.name, func(ctx context.Context) error {
+			return b.svc.Exec(ctx, b.tool(loading, append(args, a.path)...), runtime.Stdio{Stderr: count})
+		})
 	})
 	list, more := count.all()
 	err = b.toolError(ctx, err, func() error { return b.restoreError(a.name, &count.failures) })

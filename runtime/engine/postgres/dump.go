@@ -30,7 +30,7 @@ func (b *build) restoreDump(ctx context.Context, name string) error {
 		if _, err := os.Lstat(b.hostPath("dump", name, "toc.dat")); err != nil {
 			return dumpError(name, "no toc.dat in the directory: not a dump in directory format")
 		}
-		return b.restoreArchive(ctx, archive{name: name, path: sourcePath("dump", name), format: formatDirectory})
+		return b.restoreArchive(ctx, archive{name: name, source: name, path: sourcePath("dump", name), format: formatDirectory})
 	}
 	f, err := source.Open(b.wb, "dump", name)
 	if err != nil {
@@ -55,7 +55,7 @@ func (b *build) restoreFile(ctx context.Context, name string, f *os.File, size i
 	switch kind := sniff(head); kind {
 	case formatCustom, formatTar:
 		if plain {
-			return b.restoreArchive(ctx, archive{name: name, path: sourcePath("dump", name), format: kind})
+			return b.restoreArchive(ctx, archive{name: name, source: name, path: sourcePath("dump", name), format: kind})
 		}
 		return b.restorePacked(ctx, archive{name: name, format: kind}, content)
 	case formatPlain, formatCluster:
@@ -114,7 +114,7 @@ func (b *build) restorePacked(ctx context.Context, a archive, r io.Reader) error
 	if err := errors.Join(err, f.Close()); err != nil {
 		return source.UnpackError(a.name, err)
 	}
-	a.path = sourcePath("dump", unpacked)
+	a.source, a.path = unpacked, sourcePath("dump", unpacked)
 	return b.restoreArchive(ctx, a)
 }
 

@@ -10,6 +10,7 @@ import (
 var (
 	extensionRE = regexp.MustCompile(`extension "([^"]+)" is not available|could not open extension control file ".*/([^/"]+)\.control"`)
 	libraryRE   = regexp.MustCompile(`could not access file "(?:\$libdir/)?([^"]+)"`)
+	cutRE       = regexp.MustCompile(`could not find block ID|could not read from input file|could not uncompress data|unexpected end of file|corrupt archive`)
 	newerRE     = regexp.MustCompile(`unsupported version \(([0-9.]+)\) in file header`)
 )
 
@@ -53,6 +54,9 @@ func (b *build) hint(message string) string {
 	}
 	if m := libraryRE.FindStringSubmatch(message); m != nil {
 		return fmt.Sprintf("the base lacks library %s: install the package that has it, or give a base that has it: --from-host=PREFIX, --image, --image-archive", m[1])
+	}
+	if cutRE.MatchString(message) {
+		return "the dump is cut short or damaged: copy it once more, or make another"
 	}
 	if newerRE.MatchString(message) {
 		return fmt.Sprintf("the dump was made by a pg_dump that is newer than the base's, %s: give a base as new as that, by --from-host=PREFIX, --image or --image-archive; "+

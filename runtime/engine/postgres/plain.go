@@ -55,10 +55,10 @@ func (b *build) restorePlain(ctx context.Context, d plainDump) error {
 		return source.UnpackError(d.name, in.Err)
 	case f.err != nil:
 		return dumpError(d.name, "%s", f.err)
+	case f.ended && (f.open > 0 || f.pieces == 0):
+		return errors.Join(dumpError(d.name, "the dump is cut short: its last line is missing"), err)
 	case err != nil:
 		return err
-	case truncated(d.head, []byte(f.end.String())):
-		return dumpError(d.name, "the dump is cut short: its last line is missing")
 	}
 	list, more := failed.all()
 	for i := range list {
@@ -97,7 +97,6 @@ type filter struct {
 	known   map[string]bool                            // roles that were there, or that the dump makes
 	named   map[string]bool                            // roles that were seen to
 	as      string                                     // SET SESSION AUTHORIZATION that holds, "" for none
-	end     tail
 	out     []byte
 	err     error // other than of src
 
@@ -106,6 +105,10 @@ type filter struct {
 	try     func(sql string) error // has the server try a SET that changes nothing
 	tried   map[string]string      // why a setting is unknown, by its statement
 	told    []string               // what the caller is to be told
+	ended   bool                   // all has been read
+	pieces  int                    // that are no comments
+	open    int                    // dumps that have no end yet
+	comment []byte                 // the line under way
 	// restricted says that \restrict was left out.
 	restricted bool
 	places     []place // of objects, in order
@@ -152,14 +155,38 @@ func (f *filter) Read(p []byte) (n int, err error) {
 func (f *filter) next() bool {
 	piece, err := f.src.Next()
 	if err != nil {
-		if !errors.Is(err, io.EOF) {
+		if f.ended = errors.Is(err, io.EOF); !f.ended {
 			f.err = err
 		}
 		return false
 	}
-	_, _ = f.end.Write(piece.Text) // never fails
+	f.count(piece)
 	f.out = f.pass(piece)
 	return true
+}
+
+// dumpLines are comments at the beginning and at the end of each dump, and what they add to those that are open.
+var dumpLines = map[string]int{
+	"-- PostgreSQL database dump": 1, "-- PostgreSQL database dump complete": -1,
+	"-- PostgreSQL database cluster dump": 1, "-- PostgreSQL database cluster dump complete": -1,
+}
+
+// count counts dumps that have begun and not ended, by comments that are comments.
+func (f *filter) count(p psql.Piece) {
+	if p.Kind != psql.Blank {
+		f.pieces++
+		f.comment = f.comment[:0]
+		return
+	}
+	for rest := p.Text; len(rest) > 0; {
+		line, after, ends := bytes.Cut(rest, []byte{'\n'})
+		f.comment = append(f.comment, line[:min(len(line), max(0, 100-len(f.comment)))]...)
+		if ends {
+			f.open = max(0, f.open+dumpLines[string(bytes.TrimSuffix(f.comment, []byte{'\r'}))])
+			f.comment = f.comment[:0]
+		}
+		rest = after
+	}
 }
 
 // pass returns what psql gets of a piece.

@@ -24,13 +24,10 @@ const (
 // sniffSize is how much of a file is enough to tell its format.
 const sniffSize = 4096
 
-// Marks of pg_dump and pg_dumpall. The complete ones come last, but for
-// \unrestrict since 2025.
+// Marks of pg_dump and pg_dumpall.
 var (
-	markDump     = []byte("\n-- PostgreSQL database dump\n")
-	markCluster  = []byte("\n-- PostgreSQL database cluster dump\n")
-	markComplete = []byte("\n-- PostgreSQL database dump complete\n")
-	markAll      = []byte("\n-- PostgreSQL database cluster dump complete\n")
+	markDump    = []byte("\n-- PostgreSQL database dump\n")
+	markCluster = []byte("\n-- PostgreSQL database cluster dump\n")
 )
 
 // sniff tells the format of a file by its first bytes.
@@ -68,19 +65,6 @@ func lf(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n
 func byProgram(head []byte) bool {
 	head = lf(head)
 	return bytes.Contains(head, markDump) || bytes.Contains(head, markCluster)
-}
-
-// truncated says whether a plain dump that began with head lacks its end.
-// Nothing is known of SQL that pg_dump did not write.
-func truncated(head, end []byte) bool {
-	head, end = lf(head), lf(end)
-	switch {
-	case bytes.Contains(head, markCluster):
-		return !bytes.Contains(end, markAll)
-	case bytes.Contains(head, markDump):
-		return !bytes.Contains(end, markComplete)
-	}
-	return false
 }
 
 // readHead reads the first bytes, fewer if there are no more.

@@ -177,7 +177,7 @@ func FuzzSniff(f *testing.F) {
 		if kind == formatPlain && slices.Contains(head, 0) {
 			t.Error("binary taken for SQL")
 		}
-		truncated(head, head)
+		byProgram(head)
 		if _, c, err := unpack(strings.NewReader(string(head))); err == nil {
 			c.Close()
 		}
