@@ -15,6 +15,7 @@ import (
 type Access struct {
 	Owner, Group int    // numbers of this host's
 	Mode         uint32 // 0o666 at most: nothing is executed
+	Protected    bool   // no version is pruned
 }
 
 // Bits of one of the three in a mode.
@@ -41,12 +42,23 @@ func (a Access) Allows(uid int, in func(gid int) bool, bit uint32) bool {
 	return a.Mode&bit != 0
 }
 
-// String returns the form that ParseAccess reads, "1000:1000:0644".
-func (a Access) String() string { return fmt.Sprintf("%d:%d:%04o", a.Owner, a.Group, a.Mode) }
+// protected ends the text of an access by which no version is pruned. A release that does not know it takes the golden
+// for root's alone.
+const protected = ":protected"
+
+// String returns the form that ParseAccess reads, "1000:1000:0644" or "1000:1000:0644:protected".
+func (a Access) String() string {
+	s := fmt.Sprintf("%d:%d:%04o", a.Owner, a.Group, a.Mode)
+	if a.Protected {
+		s += protected
+	}
+	return s
+}
 
 // ParseAccess reads what String has written.
 func ParseAccess(s string) (Access, error) {
-	parts := strings.Split(s, ":")
+	text, isProtected := strings.CutSuffix(s, protected)
+	parts := strings.Split(text, ":")
 	if len(parts) != 3 {
 		return Access{}, fmt.Errorf("invalid access %.64q: %w", s, errdefs.ErrInvalidArgument)
 	}
@@ -59,7 +71,7 @@ func ParseAccess(s string) (Access, error) {
 		return Access{}, fmt.Errorf("invalid access %.64q: %w", s, errdefs.ErrInvalidArgument)
 	}
 	mode, err := ParseMode(parts[2])
-	return Access{owner, group, mode}, err
+	return Access{owner, group, mode, isProtected}, err
 }
 
 // ParseMode reads a mode, as in "0640".

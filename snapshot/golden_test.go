@@ -3,6 +3,7 @@ package snapshot
 import (
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -30,5 +31,17 @@ func TestStoredGolden(t *testing.T) {
 	}
 	if err := json.Unmarshal(written, &got); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("written %s, %v", written, err)
+	}
+}
+
+func TestAccessText(t *testing.T) {
+	for _, text := range []string{"7:8:0640", "0:-1:0600:protected"} {
+		a, err := ParseAccess(text)
+		if err != nil || a.String() != text || a.Protected != strings.HasSuffix(text, protected) {
+			t.Errorf("%s is %+v %v", text, a, err)
+		}
+	}
+	if _, err := ParseAccess("7:8:0640:guarded"); err == nil {
+		t.Error("an unknown word is taken")
 	}
 }

@@ -165,6 +165,13 @@ func (f *fakeDaemon) routes() http.Handler {
 	json("POST /v1/goldens/{ref}/verify", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
 	json("POST /v1/goldens/{ref}/access", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
 	json("POST /v1/goldens/{ref}/rollback", func(r *http.Request) (any, error) { return f.golden(r.PathValue("ref")) })
+	json("POST /v1/goldens/prune", func(r *http.Request) (any, error) {
+		b, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(f.dir, "prune.json"), b, 0o600)
+		}
+		return f.goldens[:1], err
+	})
 	json("DELETE /v1/goldens/{ref}", func(r *http.Request) (any, error) {
 		g, err := f.golden(r.PathValue("ref"))
 		if err == nil && g.Name == "orders" {

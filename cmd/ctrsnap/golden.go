@@ -22,7 +22,7 @@ func (a *app) goldenCommand() *cli.Command {
 		Usage: "build, list and remove goldens",
 		Commands: []*cli.Command{
 			a.goldenBuildCommand(), a.goldenLsCommand(), a.goldenInspectCommand(), a.goldenHistoryCommand(),
-			a.goldenRmCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(), a.goldenVerifyCommand(), a.goldenAccessCommand(),
+			a.goldenRmCommand(), a.goldenPruneCommand(), a.goldenPromoteCommand(), a.goldenRollbackCommand(), a.goldenVerifyCommand(), a.goldenAccessCommand(),
 		},
 	}
 }
@@ -186,6 +186,35 @@ func (a *app) goldenRmCommand() *cli.Command {
 			})
 		},
 	}
+}
+
+var prunedListing = listing[api.Golden]{"goldens", "GOLDEN SIZE AGE UNUSED", func(g api.Golden) []string {
+	return []string{refOf(g), size(g.SizeBytes), age(time.Since(g.CreatedAt)), age(time.Since(g.UsedAt))}
+}, refOf}
+
+func (a *app) goldenPruneCommand() *cli.Command {
+	var req api.PruneRequest
+	return listCommand(a, prunedListing, &cli.Command{
+		Name:      "prune",
+		Usage:     "remove versions of goldens that nobody wants any more, and list them",
+		ArgsUsage: "[NAME]",
+		Description: `Of all goldens that you may remove, or of one, those go that are neither among the newest
+versions nor used lately: at least one of --keep and --unused-for says so. The current
+version stays, and so do those that have clones, that others are built on, or that are
+protected: see ctrsnap golden access. build.keep and build.unused_for of the daemon's
+configuration have it done all the time.
+
+   ctrsnap golden prune --keep 5
+   ctrsnap golden prune shop --unused-for 168h --dry-run`,
+		Flags: []cli.Flag{
+			&cli.IntFlag{Name: "keep", Usage: "the newest `N` versions of each name stay", Destination: &req.Keep},
+			durationFlag("unused-for", "what was used within `D` stays (90m, 168h)", &req.UnusedFor),
+			&cli.BoolFlag{Name: "dry-run", Usage: "only list what would be removed", Destination: &req.DryRun},
+		},
+	}, func(ctx context.Context, d *client.Client, args []string) ([]api.Golden, error) {
+		req.Name = strings.Join(args, "")
+		return client.Do(ctx, d, api.PruneGoldens, api.PruneArgs{Body: req})
+	})
 }
 
 // each does something to every name, prints those where it went well, and

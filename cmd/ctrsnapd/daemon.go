@@ -80,6 +80,7 @@ type daemon struct {
 	recovered  manager.Report
 	events     *event.Hub
 	manager    *manager.Manager
+	uses       *goldens.Uses
 	goldens    *goldens.Goldens
 	builder    *build.Builder
 	building   atomic.Pointer[build.Builder] // builder, for the patrol, which has begun before it was made
@@ -263,7 +264,10 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 		DefaultTTL: time.Duration(d.cfg.Clone.TTL), MaxTTL: time.Duration(d.cfg.Clone.MaxTTL),
 		Zone: d.zone(), ResolvConf: d.resolvConf, StartTimeout: time.Duration(d.cfg.Clone.StartTimeout), LeaseRestartGrace: time.Duration(d.cfg.Clone.LeaseGrace), Egress: d.cfg.Clone.Egress, OwnPassword: d.cfg.Clone.OwnPassword, Limits: d.limits(), Space: d.space, EndBuilds: d.endBuilds, Payer: d.payers.Of, Events: d.events, Observe: d.telemetry.Observe, Pool: d.pool(), Logger: d.log,
 	})
-	d.goldens = goldens.New(goldens.Options{Store: d.store, Clones: d.manager, Users: d.certUsers, Events: d.events, Log: d.log})
+	if d.uses, err = goldens.OpenUses(filepath.Join(d.cfg.Root, "golden-uses.json")); err != nil {
+		d.log.Error("none of the goldens counts as unused until now", "error", err)
+	}
+	d.goldens = goldens.New(goldens.Options{Store: d.store, Clones: d.manager, Users: d.certUsers, Events: d.events, Uses: d.uses, Log: d.log})
 	d.builder = build.New(build.Options{
 		Store: d.store, Goldens: d.goldens, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
@@ -396,6 +400,22 @@ func (d *daemon) scrub() snapshot.ScrubOpts {
 	return o
 }
 
+// pruner keeps goldens from piling up, as the configuration says.
+func (d *daemon) pruner() goldens.Pruner {
+	c := d.cfg.Build
+	p := goldens.Pruner{Goldens: d.goldens, Policy: api.PruneRequest{Keep: c.Keep, UnusedFor: api.Duration(c.UnusedFor)}, Log: d.log}
+	if c.MakeRoom {
+		p.Short = func() int64 {
+			s, err := d.space()
+			if err != nil {
+				return 0
+			}
+			return s.Reserve + s.Reserve/4 - s.Free
+		}
+	}
+	return p
+}
+
 // served are the verbs of goldens.
 type served struct {
 	*goldens.Goldens
@@ -448,6 +468,8 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		Events:  d.events, Recover: d.recovered,
 	})
 	d.background.Go(func() { d.store.Scrub(serving, d.scrub()) })
+	d.background.Go(func() { d.uses.Follow(serving, d.events, d.log) })
+	d.background.Go(func() { d.pruner().Run(serving) })
 	if err := d.telemetry.Serve(serving, cfg.Metrics.Listen, d.log); err != nil {
 		return err
 	}

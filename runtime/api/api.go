@@ -306,6 +306,10 @@ type Golden struct {
 	Owner string `json:"owner"`
 	Group string `json:"group"`
 	Mode  string `json:"mode"`
+	// Protected says that no version of the name is pruned.
+	Protected bool `json:"protected,omitempty"`
+	// UsedAt says when it was built, or when a clone of it was last made or has last ended.
+	UsedAt time.Time `json:"used_at,omitzero"`
 	// DamagedAt says when it was found not to be what was built: it is not cloned.
 	DamagedAt time.Time `json:"damaged_at,omitzero"`
 }
@@ -316,6 +320,18 @@ type AccessRequest struct {
 	Owner string `json:"owner,omitempty" doc:"user name or number, or cert:NAME for a caller of other hosts"`
 	Group string `json:"group,omitempty" doc:"group name or number"`
 	Mode  string `json:"mode,omitempty" doc:"octal, as in 0640"`
+
+	Protected *bool `json:"protected,omitempty" doc:"whether versions are kept from being pruned"`
+}
+
+// PruneRequest says which versions of goldens are no longer wanted: those that are neither among the newest Keep of
+// their name nor used within UnusedFor. One of the two has to be given. The current version stays, and so do versions
+// that have clones, that others are built on, or that are protected.
+type PruneRequest struct {
+	Name      string   `json:"name,omitempty" doc:"only versions of this golden"`
+	Keep      int      `json:"keep,omitempty" minimum:"0" doc:"how many of the newest versions of each name stay"`
+	UnusedFor Duration `json:"unused_for,omitempty" doc:"what was used within this time stays"`
+	DryRun    bool     `json:"dry_run,omitempty" doc:"only say what would be removed"`
 }
 
 // Base is what a golden's root filesystem came from.

@@ -40,6 +40,8 @@ var (
 	RollbackGolden = Route[GoldenNameArgs, Golden]{"POST", "/v1/goldens/{name}/rollback", "rollback-golden", "Make the version before the current one current"}
 	SetAccess      = Route[AccessArgs, Golden]{"POST", "/v1/goldens/{name}/access", "set-golden-access", "Say who may do what with a golden"}
 	RemoveGolden   = Route[GoldenArgs, None]{"DELETE", "/v1/goldens/{ref}", "remove-golden", "Remove a version of a golden, or all"}
+	// PruneGoldens answers with what was removed, or would be.
+	PruneGoldens = Route[PruneArgs, []Golden]{"POST", "/v1/goldens/prune", "prune-goldens", "Remove versions of goldens that nobody wants any more"}
 	// BuildGolden takes a multipart form, see [BuildRequest], and answers with a [BuildEvent] a line.
 	BuildGolden = Route[None, Streamed]{"POST", "/v1/goldens", "build-golden", "Build a golden"}
 	AnswerBuild = Route[AnswerArgs, None]{"POST", "/v1/builds/{id}/exec", "answer-build", "Tell a build how a command ended that it asked for"}
@@ -105,6 +107,9 @@ type AccessArgs struct {
 	Name string `path:"name" example:"shop"`
 	Body AccessRequest
 }
+
+// PruneArgs say which versions of goldens are no longer wanted.
+type PruneArgs struct{ Body PruneRequest }
 
 // AnswerArgs tell a build how a command ended.
 type AnswerArgs struct {

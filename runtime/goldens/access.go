@@ -82,6 +82,9 @@ func (g *Goldens) wanted(who access.Caller, a snapshot.Access, req api.AccessReq
 			return a, err
 		}
 	}
+	if req.Protected != nil {
+		a.Protected = *req.Protected
+	}
 	if req.Group != "" {
 		if a.Group, err = groupID(req.Group); err != nil {
 			return a, err

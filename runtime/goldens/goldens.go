@@ -57,13 +57,14 @@ type Options struct {
 	Clones Clones
 	Users  Users        // nil knows none
 	Events *event.Hub   // takes what happens to goldens; nil drops it
+	Uses   *Uses        // knows when goldens were used; nil knows only when they were built
 	Log    *slog.Logger // default slog.Default()
 }
 
 // Goldens are those of a store. They are safe for concurrent use.
 type Goldens struct {
 	opts   Options
-	naming sync.Mutex // held while it is decided whose a name is; commits are one at a time anyway
+	naming sync.Mutex // held while whose a name is, or which version is current, is decided; commits are one at a time anyway
 
 	verifiers keylock.Locks // by user
 	verified  flight.Group[struct{}]
@@ -150,6 +151,8 @@ func (g *Goldens) Promote(ctx context.Context, caller access.Caller, ref string)
 }
 
 func (g *Goldens) promote(ctx context.Context, caller access.Caller, r snapshot.Ref) (api.Golden, error) {
+	g.naming.Lock()
+	defer g.naming.Unlock()
 	found, err := g.writable(ctx, caller, r)
 	if err == nil {
 		err = g.opts.Store.Promote(ctx, r)
@@ -286,6 +289,8 @@ func (g *Goldens) Describe(of snapshot.Golden) api.Golden {
 		Owner:         g.userName(of.Access.Owner),
 		Group:         groupName(of.Access.Group),
 		Mode:          fmt.Sprintf("%04o", of.Access.Mode),
+		Protected:     of.Access.Protected,
+		UsedAt:        g.opts.Uses.Last(of),
 		DamagedAt:     of.DamagedAt,
 	}
 	for _, secret := range []string{"login", "env"} {

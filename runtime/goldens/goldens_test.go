@@ -27,7 +27,8 @@ type world struct {
 	all    []snapshot.Golden
 	events *event.Hub
 	calls  []string
-	fail   error // of the store's next change
+	fail   error          // of the store's next change
+	live   map[string]int // nil: ten for each version
 }
 
 func newWorld(all ...snapshot.Golden) *world {
@@ -100,7 +101,12 @@ func (s store) RemoveGolden(_ context.Context, ref snapshot.Ref) error {
 
 type clones struct{ w *world }
 
-func (c clones) Live(ref snapshot.Ref) int { return ref.Version * 10 }
+func (c clones) Live(ref snapshot.Ref) int {
+	if c.w.live != nil {
+		return c.w.live[ref.String()]
+	}
+	return ref.Version * 10
+}
 
 func (c clones) RefreshPool(ctx context.Context) error {
 	if ctx.Err() != nil {

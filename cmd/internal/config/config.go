@@ -139,6 +139,10 @@ type Build struct {
 	MaxUpload    Size     `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
 	TrustedGroup string   `toml:"trusted_group" comment:"members of this group find by --key what other members have built with it as their group; \"\": everybody finds only what is their own or root's"`
 	Mode         Mode     `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
+
+	Keep      int      `toml:"keep" comment:"remove versions of goldens that are not among as many newest of their name, as 'ctrsnap golden prune' does; 0 keeps all, unless unused_for says otherwise"`
+	UnusedFor Duration `toml:"unused_for" comment:"remove versions that nobody has used for so long, as in \"720h\"; with keep, only those beyond it, too; 0s is never"`
+	MakeRoom  bool     `toml:"make_room" comment:"before the storage is full and work is refused, remove goldens built with --key that nobody uses: those of the user whose goldens hold most first, and of these the one that was unused longest"`
 }
 
 // Metrics are for Prometheus.
@@ -268,6 +272,8 @@ func (c *Config) validate() error {
 		return errors.New("configuration: pool: size, max and parallel must not be negative")
 	case max(c.Pool.Size, c.Pool.Max, c.Pool.Parallel, c.Network.Ahead) > maxCount:
 		return fmt.Errorf("configuration: pool.size, pool.max, pool.parallel and network.ahead are at most %d", maxCount)
+	case c.Build.Keep < 0:
+		return errors.New("configuration: build.keep: must not be negative")
 	case c.Build.Parallel < 1 || c.Build.Parallel > maxCount:
 		return fmt.Errorf("configuration: build.parallel: must be 1 to %d", maxCount)
 	}

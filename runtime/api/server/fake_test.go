@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -235,6 +236,12 @@ func (f fakeGoldens) SetAccess(_ context.Context, caller access.Caller, name str
 	g, err := f.golden(name)
 	g.Owner, g.Group, g.Mode = req.Owner, req.Group, req.Mode
 	return g, err
+}
+
+func (f fakeGoldens) Prune(_ context.Context, caller access.Caller, req api.PruneRequest) ([]api.Golden, error) {
+	f.from(caller)
+	g, err := f.golden(cmp.Or(req.Name, "shop"))
+	return []api.Golden{g}, err
 }
 
 func (f fakeGoldens) Remove(_ context.Context, caller access.Caller, ref string) error {

@@ -33,6 +33,10 @@ func (s *Server) goldenRoutes() {
 	handleEmpty(s, api.RemoveGolden, func(ctx context.Context, who access.Caller, in *api.GoldenArgs) error {
 		return s.goldens.Remove(ctx, who, in.Ref)
 	})
+	handle(s, api.PruneGoldens, func(ctx context.Context, who access.Caller, in *api.PruneArgs) ([]api.Golden, error) {
+		goldens, err := s.goldens.Prune(ctx, who, in.Body)
+		return list(goldens), err
+	})
 	handleEmpty(s, api.AnswerBuild, func(ctx context.Context, who access.Caller, in *api.AnswerArgs) error {
 		return s.goldens.Answer(ctx, who, in.ID, in.Body)
 	})

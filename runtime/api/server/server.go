@@ -42,6 +42,8 @@ type Goldens interface {
 	// Verify compares a golden with the digest of what was built.
 	Verify(ctx context.Context, caller access.Caller, ref string) (api.Golden, error)
 	Remove(ctx context.Context, caller access.Caller, ref string) error
+	// Prune removes versions that nobody wants any more, and returns them.
+	Prune(ctx context.Context, caller access.Caller, req api.PruneRequest) ([]api.Golden, error)
 	// SetAccess says who may do what with all versions of a name.
 	SetAccess(ctx context.Context, caller access.Caller, name string, req api.AccessRequest) (api.Golden, error)
 	// Build builds a golden. next returns the parts of the request one after
