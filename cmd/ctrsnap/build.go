@@ -38,7 +38,7 @@ func (a *app) golden(ctx context.Context, d *client.Client, b build, quiet bool)
 	}
 	for _, path := range b.ignored {
 		scripts, _ := b.scripts() // was asked for before
-		a.hint("golden build %s: %s ignored: its name ends in none of %s", b.req.Name, path, strings.Join(scripts, " "))
+		a.hint("golden build %s: %s is no script, which others may read: its name ends in none of %s", b.req.Name, path, strings.Join(scripts, " "))
 	}
 	p := newProgress(a.stderr, quiet, a.getenv)
 	defer p.end()

@@ -192,7 +192,7 @@ func addPart(h hash.Hash, p client.Part) error {
 		return err
 	}
 	defer r.Close()
-	if p.Kind != api.PartDumpTar && p.Kind != api.PartDirTar {
+	if p.Kind != api.PartDumpTar && p.Kind != api.PartDirTar && p.Kind != api.PartInitTar {
 		return addNamed(h, p.Name, r)
 	}
 	t := tar.NewReader(r) // whose times differ with each checkout
@@ -202,7 +202,11 @@ func addPart(h hash.Hash, p client.Part) error {
 			return nil
 		}
 		if err == nil {
-			err = addNamed(h, fmt.Sprintf("%c %s %s", e.Typeflag, e.Name, e.Linkname), t)
+			name := fmt.Sprintf("%c %s %s", e.Typeflag, e.Name, e.Linkname)
+			if p.Kind == api.PartInitTar && e.Mode&0o100 != 0 {
+				name += " x"
+			}
+			err = addNamed(h, name, t)
 		}
 		if err != nil {
 			return err

@@ -56,7 +56,7 @@ func (s *sources) flags(set string) []cli.Flag {
 		text("image", "base: an image `REF`, pulled", &s.req.Image),
 		text("image-archive", "base: an image in `FILE` (docker save, OCI layout)", &s.archive),
 		text("parent", "base: another `GOLDEN`", &s.req.Parent),
-		list("init", "run `FILE|DIR`: .sh, or the engine's (.sql .sql.gz .sql.zst, .redis …); a directory's files sorted by name as bytes", &s.init),
+		list("init", "run `FILE|DIR`: .sh, or the engine's (.sql .sql.gz .sql.zst .sql.xz, .redis …); a directory's sorted by name as bytes, and they see all that is in it", &s.init),
 		list("from-dump", "restore a dump from `FILE|DIR` (directory format); of several (roles, then a database) in the order given", &s.dumps),
 		&cli.StringFlag{Name: "on-error", Usage: "what to do after an error of a dump: `stop|continue`; what fails is listed", DefaultText: "stop", Destination: &s.req.OnError, Category: sourceCategory, Validator: oneOf("stop", "continue")},
 		text("from-url", "dump the live database at `URL`; env:NAME takes the URL from a variable; PGPASSWORD, or what the engine's clients read, serves a URL without password", &s.fromURL),
@@ -303,7 +303,7 @@ func (b *build) scripts() ([]string, error) {
 	for _, ext := range e.Scripts {
 		all = append(all, ext)
 		if ext != ".sh" {
-			all = append(all, ext+".gz", ext+".zst")
+			all = append(all, ext+".gz", ext+".zst", ext+".xz")
 		}
 	}
 	return all, err
@@ -328,25 +328,44 @@ func (b *build) addInit(path string) error {
 		if !isScript(path, scripts) {
 			return usagef("use one of %s", strings.Join(scripts, " ")).of("--init: %s is no script", path)
 		}
+		if info.Mode().IsRegular() && info.Mode()&0o100 != 0 { // which a file alone would lose
+			b.addInitTar(path)
+			return nil
+		}
 		return b.addFile(api.PartInit, "--init", path)
 	}
 	entries, err := os.ReadDir(path) // sorted
 	if err != nil {
 		return badSource("--init", err)
 	}
-	before := len(b.parts)
+	found := false
 	for _, e := range entries {
 		file := filepath.Join(path, e.Name())
-		if info, err := os.Stat(file); err != nil || info.IsDir() || !isScript(e.Name(), scripts) {
+		info, err := os.Stat(file)
+		switch {
+		case err != nil || info.IsDir() || strings.HasPrefix(e.Name(), "."): // as the official images pass over
+		case isScript(e.Name(), scripts):
+			found = true
+		default:
 			b.ignored = append(b.ignored, file)
-		} else if err := b.addFile(api.PartInit, "--init", file); err != nil {
-			return err
 		}
 	}
-	if len(b.parts) == before {
+	if !found {
 		return usagef("it needs files named %s", strings.Join(scripts, " ")).of("--init: no script in directory %s", path)
 	}
+	b.addInitTar(path)
 	return nil
+}
+
+// addInitTar adds a directory with scripts, or one script with its mode.
+func (b *build) addInitTar(path string) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		abs = path
+	}
+	b.parts = append(b.parts, client.Part{
+		Kind: api.PartInitTar, Name: filepath.Base(abs) + ".tar", Open: func() (io.ReadCloser, error) { return tarInit(path), nil },
+	})
 }
 
 func (b *build) addDump(path string) error {

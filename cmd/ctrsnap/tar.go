@@ -39,6 +39,70 @@ func tarDir(dir string, e api.Engine) io.ReadCloser {
 	return r
 }
 
+// tarInit returns a tar stream of all below a directory with scripts, or of one script. Links that lead out of the directory are
+// followed if they lead to a file; what lies in .git, and what is neither file, directory nor link, is left out.
+func tarInit(path string) io.ReadCloser {
+	r, w := io.Pipe()
+	go func() {
+		tw := treeWriter{tar.NewWriter(w), api.Engine{}}
+		err := addInitTree(tw, path)
+		if err == nil {
+			err = tw.Close()
+		}
+		w.CloseWithError(err)
+	}()
+	return r
+}
+
+func addInitTree(tw treeWriter, path string) error {
+	root, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(root); err != nil || !info.IsDir() {
+		return addEntry(tw, root, filepath.Base(path))
+	}
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.Name() == ".git" && path != root {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		if d.Type()&fs.ModeSymlink != 0 && !staysIn(root, path) {
+			target, err := filepath.EvalSymlinks(path)
+			if err != nil {
+				return nil //nolint:nilerr // it leads nowhere
+			}
+			if info, err := os.Stat(target); err != nil || !info.Mode().IsRegular() {
+				return err
+			}
+			path, d = target, nil
+		}
+		if d != nil && d.Type()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice) != 0 {
+			return nil
+		}
+		return addEntry(tw, path, filepath.ToSlash(rel))
+	})
+}
+
+// staysIn says whether a link leads to a place below root, by a path that does.
+func staysIn(root, link string) bool {
+	target, err := os.Readlink(link)
+	if err != nil || filepath.IsAbs(target) {
+		return false
+	}
+	rel, err := filepath.Rel(root, filepath.Join(filepath.Dir(link), target))
+	return err == nil && filepath.IsLocal(rel)
+}
+
 // addTree writes what lies below dir under the names prefix/….
 func addTree(tw treeWriter, dir, prefix string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -6,6 +6,7 @@ import "io"
 const (
 	PartSpec    = "spec"     // the BuildRequest as JSON; comes first
 	PartInit    = "init"     // a script; in the order of the parts
+	PartInitTar = "init-tar" // a tar of a directory with scripts and what they read; in the order of the parts
 	PartDump    = "dump"     // a dump that is one file
 	PartDumpTar = "dump-tar" // a tar of a directory-format dump
 	PartDirTar  = "dir-tar"  // a tar of a data directory
@@ -14,7 +15,7 @@ const (
 )
 
 // Parts lists the kinds of the parts after the spec.
-var Parts = []string{PartInit, PartDump, PartDumpTar, PartDirTar, PartArchive, PartMask}
+var Parts = []string{PartInit, PartInitTar, PartDump, PartDumpTar, PartDirTar, PartArchive, PartMask}
 
 // Part is one file of a build request, as the daemon takes it in.
 type Part struct {

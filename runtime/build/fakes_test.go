@@ -318,6 +318,10 @@ type fakeEngine struct {
 
 func (e fakeEngine) Name() string { return e.name }
 
+func (fakeEngine) Describe() runtime.Description {
+	return runtime.Description{Scripts: []string{".sql", ".sh"}, DumpDir: "toc.dat"}
+}
+
 func (e fakeEngine) Host(ctx context.Context, prefix string) (snapshot.HostTree, error) {
 	return snapshot.HostTree{Name: strings.TrimSpace(e.name + " 15.18 " + prefix)}, errors.Join(e.w.at("engine.Host"), ctx.Err())
 }

@@ -26,8 +26,13 @@ type source struct {
 // kinds are all kinds of sources.
 var kinds = []source{
 	{
-		parts: []string{api.PartInit}, flag: "--init", has: func(src runtime.Sources) bool { return len(src.Init) > 0 },
-		take: func(s *spool, part api.Part, r io.Reader) (err error) { return s.script(&s.src.Init, "init", part, r) },
+		parts: []string{api.PartInit, api.PartInitTar}, flag: "--init", has: func(src runtime.Sources) bool { return len(src.Init) > 0 },
+		take: func(s *spool, part api.Part, r io.Reader) (err error) {
+			if part.Kind == api.PartInitTar {
+				return s.scripts(part, r)
+			}
+			return s.script(&s.src.Init, "init", part, r)
+		},
 	}, {
 		parts: []string{api.PartDump, api.PartDumpTar}, flag: "--from-dump", whole: true, more: true,
 		has: func(src runtime.Sources) bool { return src.Dump != "" }, take: (*spool).dump,
@@ -89,8 +94,10 @@ func (s *spool) dump(part api.Part, r io.Reader) (err error) {
 		s.src.Before = append(s.src.Before, s.src.Dump)
 	}
 	if part.Kind == api.PartDump {
-		s.src.Dump, err = s.file("dump", part.Name, r)
-		return err
+		if s.src.Dump, err = s.file("dump", part.Name, r); err != nil {
+			return err
+		}
+		return s.unpackDump(r.(*reader).ctx, part.Name)
 	}
 	s.src.Dump = s.name(part.Name)
 	return s.tree("dump", path.Join("dump", s.src.Dump), part.Name, r)

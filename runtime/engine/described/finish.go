@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 )
 
 // finish makes a golden of the database.
@@ -50,6 +51,9 @@ func (b *build) clean(r *rootfs.Root) error {
 				return fmt.Errorf("check shutdown: %s: there %t, want %t: %w", name, err == nil, list.want, errdefs.ErrDataLoss)
 			}
 		}
+	}
+	if err := source.UnlinkInit(r); err != nil {
+		return err
 	}
 	dir, err := r.Dir(filepath.Dir(buildDir))
 	if err != nil {

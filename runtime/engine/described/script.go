@@ -13,6 +13,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
+	"github.com/ctrsnap/ctrsnap/runtime/packed"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -118,6 +119,15 @@ func (l *lastLine) String() string {
 
 // scripts runs files in order.
 func (b *build) scripts(ctx context.Context, kind string, names []string) error {
+	if kind == "init" {
+		env, err := b.st.env(b.st.fields(), nil)
+		if err == nil {
+			err = source.LinkInit(ctx, b.svc, env, names)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	for _, name := range names {
 		b.wb.Step(kind + " " + name)
 		s, shell, err := b.script(name)
@@ -142,7 +152,7 @@ func (b *build) script(name string) (s Step, shell bool, err error) {
 	if ext == ".sh" {
 		return s, true, nil
 	}
-	packed := ext == ".gz" || ext == ".zst"
+	packed := slices.Contains(packed.Extensions, ext)
 	if packed {
 		ext = path.Ext(strings.TrimSuffix(name, ext))
 	}
@@ -174,5 +184,6 @@ func (b *build) shell(ctx context.Context, kind, name string) error {
 	if err != nil {
 		return err
 	}
-	return b.toolError(ctx, name, b.svc.Exec(ctx, p, runtime.Stdio{}))
+	err = b.toolError(ctx, name, b.svc.Exec(ctx, p, runtime.Stdio{}))
+	return source.HintCRLF(b.hostPath(kind, name), err)
 }

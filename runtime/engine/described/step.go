@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"strings"
 
@@ -24,6 +25,9 @@ func (b *build) step(ctx context.Context, f Fields, s Step, stdio runtime.Stdio)
 	p, in, err := b.command(f, s)
 	if err != nil {
 		return err
+	}
+	if f.File != "" {
+		p.Cwd = path.Dir(f.File) // what a script reads lies beside it
 	}
 	if stdio.Stdin == nil && in != "" {
 		stdio.Stdin = strings.NewReader(in)

@@ -1,6 +1,7 @@
 package described
 
 import (
+	"github.com/ctrsnap/ctrsnap/runtime/packed"
 	"maps"
 	"path"
 	"regexp"
@@ -146,7 +147,7 @@ func (d *Description) checkBuild() error {
 		}
 	}
 	for ext, s := range b.Scripts {
-		if !extRE.MatchString(ext) || len(s.Args) == 0 || ext == ".gz" || ext == ".zst" {
+		if !extRE.MatchString(ext) || len(s.Args) == 0 || slices.Contains(packed.Extensions, ext) {
 			return invalid("build.scripts: %.20q: want an extension with its dot, and args", ext)
 		}
 	}

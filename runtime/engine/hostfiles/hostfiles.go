@@ -14,9 +14,12 @@ import (
 
 // tools are what init scripts commonly use.
 var tools = []string{
-	"awk", "base64", "basename", "bash", "cat", "chmod", "cp", "cut", "date", "dirname", "echo", "env", "expr",
-	"find", "grep", "gunzip", "gzip", "head", "hostname", "id", "locale", "ls", "mkdir", "mktemp", "mv", "printf", "rm", "sed", "seq",
-	"sh", "sleep", "sort", "tail", "tee", "test", "touch", "tr", "true", "uname", "uniq", "wc", "xargs", "zstd",
+	"[", "awk", "base64", "basename", "bash", "bunzip2", "bzip2", "cat", "chgrp", "chmod", "chown", "cksum", "cmp", "comm", "cp", "csplit", "cut",
+	"date", "dd", "df", "diff", "dirname", "du", "echo", "egrep", "env", "expand", "expr", "false", "fgrep", "find", "fmt", "fold", "getent", "grep",
+	"groups", "gunzip", "gzip", "head", "hostname", "id", "install", "join", "ln", "locale", "ls", "md5sum", "mkdir", "mkfifo", "mktemp", "mv", "nice",
+	"nl", "nohup", "nproc", "numfmt", "od", "paste", "printenv", "printf", "ps", "pwd", "readlink", "realpath", "rev", "rm", "rmdir", "sed", "seq",
+	"sh", "sha1sum", "sha256sum", "sha512sum", "shuf", "sleep", "sort", "split", "stat", "sync", "tac", "tail", "tar", "tee", "test", "timeout", "touch",
+	"tr", "true", "truncate", "tty", "uname", "unexpand", "uniq", "unxz", "wc", "which", "whoami", "xargs", "xz", "xzcat", "yes", "zcat", "zstd",
 }
 
 // Tools returns the tools that this host has, and the locales and terminals that

@@ -40,6 +40,8 @@ type build struct {
 	hot []string        // see runtime.Built
 	// cluster says that roles and databases come with the data.
 	cluster bool
+	// socketDir says that the server has a socket in imageSocketDir as well.
+	socketDir bool
 }
 
 // Build makes the database. The order is that of DESIGN.md: cluster, dump,
@@ -198,6 +200,9 @@ func (b *build) settings() map[string]string {
 	settings := buildSettings(major(b.st.Version))
 	override(settings, b.src.Settings)
 	maps.Copy(settings, b.st.contract())
+	if b.socketDir {
+		settings["unix_socket_directories"] = imageSocketDir + "," + runtime.SocketDir
+	}
 	return settings
 }
 

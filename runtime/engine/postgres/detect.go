@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -62,10 +63,33 @@ func (b *build) prepare(r *rootfs.Root) error {
 	if err := r.MkdirAll("/tmp", 0o777, 0, 0); err != nil {
 		return err
 	}
+	b.findSocketDir(r)
 	if err := b.writeCertificate(r); err != nil {
 		return err
 	}
 	return writeFile(r, hbaFile, rules, 0o644)
+}
+
+// imageSocketDir is where servers of images and distributions have their socket: scripts name it.
+const imageSocketDir = "/var/run/postgresql"
+
+// findSocketDir says whether the server under construction can have a socket there, too.
+func (b *build) findSocketDir(r *rootfs.Root) {
+	b.socketDir = false
+	if err := r.MkdirAll(imageSocketDir, 0o775, int(b.st.UID), int(b.st.GID)); err != nil {
+		return
+	}
+	dir, err := r.Dir(imageSocketDir)
+	if err != nil {
+		return
+	}
+	defer func() { _ = dir.Close() }()
+	info, err := dir.Stat(".")
+	if err != nil {
+		return
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	b.socketDir = ok && (st.Uid == b.st.UID && st.Mode&0o200 != 0 || st.Mode&0o002 != 0)
 }
 
 // writeFile writes a file, in a directory that it makes if need be.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
@@ -202,6 +203,9 @@ func (b *build) clean(r *rootfs.Root) error {
 		return err
 	}
 	if err := b.writeConf(r); err != nil {
+		return err
+	}
+	if err := source.UnlinkInit(r); err != nil {
 		return err
 	}
 	return removeBuildFiles(r)

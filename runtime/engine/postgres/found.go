@@ -54,7 +54,10 @@ func (b *build) foundParent(ctx context.Context) error {
 		return err
 	}
 	b.cluster = true
-	if err := rootfs.Edit(ctx, b.wb.Root, b.writeCertificate); err != nil { // the parent may be of a release without one
+	if err := rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error {
+		b.findSocketDir(r)
+		return b.writeCertificate(r) // the parent may be of a release without one
+	}); err != nil {
 		return err
 	}
 	b.wb.Step("start server")
@@ -134,8 +137,8 @@ func (b *build) foundOfficial(ctx context.Context) error {
 	vars["POSTGRES_INITDB_ARGS"] = strings.TrimSpace(vars["POSTGRES_INITDB_ARGS"] + " --no-sync")
 
 	settings := b.settings()
-	// The entrypoint's own scripts look for the socket where it is by default.
-	settings["unix_socket_directories"] = "/var/run/postgresql," + runtime.SocketDir
+	// The entrypoint's own scripts look for the socket where it is by default. It makes the directory.
+	settings["unix_socket_directories"] = imageSocketDir + "," + runtime.SocketDir
 	p := runtime.Process{
 		Args: append(append(slices.Clone(b.src.Base.Config.Entrypoint), "postgres"), settingArgs(settings)...),
 		Env:  overlayEnv(b.src.Base.Config.Env, vars),

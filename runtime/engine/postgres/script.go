@@ -17,6 +17,11 @@ import (
 // scripts runs files in order, as the official image does with those in
 // /docker-entrypoint-initdb.d.
 func (b *build) scripts(ctx context.Context, kind string, names []string) error {
+	if kind == "init" {
+		if err := source.LinkInit(ctx, b.svc, b.st.env(), names); err != nil {
+			return err
+		}
+	}
 	for _, name := range names {
 		b.wb.Step(kind + " " + name)
 		if err := b.script(ctx, kind, name); err != nil {
@@ -30,8 +35,8 @@ func (b *build) script(ctx context.Context, kind, name string) error {
 	switch ext := path.Ext(name); ext {
 	case ".sql":
 		// By its path, so that \ir finds its neighbours.
-		return b.psql(ctx, patience, name, b.st.DB, sourcePath(kind, name), nil)
-	case ".gz", ".zst":
+		return b.psql(ctx, patience, kind, name, b.st.DB, sourcePath(kind, name), nil)
+	case ".gz", ".zst", ".xz":
 		if path.Ext(strings.TrimSuffix(name, ext)) != ".sql" {
 			return unknownScript(name)
 		}
@@ -45,7 +50,7 @@ func (b *build) script(ctx context.Context, kind, name string) error {
 
 func unknownScript(name string) error {
 	return snapshot.WithHint(&runtime.SourceError{File: name, Message: "unknown kind of script"},
-		"scripts are .sql, .sql.gz, .sql.zst or .sh")
+		"scripts are .sql, .sql.gz, .sql.zst, .sql.xz or .sh")
 }
 
 func (b *build) compressedScript(ctx context.Context, kind, name string) error {
@@ -60,7 +65,7 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 	}
 	defer r.Close()
 	in := &source.Reader{R: r}
-	err = b.psql(ctx, patience, name, b.st.DB, "-", in)
+	err = b.psql(ctx, patience, kind, name, b.st.DB, "-", in)
 	if in.Err != nil {
 		return source.UnpackError(name, in.Err)
 	}
@@ -69,9 +74,10 @@ func (b *build) compressedScript(ctx context.Context, kind, name string) error {
 
 // psql runs a file, or stdin if file is "-", against a database. name is
 // what errors call it.
-func (b *build) psql(ctx context.Context, settings settingsOf, name, database, file string, stdin io.Reader) error {
+func (b *build) psql(ctx context.Context, settings settingsOf, kind, name, database, file string, stdin io.Reader) error {
 	failed := &failures{}
 	p := b.psqlProcess(settings, database, file, true)
+	p.Cwd = path.Dir(sourcePath(kind, name)) // for \i and \copy of files beside it
 	err := b.svc.Exec(ctx, p, runtime.Stdio{Stdin: stdin, Stderr: failed})
 	return b.toolError(ctx, err, func() error { return b.psqlError(name, failed, nil) })
 }
@@ -155,7 +161,8 @@ func (b *build) shell(ctx context.Context, kind, name string) error {
 	var exit *runtime.ExitError
 	errors.As(err, &exit)
 	return b.toolError(ctx, err, func() error {
-		return &runtime.SourceError{File: name, Message: fmt.Sprintf("exit code %d: %s", exit.Code, lastLines(out.String()))}
+		err := &runtime.SourceError{File: name, Message: fmt.Sprintf("exit code %d: %s", exit.Code, lastLines(out.String()))}
+		return source.HintCRLF(b.hostPath(kind, name), err)
 	})
 }
 
