@@ -18,8 +18,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
-// interfaces says which further interfaces the clones are to have. It comes
-// after lifetime.
+// interfaces says which further interfaces the clones are to have. It comes after lifetime.
 func (l *planner) interfaces(p *plan) func(api.CloneRequest) error {
 	return func(req api.CloneRequest) error {
 		if len(req.Attach) == 0 {
@@ -132,9 +131,8 @@ func without(all []attachment, ifName string) []attachment {
 	return slices.DeleteFunc(slices.Clone(all), func(a attachment) bool { return a.IfName == ifName })
 }
 
-// takeOver takes interfaces from a clone that is about to be replaced if they
-// have an address that its successor wants. That they were its own is recorded before:
-// it has them back if the successor is not made, also by the next process.
+// takeOver takes interfaces from a clone that is about to be replaced if they have an address that its successor wants.
+// That they were its own is recorded before: it has them back if the successor is not made, also by the next process.
 func (x *interfaces) takeOver(ctx context.Context, old *clone, r network.AttachRequest, back *undo.Stack) error {
 	if old == nil {
 		return nil

@@ -42,8 +42,8 @@ func (d *deaths) watch(c *clone) error {
 	return nil
 }
 
-// await waits. A wait that goes wrong (a containerd of the host that restarts) is not the end of the server: it is asked
-// for again.
+// await waits. A wait that goes wrong (a containerd of the host that restarts) is not the end of the server: it is
+// asked for again.
 func (d *deaths) await(c *clone, exits <-chan runtime.Exit) {
 	for {
 		select {

@@ -15,9 +15,8 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// Exec runs a command in a clone, as the server's user unless the request names
-// another, in the environment of the engine's client: psql without arguments is
-// connected to the clone's database.
+// Exec runs a command in a clone, as the server's user unless the request names another, in the environment of the
+// engine's client: psql without arguments is connected to the clone's database.
 func (m *Manager) Exec(ctx context.Context, caller access.Caller, id string, req api.ExecRequest, stdio runtime.Stdio, size <-chan runtime.WindowSize) (int, error) {
 	c, err := m.registry.running(caller, id)
 	if err != nil {
@@ -119,8 +118,8 @@ func (c *clone) execProcess(req api.ExecRequest, password string) (runtime.Proce
 	}, nil
 }
 
-// mergeEnv returns env with more put over it. A variable must not be there
-// twice: which one counts is up to each program.
+// mergeEnv returns env with more put over it. A variable must not be there twice: which one counts is up to each
+// program.
 func mergeEnv(env, more []string) []string {
 	over := make(map[string]bool, len(more))
 	for _, kv := range more {

@@ -12,9 +12,9 @@ import (
 type extra interface {
 	// name is what the clone has, in the plural.
 	name() string
-	// give gives c, which was made and which nobody has heard of, what the request wants. What old, whose place c takes,
-	// has to give up for it, it has again by back, which also takes back what c was given if that cannot wait for c's
-	// teardown. old is nil where there is none.
+	// give gives c, which was made and which nobody has heard of, what the request wants. What old, whose place c
+	// takes, has to give up for it, it has again by back, which also takes back what c was given if that cannot wait
+	// for c's teardown. old is nil where there is none.
 	give(ctx context.Context, want *plan, c, old *clone, back *undo.Stack) error
 	// take takes away all that a clone has. netns is the path of its network namespace: "" says that there is none any
 	// more, and what was in it is gone. It is idempotent.
@@ -27,9 +27,9 @@ type extra interface {
 // extras are all kinds that there are.
 type extras []extra
 
-// give gives clones what the request wants, before anybody hears of them, and then records them as ready. nil stands for
-// none in either list. After an error, or a later one, back has their predecessors have all again that they had, and the
-// caller discards the clones.
+// give gives clones what the request wants, before anybody hears of them, and then records them as ready. nil stands
+// for none in either list. After an error, or a later one, back has their predecessors have all again that they had,
+// and the caller discards the clones.
 func (x extras) give(ctx context.Context, r *registry, want *plan, clones, old []*clone, back *undo.Stack) error {
 	if want.isComplete() {
 		return nil

@@ -36,7 +36,8 @@ func (r *record) without() error {
 	return errors.New("the clone was made without a user namespace")
 }
 
-// CheckIsolation counts the clones whose users are the host's: what such a clone runs, its administrator runs on the host.
+// CheckIsolation counts the clones whose users are the host's: what such a clone runs, its administrator runs on the
+// host.
 func (m *Manager) CheckIsolation(context.Context) api.Check {
 	c := api.Check{Name: "isolation", Status: "ok", Detail: "each clone has a user namespace"}
 	var ids []string

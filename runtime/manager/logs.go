@@ -15,12 +15,10 @@ import (
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 )
 
-// flushTime is how long a shim may take to write the last lines of a server
-// that has ended.
+// flushTime is how long a shim may take to write the last lines of a server that has ended.
 const flushTime = 100 * time.Millisecond
 
-// Logs writes what the server of a clone has written. Following ends with the
-// server's end or the clone's.
+// Logs writes what the server of a clone has written. Following ends with the server's end or the clone's.
 func (m *Manager) Logs(ctx context.Context, caller access.Caller, id string, tail int, follow bool, w io.Writer) error {
 	c, err := m.registry.find(caller, id)
 	if err != nil {

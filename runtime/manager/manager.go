@@ -1,6 +1,5 @@
-// Package manager is the life of clones: it makes them out of a golden, a
-// network namespace and a container, hands them out, and removes them when
-// they are given back, expire, or lose their lease.
+// Package manager is the life of clones: it makes them out of a golden, a network namespace and a container, hands them
+// out, and removes them when they are given back, expire, or lose their lease.
 //
 // What a clone is, is recorded with its container: see [Manager.Recover].
 package manager
@@ -56,13 +55,11 @@ type Options struct {
 	Pool              Pool          // clones that are made ahead; the zero value makes none
 	Logger            *slog.Logger  // default discards
 
-	// Zone is where the names of clones are answered, without a dot at the end; "" where
-	// nobody does.
+	// Zone is where the names of clones are answered, without a dot at the end; "" where nobody does.
 	Zone string
 
-	// ResolvConf returns the host's file that a clone with an address of the default
-	// network has as its resolv.conf(5); "" leaves it the golden's. nil is "" for all.
-	// It is called while a clone is made.
+	// ResolvConf returns the host's file that a clone with an address of the default network has as its resolv.conf(5);
+	// "" leaves it the golden's. nil is "" for all. It is called while a clone is made.
 	ResolvConf func(ctx context.Context, addr netip.Addr) string
 
 	Ports          Ports                    // nil publishes none
@@ -116,9 +113,8 @@ func setDefault[T comparable](v *T, def T) {
 	}
 }
 
-// Manager makes, keeps and removes clones. It is safe for concurrent use. Call
-// Recover before anything else, and Close before the API's connections are
-// closed.
+// Manager makes, keeps and removes clones. It is safe for concurrent use. Call Recover before anything else, and Close
+// before the API's connections are closed.
 //
 // Its parts do the work, each with a lock of its own if it needs one. Who may be called with which lock held is said
 // with the lock.
@@ -191,19 +187,15 @@ func (m *Manager) wire() {
 		all = append(all, m.interfaces)
 	}
 	m.planner = &planner{o, m.leases, m.passwords}
-	m.undertaker = &undertaker{
-		store: o.Store, network: o.Network, runner: o.Runner, files: m.files, extras: all, registry: m.registry,
-		removals: m.removals, events: o.Events, step: m.step, log: m.log,
-	}
+	h := host{o.Store, o.Network, o.Runner, m.files, m.step, m.log}
+	m.undertaker = &undertaker{host: h, extras: all, registry: m.registry, removals: m.removals, events: o.Events}
 	maker := &maker{
-		store: o.Store, network: o.Network, runner: o.Runner, files: m.files, resolvConf: o.ResolvConf,
-		startTimeout: o.StartTimeout, registry: m.registry, removals: m.removals, deaths: m.deaths, step: m.step,
-		observe: o.Observe, log: m.log,
+		host: h, resolvConf: o.ResolvConf, startTimeout: o.StartTimeout, registry: m.registry, removals: m.removals,
+		deaths: m.deaths, observe: o.Observe,
 	}
 	m.warm = &warm{
-		opts: o.Pool, limits: o.Limits.Clone, store: o.Store, engines: o.Engines, network: o.Network, runner: o.Runner,
-		files: m.files, registry: m.registry, quota: m.quota, queue: m.queue, maker: maker, removals: m.removals,
-		passwords: m.passwords, room: m.Room, step: m.step, observe: o.Observe, log: m.log,
+		host: h, opts: o.Pool, limits: o.Limits.Clone, engines: o.Engines, registry: m.registry, quota: m.quota, queue: m.queue,
+		maker: maker, removals: m.removals, passwords: m.passwords, room: m.Room, observe: o.Observe,
 	}
 	m.warm.fill()
 	m.creator = &creator{
@@ -212,8 +204,8 @@ func (m *Manager) wire() {
 		payer: o.Payer, room: m.Room, events: o.Events, step: m.step, log: m.log,
 	}
 	m.recoverer = &recoverer{
-		store: o.Store, network: o.Network, runner: o.Runner, engines: o.Engines, files: m.files, extras: all,
-		registry: m.registry, removals: m.removals, deaths: m.deaths, warm: m.warm, parallel: o.Parallel, log: m.log,
+		host: h, engines: o.Engines, extras: all, registry: m.registry, removals: m.removals, deaths: m.deaths, warm: m.warm,
+		parallel: o.Parallel,
 	}
 	m.patrol = patrol.New(patrol.Options{
 		Keeper: &keeper{o.Store, m.files, m.registry, m.quota, m.undertaker, m.warm.members.Poke, o.Events},
@@ -221,10 +213,9 @@ func (m *Manager) wire() {
 	})
 }
 
-// Close ends everything but the clones: they go on, and a later Manager's
-// Recover knows them. Creations under way are undone. It waits for teardowns
-// until ctx ends; what is left of them, Recover finishes. Held leases are let go
-// of without harm to their clones. Close is idempotent.
+// Close ends everything but the clones: they go on, and a later Manager's Recover knows them. Creations under way are
+// undone. It waits for teardowns until ctx ends; what is left of them, Recover finishes. Held leases are let go of
+// without harm to their clones. Close is idempotent.
 func (m *Manager) Close(ctx context.Context) error {
 	m.registry.close()
 	m.gate.close()
@@ -247,19 +238,16 @@ func (m *Manager) step(name string) error {
 	return m.opts.Failpoint(name)
 }
 
-// Recover takes up what an earlier process left: clones that run are adopted as
-// they were recorded, all else that belongs to clones is torn down, in the
-// background. Clones of a lease wait for its holder until Serving is called, and LeaseRestartGrace from then on. An
-// error about one clone does not keep the others from being recovered; that
-// clone is left alone.
+// Recover takes up what an earlier process left: clones that run are adopted as they were recorded, all else that
+// belongs to clones is torn down, in the background. Clones of a lease wait for its holder until Serving is called, and
+// LeaseRestartGrace from then on. An error about one clone does not keep the others from being recovered; that clone is
+// left alone.
 func (m *Manager) Recover(ctx context.Context) (Report, error) { return m.recoverer.recover(ctx) }
 
-// Create makes the clones of a request, all of them or none. A caller that
-// leaves meanwhile (ctx ends) gets none.
+// Create makes the clones of a request, all of them or none. A caller that leaves meanwhile (ctx ends) gets none.
 //
-// A clone that exists by a wanted name is an error (fail), is handed out as it
-// is unless it is dead or of another golden (reuse), or is replaced once its
-// successor answers (reset).
+// A clone that exists by a wanted name is an error (fail), is handed out as it is unless it is dead or of another
+// golden (reuse), or is replaced once its successor answers (reset).
 func (m *Manager) Create(ctx context.Context, caller access.Caller, req api.CloneRequest) (api.CloneResponse, error) {
 	ctx, leave, err := m.gate.enter(ctx)
 	if err != nil {
@@ -282,8 +270,8 @@ func (m *Manager) Create(ctx context.Context, caller access.Caller, req api.Clon
 	return resp, nil
 }
 
-// Remove makes a clone invisible and kills its server. The rest is torn down
-// afterwards: Drain waits for it. One that is protected goes by force only.
+// Remove makes a clone invisible and kills its server. The rest is torn down afterwards: Drain waits for it. One that
+// is protected goes by force only.
 func (m *Manager) Remove(ctx context.Context, caller access.Caller, id string, force bool) error {
 	c, err := m.registry.find(caller, id)
 	if err != nil {
@@ -298,8 +286,7 @@ func (m *Manager) Drain(ctx context.Context) error { return m.removals.Drain(ctx
 // IDs returns the ids of all clones that there is, or may be, anything of.
 func (m *Manager) IDs() map[string]bool { return m.removals.Owned() }
 
-// Live returns how many clones a golden has; a Ref without version means all of
-// the name's versions.
+// Live returns how many clones a golden has; a Ref without version means all of the name's versions.
 func (m *Manager) Live(ref snapshot.Ref) int { return m.registry.live(ref) }
 
 // Room says why no clone and no golden is to be made now; nil if they may.
@@ -313,13 +300,12 @@ func (m *Manager) Names() []dns.Clone { return m.registry.Names() }
 // NamesVersion changes when clones come and go. It takes no lock.
 func (m *Manager) NamesVersion() uint64 { return m.registry.NamesVersion() }
 
-// RefreshPool tells the pool which goldens there are, and starts it. Call it
-// after Recover, and whenever goldens have changed.
+// RefreshPool tells the pool which goldens there are, and starts it. Call it after Recover, and whenever goldens have
+// changed.
 func (m *Manager) RefreshPool(ctx context.Context) error { return m.warm.refresh(ctx) }
 
-// SuspendPool removes the members of a golden, or with version 0 of all
-// versions of its name, waits until they are gone and keeps new ones from being
-// made until resume is called.
+// SuspendPool removes the members of a golden, or with version 0 of all versions of its name, waits until they are gone
+// and keeps new ones from being made until resume is called.
 func (m *Manager) SuspendPool(ctx context.Context, ref snapshot.Ref) (resume func(), err error) {
 	return m.warm.suspend(ctx, ref)
 }
@@ -335,6 +321,44 @@ func (m *Manager) Pools(ctx context.Context, caller access.Caller) ([]api.Pool, 
 // SetPool sets the size of a golden's pool, or has it follow the demand again.
 func (m *Manager) SetPool(ctx context.Context, caller access.Caller, name string, req api.PoolRequest) (api.Pool, error) {
 	return m.warm.set(ctx, caller, name, req)
+}
+
+// Serving begins the time that holders of recovered leases have to come back, LeaseRestartGrace. Call it when they can.
+func (m *Manager) Serving() { m.leases.Serving() }
+
+// Hold holds a lease until ctx ends; see [lease.Book.Hold].
+func (m *Manager) Hold(ctx context.Context, caller access.Caller, id string, held func()) error {
+	return m.leases.Hold(ctx, caller, id, held)
+}
+
+// Extend moves the end of a clone's life to a TTL from now, protects it, or both. A clone that lives by a lease lives
+// by its TTL from then on: this is how it is kept when the lease ends.
+func (m *Manager) Extend(ctx context.Context, caller access.Caller, id string, req api.ExtendRequest) (api.Clone, error) {
+	ttl := req.TTL
+	if ttl <= 0 && req.Protect == nil {
+		return api.Clone{}, fmt.Errorf("ttl must be above zero: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := m.planner.checkTTL(time.Duration(ttl)); err != nil {
+		return api.Clone{}, err
+	}
+	c, err := m.registry.find(caller, id)
+	if err != nil {
+		return api.Clone{}, err
+	}
+	err = m.registry.update(ctx, c, func(r *record) {
+		if req.Protect != nil {
+			r.Protected = *req.Protect
+		}
+		if ttl > 0 {
+			r.live(time.Duration(ttl))
+			r.LeaseID, r.Holder = "", ""
+		}
+	})
+	if err != nil {
+		return api.Clone{}, err
+	}
+	emit(m.opts.Events, caller, api.EventCloneExtended, c, "")
+	return m.Get(ctx, caller, c.id)
 }
 
 // errClosing is what new work gets while the daemon stops.

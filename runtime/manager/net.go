@@ -14,8 +14,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// Interfaces attaches namespaces in use to further networks: see
-// [attach.Attacher].
+// Interfaces attaches namespaces in use to further networks: see [attach.Attacher].
 type Interfaces interface {
 	Attach(ctx context.Context, id, path string, r network.AttachRequest) (network.Attachment, error)
 	Detach(ctx context.Context, id, path, ifName string) error
@@ -24,8 +23,8 @@ type Interfaces interface {
 	Reconcile(ctx context.Context, keep []string) error
 }
 
-// mayAttach says who may put a clone into networks of the host, or take it out:
-// none of what keeps clones apart holds there.
+// mayAttach says who may put a clone into networks of the host, or take it out: none of what keeps clones apart holds
+// there.
 func (l *planner) mayAttach(caller access.Caller) error {
 	switch {
 	case l.opts.Interfaces == nil:

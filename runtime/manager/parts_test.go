@@ -336,11 +336,11 @@ func TestTearDown(t *testing.T) {
 		return nil
 	}
 	r := newParts(t, w)
-	u := &undertaker{
-		store: (*fakeStore)(w), network: (*fakeNetwork)(w), runner: (*fakeRunner)(w), registry: r, step: step, events: w.events,
-		files:  files{rundir.Dirs{Path: w.options().RunDir, Memory: noMemory{}}, w.options().LogDir},
-		extras: extras{&ports{(*fakePorts)(w), r}, &interfaces{f, r, newRemovals(t, nil), step}}, log: slog.New(slog.DiscardHandler),
+	h := host{
+		(*fakeStore)(w), (*fakeNetwork)(w), (*fakeRunner)(w), files{rundir.Dirs{Path: w.options().RunDir, Memory: noMemory{}}, w.options().LogDir},
+		step, slog.New(slog.DiscardHandler),
 	}
+	u := &undertaker{host: h, registry: r, extras: extras{&ports{(*fakePorts)(w), r}, &interfaces{f, r, newRemovals(t, nil), step}}}
 	if err := u.files.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func TestRemoveProtected(t *testing.T) {
 	w := newWorld(t)
 	r := newParts(t, w)
 	removals := newRemovals(t, func(context.Context, string) error { return nil })
-	u := &undertaker{registry: r, removals: removals, step: func(string) error { return nil }, log: slog.New(slog.DiscardHandler)}
+	u := &undertaker{host: host{step: func(string) error { return nil }, log: slog.New(slog.DiscardHandler)}, registry: r, removals: removals}
 	c := running(t, w, func(r *record) { r.Protected = true })
 	if _, err := r.handOut(caller, lease.Lease{}, []*clone{c}, []*clone{nil}); err != nil {
 		t.Fatal(err)

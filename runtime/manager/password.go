@@ -12,8 +12,7 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
-// passwordsAhead is how many passwords of an engine are made ahead, once one
-// was asked for.
+// passwordsAhead is how many passwords of an engine are made ahead, once one was asked for.
 const passwordsAhead = 32
 
 // passwords are made ahead, by engine, and told to servers. Close them.
@@ -79,8 +78,8 @@ func (p *passwords) make(name string, e runtime.PasswordSetter) {
 	p.mu.Unlock()
 }
 
-// prepare gets a member ready for a password of its own, where such have
-// been asked for: what is kept open for it takes memory.
+// prepare gets a member ready for a password of its own, where such have been asked for: what is kept open for it takes
+// memory.
 func (p *passwords) prepare(ctx context.Context, c *clone) {
 	e, ok := c.engine.(runtime.PasswordSetter)
 	if !ok || !p.wanted(c.golden.Name) || !e.SetsPasswords(c.golden) {
@@ -147,8 +146,7 @@ func tell(ctx context.Context, c *clone, e runtime.PasswordSetter, ep runtime.En
 	return session.Set(ctx, p)
 }
 
-// checkPassword refuses what the engine cannot do, and has members made ready for
-// the next request of the kind.
+// checkPassword refuses what the engine cannot do, and has members made ready for the next request of the kind.
 func (l *planner) checkPassword(p *plan) error {
 	e, ok := p.engine.(runtime.PasswordSetter)
 	ok = ok && e.SetsPasswords(p.golden)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openPID returns a file that can be read once the process has ended, or nil
-// where the kernel has none. See pidfd_open(2).
+// openPID returns a file that can be read once the process has ended, or nil where the kernel has none. See
+// pidfd_open(2).
 func openPID(pid int) *os.File {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -19,8 +19,8 @@ func openPID(pid int) *os.File {
 	return os.NewFile(uintptr(fd), "pidfd")
 }
 
-// hasEnded is isDead, but asks the kernel: word of a server's end takes its way
-// through its shim, and a member must not be handed out meanwhile.
+// hasEnded is isDead, but asks the kernel: word of a server's end takes its way through its shim, and a member must not
+// be handed out meanwhile.
 func (c *clone) hasEnded() bool {
 	if c.isDead() {
 		return true
@@ -41,16 +41,14 @@ func (c *clone) hasEnded() bool {
 	return ended
 }
 
-// pfEnding is PF_EXITING and PF_SIGNALED of include/linux/sched.h, sigKill the bit of
-// SIGKILL in a set of signals.
+// pfEnding is PF_EXITING and PF_SIGNALED of include/linux/sched.h, sigKill the bit of SIGKILL in a set of signals.
 const (
 	pfEnding = 0x4 | 0x400
 	sigKill  = 1 << (unix.SIGKILL - 1)
 )
 
-// isEnding says that a process is about to end, or has: killed, but still there until its
-// children have gone, and its sockets may be closed. Flags and pending signals
-// are the 9th and 31st field of proc_pid_stat(5).
+// isEnding says that a process is about to end, or has: killed, but still there until its children have gone, and its
+// sockets may be closed. Flags and pending signals are the 9th and 31st field of proc_pid_stat(5).
 func isEnding(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -49,19 +47,16 @@ type Sizes interface {
 // poolParty is the pool in the queue of those who have clones made.
 const poolParty = "pool"
 
-// pressureLimit is the share of time, in percent, in which something on this
-// host waited for a CPU, above which members are made one by one.
+// pressureLimit is the share of time, in percent, in which something on this host waited for a CPU, above which members
+// are made one by one.
 const pressureLimit = 50
 
 // warm has clones that are made ahead of those who will ask for them, and gives them out.
 type warm struct {
+	host
 	opts      Pool
 	limits    api.Limits // of a member
-	store     snapshot.Store
 	engines   runtime.Engines
-	network   network.Provider
-	runner    runtime.Runner
-	files     files
 	registry  *registry
 	quota     *quota.Book
 	queue     *pool.Queue // of all clones that are made
@@ -69,9 +64,7 @@ type warm struct {
 	removals  *removal.Queue
 	passwords *passwords
 	room      func() error // why nothing is to be made now; nil if it may
-	step      func(string) error
 	observe   func(context.Context, Made)
-	log       *slog.Logger
 
 	members    *pool.Pool[*clone]
 	sizing     sync.Mutex // held while the size of a pool is checked and kept; taken before refreshing
@@ -149,9 +142,8 @@ func fingerprint(p runtime.Process) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// limit says how many members may be made at a time: one while clones are
-// made that callers wait for or the host is loaded. Each takes its turn in the
-// callers' queue, so that together they are never more than Parallel.
+// limit says how many members may be made at a time: one while clones are made that callers wait for or the host is
+// loaded. Each takes its turn in the callers' queue, so that together they are never more than Parallel.
 func (w *warm) limit() int {
 	if w.room() != nil {
 		return 0
@@ -163,9 +155,8 @@ func (w *warm) limit() int {
 	return w.opts.Parallel
 }
 
-// cpuPressure returns the share of the last ten seconds in which something waited for a
-// CPU, in percent; 0 where the kernel does not say. See
-// https://docs.kernel.org/accounting/psi.html.
+// cpuPressure returns the share of the last ten seconds in which something waited for a CPU, in percent; 0 where the
+// kernel does not say. See https://docs.kernel.org/accounting/psi.html.
 func cpuPressure() float64 {
 	b, err := os.ReadFile("/proc/pressure/cpu")
 	if err != nil {
@@ -211,8 +202,8 @@ func (w *warm) handOver(ctx context.Context, c *clone, want *plan, name string, 
 	return false, ctx.Err()
 }
 
-// personalise makes a member its caller's. The record is written before anybody
-// hears of it: from then on it is in no pool, whatever happens to this process.
+// personalise makes a member its caller's. The record is written before anybody hears of it: from then on it is in no
+// pool, whatever happens to this process.
 func (w *warm) personalise(ctx context.Context, c *clone, want *plan, name string, begun time.Time) error {
 	timings := api.Timings{api.StageClaim: milliseconds(time.Since(begun))}
 	claimed := time.Now()
@@ -367,8 +358,8 @@ func (w *warm) set(ctx context.Context, caller access.Caller, name string, req a
 	return api.Pool{}, fmt.Errorf("golden %s was removed meanwhile: %w", ref, errdefs.ErrNotFound)
 }
 
-// setSize keeps the size of a golden's pool. One who is no administrator has no more kept ready, of all goldens
-// of its owner together, than the owner may have clones: a member is a server that runs, too.
+// setSize keeps the size of a golden's pool. One who is no administrator has no more kept ready, of all goldens of its
+// owner together, than the owner may have clones: a member is a server that runs, too.
 func (w *warm) setSize(ctx context.Context, caller access.Caller, g snapshot.Golden, size int) error {
 	w.sizing.Lock()
 	defer w.sizing.Unlock()

@@ -55,8 +55,8 @@ func (l *planner) ports(p *plan) func(api.CloneRequest) error {
 	}
 }
 
-// mayPublish refuses a port that one cannot have: callers get none by this daemon
-// that they would not get by a server of their own.
+// mayPublish refuses a port that one cannot have: callers get none by this daemon that they would not get by a server
+// of their own.
 func (l *planner) mayPublish(p *plan, a publish.Address) error {
 	switch {
 	case a.Port > 0 && p.count > 1:
@@ -71,8 +71,8 @@ func (l *planner) mayPublish(p *plan, a publish.Address) error {
 	return nil
 }
 
-// firstFreePort is the first one that a process needs no privilege for: see
-// ip_unprivileged_port_start in the kernel's ip-sysctl.
+// firstFreePort is the first one that a process needs no privilege for: see ip_unprivileged_port_start in the kernel's
+// ip-sysctl.
 func firstFreePort() int {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 	if n, convErr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && convErr == nil {

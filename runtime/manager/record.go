@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -9,16 +10,18 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network/dns"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/lease"
 )
 
-// recordForm is the form of the records that this version writes. Form 1, which names none, had
-// the fields of this one, and more that nobody reads.
+// recordForm is the form of the records that this version writes. Form 1, which names none, had the fields of this one,
+// and more that nobody reads.
 const recordForm = 2
 
-// record is what is kept of a clone with its container, so that a restarted daemon knows all of
-// it, also one of another version: fields are added, never changed or given another meaning.
-// It is not what users are told: that is [record.wire].
+// record is what is kept of a clone with its container, so that a restarted daemon knows all of it, also one of another
+// version: fields are added, never changed or given another meaning. It is not what users are told: that is
+// [record.wire].
 type record struct {
 	Form int `json:"form,omitempty"`
 
@@ -32,13 +35,11 @@ type record struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Settings map[string]string `json:"settings,omitempty"` // that it was asked for with
 
-	// Ready says that the clone may have been handed out. One that is not
-	// belongs to nobody.
+	// Ready says that the clone may have been handed out. One that is not belongs to nobody.
 	Ready bool `json:"ready"`
 	// Member says that it waits in the pool: nobody has heard of it.
 	Member bool `json:"member,omitempty"`
-	// Process is the digest of what a member runs: a daemon that would start
-	// it otherwise does not hand it out.
+	// Process is the digest of what a member runs: a daemon that would start it otherwise does not hand it out.
 	Process string `json:"process,omitempty"`
 	PID     int    `json:"pid,omitempty"`
 	Reason  string `json:"reason,omitempty"` // why it is dead
@@ -64,8 +65,7 @@ type record struct {
 	Peers     string       `json:"peers,omitempty"`
 	Published []string     `json:"published,omitempty"` // HOST:PORT
 	Attached  []attachment `json:"attached,omitempty"`
-	// Given are interfaces that it has given up for its successor: they are its own again if
-	// that is never handed out.
+	// Given are interfaces that it has given up for its successor: they are its own again if that is never handed out.
 	Given []attachment `json:"given,omitempty"`
 }
 
@@ -92,8 +92,8 @@ type connection struct {
 	Client   string                       `json:"client,omitempty"`
 }
 
-// attachment has the fields of [network.AttachRequest]. Form 1 wrote some of them as Go names them,
-// which differ in case only.
+// attachment has the fields of [network.AttachRequest]. Form 1 wrote some of them as Go names them, which differ in
+// case only.
 type attachment struct {
 	Type    string `json:"type"`
 	Master  string `json:"master,omitempty"`
@@ -114,8 +114,8 @@ func (r record) encode() ([]byte, error) {
 	return b, nil
 }
 
-// parseRecord reads a record as any version up to this one has written it. FailedPrecondition is
-// one of a later version, which may say what this one does not know; DataLoss is none.
+// parseRecord reads a record as any version up to this one has written it. FailedPrecondition is one of a later
+// version, which may say what this one does not know; DataLoss is none.
 func parseRecord(b []byte) (r record, err error) {
 	var of struct {
 		Form int `json:"form"`
@@ -143,14 +143,23 @@ func newRecord(id string, want *plan, name string, at time.Time) record {
 	return r
 }
 
-// live has the clone end after ttl, if there is one. The time keeps the reading of the monotonic
-// clock, by which it is compared: a jump of the host's clock ends no clones, and keeps
-// none. The next daemon reads it from the record, without.
+// live has the clone end after ttl, if there is one. The time keeps the reading of the monotonic clock, by which it is
+// compared: a jump of the host's clock ends no clones, and keeps none. The next daemon reads it from the record,
+// without.
 func (r *record) live(ttl time.Duration) {
 	if ttl > 0 {
 		at := time.Now().Add(ttl)
 		r.ExpiresAt = &at
 	}
+}
+
+// life says how long a clone lives.
+func (r *record) life() lease.Life {
+	l := lease.Life{Lease: r.LeaseID, Since: r.CreatedAt, Protected: r.Protected}
+	if r.ExpiresAt != nil {
+		l.Until = *r.ExpiresAt
+	}
+	return l
 }
 
 // personalise says whose clone it is.
@@ -190,4 +199,29 @@ func (r *record) wire() api.Clone {
 
 func (a attachment) wire() api.Attachment {
 	return api.Attachment{Schema: api.Schema, IfName: a.IfName, Type: a.Type, Master: a.Master, IP: a.IP, Gateway: a.Gateway, MAC: a.MAC, VLAN: a.VLAN}
+}
+
+// describe says what others may know of a clone.
+func (r *record) describe() dns.Clone {
+	c := dns.Clone{
+		ID: r.ID, Name: r.Name, Golden: r.Golden, Lease: r.Peers, Addrs: r.Addrs, Owner: r.OwnerUID,
+		Port: uint16(r.Port), Egress: r.Egress, Local: len(r.Networks) == 0, //nolint:gosec // it is a port
+	}
+	c.Service, _, _ = strings.Cut(r.URLs["tcp"], ":") // the scheme is the registered name
+	if c.Addrs == nil && r.Addr.IsValid() {           // made by a version that knew no more
+		c.Addrs, c.Lease = []netip.Addr{r.Addr}, r.LeaseID
+	}
+	return c
+}
+
+// namesIn says by which names of a zone others find a clone, the first of them its own alone; none in "".
+func (r *record) namesIn(zone string) (names []string) {
+	if zone == "" || len(r.Networks) > 0 || !r.Addr.IsValid() {
+		return nil
+	}
+	names = []string{cmp.Or(r.Name, r.ID) + "." + zone}
+	if r.Peers != "" {
+		names = append(names, r.Golden+"."+strings.ToLower(r.Peers)+"."+zone)
+	}
+	return names
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/network/kind"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
@@ -30,18 +28,14 @@ type Report struct {
 
 // recoverer takes up what an earlier process has left.
 type recoverer struct {
-	store    snapshot.Store
-	network  network.Provider
-	runner   runtime.Runner
+	host
 	engines  runtime.Engines
-	files    files
 	extras   extras
 	registry *registry
 	removals *removal.Queue
 	deaths   *deaths
 	warm     *warm
 	parallel int
-	log      *slog.Logger
 }
 
 // recover adopts clones that run, and has all else torn down that belongs to clones. An error about one clone does not
@@ -107,8 +101,8 @@ func (r *recoverer) adopt(ctx context.Context, info runtime.ContainerInfo) (*clo
 	return nil, nil
 }
 
-// revive returns a clone that goes on, and neither a clone nor an error for one that is not to. NotFound says that a part
-// of it has gone.
+// revive returns a clone that goes on, and neither a clone nor an error for one that is not to. NotFound says that a
+// part of it has gone.
 func (r *recoverer) revive(ctx context.Context, info runtime.ContainerInfo) (*clone, error) {
 	rec, err := parseRecord(info.Record)
 	switch {

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 
-	"github.com/ctrsnap/ctrsnap/network"
-	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/event"
@@ -23,16 +20,11 @@ const killTimeout = 2 * time.Second
 
 // undertaker ends clones: by their users' wish, when their time has come, or when something is wrong with them.
 type undertaker struct {
-	store    snapshot.Store
-	network  network.Provider
-	runner   runtime.Runner
-	files    files
+	host
 	extras   extras
 	registry *registry
 	removals *removal.Queue
 	events   *event.Hub
-	step     func(string) error
-	log      *slog.Logger
 }
 
 // emit has the world know what a caller did to a clone that is, or was, handed out.

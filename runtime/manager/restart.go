@@ -22,8 +22,8 @@ const (
 	retryInterval = 5 * time.Millisecond
 )
 
-// Restart has the server of a clone end in order and start again, with its data, addresses and password, and returns when it
-// answers.
+// Restart has the server of a clone end in order and start again, with its data, addresses and password, and returns
+// when it answers.
 func (m *Manager) Restart(ctx context.Context, caller access.Caller, id string) (api.Clone, error) {
 	c, err := m.registry.running(caller, id)
 	if err != nil {

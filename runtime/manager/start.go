@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -24,25 +23,19 @@ import (
 	"github.com/ctrsnap/ctrsnap/snapshot/undo"
 )
 
-// maxSocketPath is the longest path of a unix socket: see unix(7), sun_path,
-// less the final NUL.
+// maxSocketPath is the longest path of a unix socket: see unix(7), sun_path, less the final NUL.
 const maxSocketPath = 107
 
 // maker makes clones of plans.
 type maker struct {
-	store        snapshot.Store
-	network      network.Provider
-	runner       runtime.Runner
-	files        files
+	host
 	resolvConf   func(ctx context.Context, addr netip.Addr) string
 	startTimeout time.Duration
 
 	registry *registry
 	removals *removal.Queue
 	deaths   *deaths
-	step     func(string) error
 	observe  func(context.Context, Made)
-	log      *slog.Logger
 }
 
 // making is one clone that is made, step by step.
@@ -131,8 +124,8 @@ func (s *making) stage(ctx context.Context, stage api.Stage, run func(context.Co
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// prepareAll makes side by side what a container needs before it is one, but for its
-// snapshot: that is needed by the task only.
+// prepareAll makes side by side what a container needs before it is one, but for its snapshot: that is needed by the
+// task only.
 func (s *making) prepareAll(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.stage(ctx, api.StageNetwork, s.prepareNetwork) })
@@ -164,8 +157,8 @@ func (s *making) prepareNetwork(ctx context.Context) (err error) {
 	return s.step("connected")
 }
 
-// reserve makes the directories and what the container has from the runner before
-// it is one. The clone's own directory comes first: Recover finds the rest by it.
+// reserve makes the directories and what the container has from the runner before it is one. The clone's own directory
+// comes first: Recover finds the rest by it.
 func (s *making) reserve() error {
 	id := s.clone.id
 	s.undo.Add("remove files", func(context.Context) error { return s.files.remove(id) })
@@ -183,8 +176,8 @@ func (s *making) reserve() error {
 	return s.step("reserved")
 }
 
-// setConnection finds out how the clone will be reached. That is known before it
-// runs, and so is a socket path that is too long for the kernel.
+// setConnection finds out how the clone will be reached. That is known before it runs, and so is a socket path that is
+// too long for the kernel.
 func (s *making) setConnection() error {
 	c := s.clone
 	if len(s.netns.Addrs) > 0 {
@@ -285,8 +278,7 @@ func (s *making) ready(ctx context.Context) error {
 	return s.explain(ctx, err, rctx.Err() != nil)
 }
 
-// explain says why a server did not answer, in its own words. The container
-// goes first: then the log is complete.
+// explain says why a server did not answer, in its own words. The container goes first: then the log is complete.
 func (s *making) explain(ctx context.Context, err error, timedOut bool) error {
 	died := s.clone.isDead()
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -297,8 +289,7 @@ func (s *making) explain(ctx context.Context, err error, timedOut bool) error {
 	}
 	switch {
 	case died:
-		// A golden starts with the engine's settings, or it is none. With the
-		// caller's, the caller is told.
+		// A golden starts with the engine's settings, or it is none. With the caller's, the caller is told.
 		var class error = errdefs.ErrDataLoss
 		if len(s.want.settings) > 0 {
 			class = errdefs.ErrInvalidArgument
@@ -315,8 +306,8 @@ func (s *making) explain(ctx context.Context, err error, timedOut bool) error {
 	return &logError{err, log}
 }
 
-// keep completes the record. It is kept before anybody hears of the clone, so
-// that a restart does not take a clone for unfinished that somebody uses.
+// keep completes the record. It is kept before anybody hears of the clone, so that a restart does not take a clone for
+// unfinished that somebody uses.
 func (s *making) keep(ctx context.Context) error {
 	if err := s.step("ready"); err != nil {
 		return err

@@ -18,9 +18,8 @@ import (
 // maxPasswd bounds what is read of a clone's passwd, in bytes.
 const maxPasswd = 1 << 20
 
-// lookupUser returns the numbers of "name", "uid" or "uid:gid". Names are
-// looked up in the passwd of the root filesystem of process pid. A uid without
-// gid has its group from there too, else the group of the same number.
+// lookupUser returns the numbers of "name", "uid" or "uid:gid". Names are looked up in the passwd of the root
+// filesystem of process pid. A uid without gid has its group from there too, else the group of the same number.
 func lookupUser(pid int, user string) (uid, gid uint32, err error) {
 	u, g, both := strings.Cut(user, ":")
 	uid, ok := parseID(u)
@@ -50,9 +49,8 @@ func parseID(s string) (uint32, bool) {
 	return uint32(n), err == nil && n < math.MaxUint32
 }
 
-// openPasswd opens /etc/passwd as process pid sees it. Whoever writes in the clone may
-// have put anything there: links must not lead out (openat2(2)), and what is
-// not a plain file must not block.
+// openPasswd opens /etc/passwd as process pid sees it. Whoever writes in the clone may have put anything there: links
+// must not lead out (openat2(2)), and what is not a plain file must not block.
 func openPasswd(pid int) (*os.File, error) {
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {

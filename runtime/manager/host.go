@@ -4,12 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/ctrsnap/ctrsnap/network"
+	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/rundir"
+	"github.com/ctrsnap/ctrsnap/snapshot"
 )
+
+// host is what clones are made of, and how their makers are watched.
+type host struct {
+	store   snapshot.Store
+	network network.Provider
+	runner  runtime.Runner
+	files   files
+	step    func(string) error // see Options.Failpoint
+	log     *slog.Logger
+}
 
 // files are the directory and the log of each clone.
 type files struct {
