@@ -239,7 +239,9 @@ type Workbench interface {
 // RunOpts refine Workbench.Run.
 type RunOpts struct {
 	Stdio
-	HostNetwork bool // run in the host's network namespace
+	// Reach is an address beyond this host that the process is to reach. One that the caller is not to reach by a build is
+	// PermissionDenied, with a hint. The zero value reaches nothing.
+	Reach netip.Addr
 }
 
 // Service is a server that runs during a golden build.

@@ -116,16 +116,25 @@ func (i Inside) rules() [][]expr {
 		})
 	}
 	if i.Egress {
-		for _, p := range i.Kept {
-			rules = append(rules, concat(to(p), []expr{reject()}))
+		for _, p := range slices.Concat(i.Kept, trusting) {
+			rules = append(rules, concat(toRange(p), []expr{reject()}))
 		}
 		rules = append(rules, []expr{verdict(accept)})
 	}
 	return append(rules, []expr{reject()})
 }
 
-// to matches what goes to a range.
-func to(p netip.Prefix) []expr {
+// trusting are addresses of services that tell whoever asks from a host that host's own secrets, as its cloud's do of metadata. Nobody
+// reaches them, with egress neither.
+var trusting = []netip.Prefix{
+	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), // RFC 3927 and 4291: link-local; 169.254.169.254 among them
+	netip.MustParsePrefix("fd00:ec2::/32"),      // Amazon's
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba's
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure's
+}
+
+// toRange matches what goes to a range.
+func toRange(p netip.Prefix) []expr {
 	family, offset := ipv4(), uint32(ip4Dst)
 	if p.Addr().Is6() {
 		family, offset = ipv6(), ip6Dst

@@ -189,12 +189,17 @@ func forwarded() [][]expr {
 	rules := [][]expr{
 		concat(from, to, []expr{reject()}),
 		concat(from, known(), []expr{verdict(accept)}),
+	}
+	for _, p := range trusting {
+		rules = append(rules, concat(from, toRange(p), []expr{reject()}))
+	}
+	rules = append(rules, [][]expr{
 		concat(from, ipv4(), []expr{payload(nh, ip4Src, ip4Size, 0), in(egress4.name, 0), verdict(accept)}),
 		concat(from, ipv6(), []expr{payload(nh, ip6Src, ip6Size, 0), in(egress6.name, 0), verdict(accept)}),
 		concat(from, []expr{reject()}),
 		concat(to, known(), []expr{verdict(accept)}),
 		concat(uplink, []expr{verdict(drop)}),
-	}
+	}...)
 	for _, kind := range []string{"bridge", "veth"} { // the links of containers
 		rules = append(rules, concat(to, []expr{meta(metaIIFKind, 0), equal(0, []byte(ifname(kind))...), verdict(accept)}))
 	}

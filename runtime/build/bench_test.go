@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -142,14 +143,14 @@ func TestContainer(t *testing.T) {
 			return b, err
 		}
 		return b, errors.Join(svc.Stop(ctx, syscall.SIGTERM),
-			wb.Run(ctx, p, runtime.RunOpts{}), wb.Run(ctx, p, runtime.RunOpts{HostNetwork: true}))
+			wb.Run(ctx, p, runtime.RunOpts{}), wb.Run(ctx, p, runtime.RunOpts{Reach: netip.MustParseAddr("192.0.2.9")}))
 	}
 	r := shop()
 	if _, _, err := w.run(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	id := r.events[0].BuildID
-	for i, netns := range []string{"/netns/" + id, "", runtime.HostNetwork} {
+	for i, netns := range []string{"/netns/" + id, "", "/netns/" + id} {
 		c := got[i]
 		rootfs, err := c.Rootfs(t.Context())
 		if err != nil || c.ID != id || c.NetNS != netns || c.Labels[snapshot.LabelKind] != snapshot.KindBuild || rootfs[0].Source != id {

@@ -65,6 +65,7 @@ type Options struct {
 	Memory rundir.Memory // default the kernel's
 
 	Logger      *slog.Logger  // default slog.Default()
+	HostNetwork bool          // dumps of live databases run in the host's network namespace
 	Concurrency int           // default DefaultConcurrency
 	Timeout     time.Duration // how long a build may be worked on; 0 is for ever
 	MaxUpload   int64         // bytes that the sources of one build may have; 0 is no bound

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -56,14 +57,19 @@ func (s *sink) result(code int) error {
 }
 
 // Run implements [runtime.Workbench].
-func (w *bench) Run(ctx context.Context, p runtime.Process, opts runtime.RunOpts) error {
+func (w *bench) Run(ctx context.Context, p runtime.Process, opts runtime.RunOpts) (err error) {
 	s := w.newSink(p, opts.Stdio)
 	if err := w.take(s.command); err != nil {
 		return err
 	}
 	netns := ""
-	if opts.HostNetwork {
-		netns = runtime.HostNetwork
+	if opts.Reach.IsValid() {
+		var back func(context.Context) error
+		if netns, back, err = w.reach(ctx, opts.Reach); err != nil {
+			w.holder = ""
+			return fmt.Errorf("run %s: %w", s.command, err)
+		}
+		defer func() { err = errors.Join(err, back(ctx)) }()
 	}
 	exit, err := w.runToEnd(ctx, p, netns, s)
 	// Removing the container drains its output and frees the root filesystem.

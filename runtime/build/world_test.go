@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -242,7 +243,7 @@ func everything(ctx context.Context, wb runtime.Workbench, src runtime.Sources) 
 	if err := os.WriteFile(filepath.Join(wb.SourceDir(), "made-by-engine"), nil, 0o600); err != nil {
 		return b, err
 	}
-	if err := wb.Run(ctx, runtime.Process{Args: []string{"echo", "hello"}, UID: uint32(os.Getuid())}, runtime.RunOpts{HostNetwork: true}); err != nil {
+	if err := wb.Run(ctx, runtime.Process{Args: []string{"echo", "hello"}, UID: uint32(os.Getuid())}, runtime.RunOpts{Reach: netip.MustParseAddr("192.0.2.9")}); err != nil {
 		return b, err
 	}
 	wb.Step("serve")

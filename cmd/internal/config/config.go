@@ -137,6 +137,7 @@ type Build struct {
 	Parallel     int      `toml:"parallel" comment:"how many golden builds run at once, and as many more of users who have none of these; others wait"`
 	Timeout      Duration `toml:"timeout" comment:"how long a build may run; 0 is for ever"`
 	MaxUpload    Size     `toml:"max_upload" comment:"what the files of one build may be together, unpacked; 0 is until storage.reserve"`
+	HostNetwork  bool     `toml:"host_network" comment:"have --from-url dump in the host's network, with the host's own programs: it reaches the host's loopback, clones and metadata services, for everybody who may build. Else it reaches what clones with egress do"`
 	TrustedGroup string   `toml:"trusted_group" comment:"members of this group find by --key what other members have built with it as their group; \"\": everybody finds only what is their own or root's"`
 	Mode         Mode     `toml:"mode" comment:"who may do what with a golden whose builder does not say: as a file's mode, r to see and clone, w to build, promote and remove"`
 

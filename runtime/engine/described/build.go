@@ -91,7 +91,7 @@ func (b *build) check(context.Context) error {
 		return fmt.Errorf("engine %s takes a dump in place of a parent's data, not beside it: %w", b.e.d.Name, errdefs.ErrInvalidArgument)
 	}
 	if b.src.URL != "" {
-		if _, err := b.live(context.Background(), b.src.URL); err != nil {
+		if _, err := b.live(b.src.URL); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -13,16 +12,22 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // fetch dumps a live database to a file among the sources: from then on it is a dump.
 func (b *build) fetch(ctx context.Context) error {
-	f, err := b.live(ctx, b.src.URL)
+	f, err := b.live(b.src.URL)
 	if err != nil {
 		return err
 	}
+	addr, err := dial.Resolve(ctx, f.URLHost)
+	if err != nil {
+		return sourceError(f.URLHost, err)
+	}
+	f.URLHost = addr.String()
 	if b.src.Database == "" && b.e.d.Build.Database && b.src.Parent == nil {
 		b.st.DB = f.URLDatabase
 	}
@@ -41,7 +46,7 @@ func (b *build) fetch(ctx context.Context) error {
 	}
 	p, in, err := b.command(f, b.e.d.Build.URL)
 	if err == nil {
-		err = b.wb.Run(ctx, p, runtime.RunOpts{HostNetwork: true, Stdio: runtime.Stdio{Stdin: strings.NewReader(in), Stdout: out}})
+		err = b.wb.Run(ctx, p, runtime.RunOpts{Reach: addr, Stdio: runtime.Stdio{Stdin: strings.NewReader(in), Stdout: out}})
 	}
 	if err := errors.Join(err, out.Close()); err != nil {
 		return sourceError(f.URLHost, err)
@@ -51,7 +56,7 @@ func (b *build) fetch(ctx context.Context) error {
 }
 
 // live reads the URL of a live database. Its errors do not show it.
-func (b *build) live(ctx context.Context, text string) (Fields, error) {
+func (b *build) live(text string) (Fields, error) {
 	f := b.st.fields()
 	schemes := b.e.d.Build.URLSchemes
 	u, err := url.Parse(text)
@@ -67,18 +72,5 @@ func (b *build) live(ctx context.Context, text string) (Fields, error) {
 		f.URLUser = u.User.Username()
 		f.URLPassword, _ = u.User.Password()
 	}
-	f.URLHost = address(ctx, f.URLHost)
 	return f, nil
-}
-
-// address resolves a name: a minimal root filesystem knows no name server.
-func address(ctx context.Context, host string) string {
-	if net.ParseIP(host) != nil {
-		return host
-	}
-	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
-	if err != nil || len(addrs) == 0 {
-		return host
-	}
-	return addrs[0]
 }

@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
@@ -31,7 +34,17 @@ type live struct {
 	database string
 }
 
-// parseLive reads the URL of a live database. Its errors do not show it.
+// liveParams are the parameters of a URL that say how the server is spoken to. Others say where it is found (service, hostaddr …) or
+// name files (passfile …): see https://www.postgresql.org/docs/18/libpq-connect.html.
+var liveParams = []string{
+	"application_name", "channel_binding", "client_encoding", "connect_timeout", "fallback_application_name", "gssencmode",
+	"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "options", "require_auth", "ssl_max_protocol_version",
+	"ssl_min_protocol_version", "sslcert", "sslcompression", "sslkey", "sslmode", "sslnegotiation", "sslrootcert", "sslsni",
+	"target_session_attrs", "tcp_user_timeout",
+}
+
+// parseLive reads the URL of a live database. Its errors do not show it. The URL that it returns is made anew of the parts that it
+// knows: programs read it otherwise than this one, perhaps.
 func parseLive(text string) (live, error) {
 	invalid := func(what, hint string) error {
 		return snapshot.WithHint(fmt.Errorf("url of live database: %s: %w", what, errdefs.ErrInvalidArgument), hint)
@@ -41,45 +54,52 @@ func parseLive(text string) (live, error) {
 		return live{}, invalid("not a PostgreSQL URL", "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
 	}
 	l := live{host: u.Hostname(), database: strings.TrimPrefix(u.Path, "/")}
-	q := u.Query()
+	user, port, q := "", u.Port(), u.Query()
 	if u.User != nil {
+		user = u.User.Username()
 		l.password, _ = u.User.Password()
-		u.User = url.User(u.User.Username())
-		if l.database == "" {
-			l.database = u.User.Username()
+	}
+	for param, to := range map[string]*string{"password": &l.password, "host": &l.host, "port": &port, "dbname": &l.database, "user": &user} {
+		if v := q.Get(param); v != "" {
+			*to = v
+		}
+		q.Del(param)
+	}
+	for param := range q {
+		if !slices.Contains(liveParams, param) {
+			return live{}, invalid(fmt.Sprintf("parameter %.40q is not for dumps", param), "leave it out: the URL names one host, its port and database")
 		}
 	}
-	if pw := q.Get("password"); pw != "" {
-		l.password = pw
-		q.Del("password")
-	}
-	if h := q.Get("host"); h != "" {
-		l.host = h
-	}
-	if db := q.Get("dbname"); db != "" {
-		l.database = db
-	}
-	u.RawQuery = q.Encode()
+	l.database = cmp.Or(l.database, user)
 	if l.host == "" || strings.HasPrefix(l.host, "/") || strings.HasPrefix(l.host, "@") {
 		return live{}, invalid("a socket of this host is not in the container that dumps", "give a host name or address")
+	}
+	if strings.Contains(l.host+port, ",") {
+		return live{}, invalid("a list of hosts", "give one host")
 	}
 	if l.database == "" {
 		return live{}, invalid("no database", "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
 	}
-	l.url = u.String()
+	made := url.URL{Scheme: u.Scheme, Host: l.host, Path: "/" + l.database, RawQuery: q.Encode()}
+	if strings.Contains(l.host, ":") {
+		made.Host = "[" + l.host + "]"
+	}
+	if port != "" {
+		made.Host += ":" + port
+	}
+	if user != "" {
+		made.User = url.User(user)
+	}
+	l.url = made.String()
 	return l, nil
 }
 
-// env gives the programs the password, and the address: a minimal root
-// filesystem knows no name server.
-func (l live) env(ctx context.Context) []string {
-	env := []string{"LC_ALL=C", "PGPASSWORD=" + l.password, "PGHOST=", "PGPORT="}
-	if !strings.Contains(l.host, ",") && net.ParseIP(l.host) == nil {
-		if addrs, err := net.DefaultResolver.LookupHost(ctx, l.host); err == nil && len(addrs) > 0 {
-			env = append(env, "PGHOSTADDR="+addrs[0])
-		}
-	}
-	return env
+// liveConnect bounds how long a live server is waited for, in seconds.
+const liveConnect = "20"
+
+// env gives the programs the password, and the address that is connected to whatever the URL says.
+func (l live) env(addr netip.Addr) []string {
+	return []string{"LC_ALL=C", "PGPASSWORD=" + l.password, "PGHOST=", "PGPORT=", "PGHOSTADDR=" + addr.String(), "PGCONNECT_TIMEOUT=" + liveConnect}
 }
 
 // restoreLive dumps a live database, as of one moment, and restores it. The
@@ -96,7 +116,11 @@ func (b *build) restoreLive(ctx context.Context) error {
 		return err
 	}
 	b.wb.Step("dump " + l.database + " of " + l.host)
-	roles, err := b.dumpLive(ctx, l)
+	addr, err := dial.Resolve(ctx, l.host)
+	if err != nil {
+		return &runtime.SourceError{File: l.host + "/" + l.database, Message: err.Error()}
+	}
+	roles, err := b.dumpLive(ctx, l, addr)
 	if err != nil {
 		return err
 	}
@@ -110,36 +134,36 @@ func (b *build) restoreLive(ctx context.Context) error {
 	return b.restoreArchive(ctx, archive{name: l.database, path: liveDir + "/data", format: formatDirectory})
 }
 
-func (b *build) dumpLive(ctx context.Context, l live) (roles []byte, err error) {
+func (b *build) dumpLive(ctx context.Context, l live, addr netip.Addr) (roles []byte, err error) {
 	err = rootfs.Edit(ctx, b.wb.Root, func(r *rootfs.Root) error {
 		return r.MkdirAll(liveDir, 0o700, int(b.st.UID), int(b.st.GID))
 	})
 	if err != nil {
 		return nil, err
 	}
-	err = b.runLive(ctx, l, nil, "pg_dump", "-Fd", "-Z", "1", "-j", strconv.Itoa(jobs()), "--no-tablespaces",
+	err = b.runLive(ctx, l, addr, nil, "pg_dump", "-Fd", "-Z", "1", "-j", strconv.Itoa(jobs()), "--no-tablespaces",
 		"-f", path.Join(liveDir, "data"), "-d", l.url)
 	if err != nil {
 		return nil, err
 	}
 	all := []string{"pg_dumpall", "--globals-only", "--no-tablespaces", "-l", l.database, "-d", l.url}
 	var out bytes.Buffer
-	if err = b.runLive(ctx, l, &out, all...); err != nil {
+	if err = b.runLive(ctx, l, addr, &out, all...); err != nil {
 		// Only superusers read passwords.
 		out.Reset()
 		fmt.Fprintln(b.wb.Log(), "the roles' passwords may not be read: without them")
-		err = b.runLive(ctx, l, &out, append(all, "--no-role-passwords")...)
+		err = b.runLive(ctx, l, addr, &out, append(all, "--no-role-passwords")...)
 	}
 	return out.Bytes(), err
 }
 
-func (b *build) runLive(ctx context.Context, l live, stdout *bytes.Buffer, args ...string) error {
+func (b *build) runLive(ctx context.Context, l live, addr netip.Addr, stdout *bytes.Buffer, args ...string) error {
 	var failed tail
-	opts := runtime.RunOpts{HostNetwork: true, Stdio: runtime.Stdio{Stderr: &failed}}
+	opts := runtime.RunOpts{Reach: addr, Stdio: runtime.Stdio{Stderr: &failed}}
 	if stdout != nil {
 		opts.Stdout = stdout
 	}
-	err := b.wb.Run(ctx, b.st.process(args, l.env(ctx)...), opts)
+	err := b.wb.Run(ctx, b.st.process(args, l.env(addr)...), opts)
 	var exit *runtime.ExitError
 	if !errors.As(err, &exit) {
 		return err
