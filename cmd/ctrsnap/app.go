@@ -23,7 +23,8 @@ type app struct {
 	getenv         func(string) string
 	environ        func() []string
 
-	host string // --host
+	host     string // --host
+	awayTold bool   // that the daemon is waited for
 	// tail is what follows the first "--" of the command line; nil if there
 	// was none.
 	tail []string

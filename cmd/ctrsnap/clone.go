@@ -121,7 +121,7 @@ func (a *app) clone(ctx context.Context, o *cloneOptions) error {
 	o.req.IfExists, o.req.Labels, o.req.Settings = api.IfExists(o.ifExists), o.labels, o.settings
 	o.req.Limits = o.limits.Limits
 	o.reach.apply(&o.req)
-	resp, err := client.Do(client.OnSent(client.OnQueue(ctx, a.queued), watch), d, api.CreateClones, api.CreateArgs{Body: o.req})
+	resp, err := client.Do(client.OnSent(client.OnAway(client.OnQueue(ctx, a.queued), a.away), watch), d, api.CreateClones, api.CreateArgs{Body: o.req})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -92,6 +93,14 @@ func atLeast0(n int) error {
 // queued tells on stderr of a place in the daemon's queue.
 func (a *app) queued(place int, estimate time.Duration) {
 	fmt.Fprintf(a.stderr, "ctrsnap: place %d in the queue, about %s\n", place, max(estimate, time.Millisecond).Round(time.Millisecond))
+}
+
+// away tells on stderr, once, that the daemon is waited for.
+func (a *app) away() {
+	if !a.awayTold {
+		a.awayTold = true
+		a.hint("wait for the daemon at %s, which is not there or about to stop", cmp.Or(a.host, api.DefaultHost))
+	}
 }
 
 func waitTimeoutFlag(d *api.Duration) cli.Flag {

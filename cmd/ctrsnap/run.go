@@ -194,7 +194,7 @@ func (a *app) startJob(ctx context.Context, o *runOptions, j *job, names []strin
 	defer stop()
 	ctx, cancel := withTimeout(ctx, time.Duration(o.timeout))
 	defer cancel()
-	ctx = client.OnQueue(ctx, a.queued)
+	ctx = client.OnAway(client.OnQueue(ctx, a.queued), a.away)
 	refs := slices.Clone(names)
 	if o.sources.any() {
 		b, err := o.sources.resolve(names[0], a.getenv, knower(ctx, j.daemon))
@@ -255,8 +255,10 @@ func (j *job) clone(ctx context.Context, req api.CloneRequest) ([]api.Clone, err
 	j.clones = append(j.clones, resp.Clones...)
 	if j.lease == nil {
 		j.id = resp.LeaseID
-		// The lease outlives ctx, which ends before the command starts.
-		j.lease, err = j.daemon.HoldLease(context.WithoutCancel(ctx), j.id)
+		// The lease outlives ctx, which ends before the command starts, but is not waited for beyond it.
+		held, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+		defer context.AfterFunc(ctx, func() { giveUp(context.Cause(ctx)) })()
+		j.lease, err = j.daemon.HoldLease(held, j.id)
 	}
 	return resp.Clones, err
 }

@@ -12,11 +12,17 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	maxConns    = 1024 // of one clone, at once; others wait in the kernel's queue
-	dialTimeout = 10 * time.Second
+	// maxConns is how many connections of one clone are carried at once: more than its server takes (Redis 10,000 unless
+	// told otherwise), so that it is the server that says what is too much. Beyond it connections are refused.
+	maxConns = 1 << 14
+	// filesPerConn is what a connection takes of the files that the proxy may have open: two sockets, two pipes to
+	// splice by, and some for all else.
+	filesPerConn = 8
+	dialTimeout  = 10 * time.Second
 	// retryAccept is how long a listener rests that cannot accept, because the
 	// process has too many files open.
 	retryAccept = 100 * time.Millisecond
@@ -29,12 +35,25 @@ type Proxy struct {
 	published map[string]*relay // by id
 	daemons   int               // connections to it
 	control   *net.UnixListener
+
+	slots chan struct{} // a token for each connection of all clones
+	each  int           // how many of them one clone has at most
+}
+
+// newProxy returns a proxy that leaves half of what it can carry to others, whatever one clone has.
+func newProxy(control *net.UnixListener, files uint64) *Proxy {
+	all := int(min(files/filesPerConn, 8*maxConns))
+	return &Proxy{published: map[string]*relay{}, control: control, slots: make(chan struct{}, all), each: min(all/2, maxConns)}
 }
 
 // Serve does what daemons ask for that connect to control, until none is
 // connected and nothing is published.
 func Serve(control *net.UnixListener) error {
-	p := &Proxy{published: map[string]*relay{}, control: control}
+	var files unix.Rlimit // Go raises the soft limit to the hard one
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("ask how many files may be open: %w", err)
+	}
+	p := newProxy(control, files.Cur)
 	for {
 		c, err := control.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -107,7 +126,7 @@ func (p *Proxy) add(id string, to netip.AddrPort, files []*os.File) error {
 	if p.published[id] != nil {
 		return fmt.Errorf("%s is published: %w", id, errdefs.ErrAlreadyExists)
 	}
-	r := newRelay(to)
+	r := newRelay(id, to, p.slots, p.each)
 	for _, f := range files {
 		l, err := net.FileListener(f) // with a file descriptor of its own
 		if err != nil {

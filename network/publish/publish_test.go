@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -423,4 +424,65 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q is %s, and that is %s, %v", s, a, again, err)
 		}
 	})
+}
+
+// TestTooManyConnections: what is more than a clone may have, or all together, is refused at once, until others have
+// ended. Nobody waits without a word.
+func TestTooManyConnections(t *testing.T) {
+	for name, tt := range map[string]struct {
+		files uint64
+		fit   int
+	}{
+		"of a clone": {files: 6 * filesPerConn, fit: 3},
+		"of all":     {files: 2 * filesPerConn, fit: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(nil, tt.files)
+			r := newRelay("c1", echo(t, "one"), p.slots, p.each)
+			defer r.close()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.serve(l)
+			at := netip.MustParseAddrPort(l.Addr().String())
+			var open []net.Conn
+			for range tt.fit {
+				open = append(open, mustDial(t, at, "one"))
+			}
+			if c, err := net.Dial("tcp", at.String()); err == nil {
+				_ = c.SetReadDeadline(time.Now().Add(patient))
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+					t.Errorf("one too many: %v", err)
+				}
+				c.Close()
+			}
+			for _, c := range open {
+				mustEcho(t, c, "still")
+			}
+			open[0].Close()
+			await(t, func() error {
+				c, err := dial(at, "one")
+				if err == nil {
+					c.Close()
+				}
+				return err
+			})
+		})
+	}
+	p := newProxy(nil, 1<<20)
+	if p.each != maxConns || cap(p.slots) <= 2*p.each {
+		t.Errorf("%d of each, %d of all", p.each, cap(p.slots))
+	}
+	var others []*relay
+	for range 2 { // one clone leaves room to others
+		r := newRelay("c", netip.AddrPort{}, p.slots, p.each)
+		others = append(others, r)
+		for take(r.slots) {
+			if !take(r.all) {
+				t.Errorf("clone %d has %d connections", len(others), len(r.slots))
+				break
+			}
+		}
+	}
 }

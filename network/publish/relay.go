@@ -8,14 +8,18 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // relay carries the connections to one clone.
 type relay struct {
+	id    string
 	to    netip.AddrPort
 	slots chan struct{} // a token for each connection
+	all   chan struct{} // the same of all relays
 	wg    sync.WaitGroup
+	full  atomic.Bool // connections were refused since there last was room
 
 	ctx  context.Context // ends with the relay
 	stop context.CancelFunc
@@ -25,8 +29,9 @@ type relay struct {
 	open   map[io.Closer]bool // listeners and connections
 }
 
-func newRelay(to netip.AddrPort) *relay {
-	r := &relay{to: to, slots: make(chan struct{}, maxConns), open: map[io.Closer]bool{}}
+// newRelay returns a relay that carries at most as many connections at once as each and the capacity of all say.
+func newRelay(id string, to netip.AddrPort, all chan struct{}, each int) *relay {
+	r := &relay{id: id, to: to, slots: make(chan struct{}, each), all: all, open: map[io.Closer]bool{}}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r
 }
@@ -38,13 +43,11 @@ func (r *relay) serve(l net.Listener) {
 	}
 	r.wg.Go(func() {
 		for {
-			r.slots <- struct{}{}
 			c, err := l.Accept()
 			if err == nil {
-				r.wg.Go(func() { r.carry(c); <-r.slots })
+				r.admit(c)
 				continue
 			}
-			<-r.slots
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -55,6 +58,34 @@ func (r *relay) serve(l net.Listener) {
 			}
 		}
 	})
+}
+
+// admit carries a connection if there is room, and else refuses it: a client that waits in the kernel's queue would not
+// know why.
+func (r *relay) admit(c net.Conn) {
+	if take(r.slots) {
+		if take(r.all) {
+			r.full.Store(false)
+			r.wg.Go(func() { r.carry(c); <-r.all; <-r.slots })
+			return
+		}
+		<-r.slots
+	}
+	if !r.full.Swap(true) {
+		slog.Warn("connections by a published port are refused: too many are open", "clone", r.id, "to", r.to, "open", len(r.slots), "of_all", len(r.all))
+	}
+	_ = c.(*net.TCPConn).SetLinger(0) // it is reset: the client knows at once
+	_ = c.Close()
+}
+
+// take takes a token, if there is one.
+func take(slots chan struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
 }
 
 // keep has a thing closed with the relay; false says that it is.

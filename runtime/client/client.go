@@ -9,12 +9,17 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -65,6 +70,61 @@ type queueKey struct{}
 // that it may take. moved is called before the request is answered, from its goroutine.
 func OnQueue(ctx context.Context, moved func(place int, estimate time.Duration)) context.Context {
 	return context.WithValue(ctx, queueKey{}, moved)
+}
+
+// How long a request waits for a daemon that is away, and how often it looks.
+const (
+	awayMost  = 10 * time.Second
+	awayPause = 50 * time.Millisecond
+)
+
+// unavailable is the status by which a daemon says that it is stopping.
+const unavailable = 503
+
+type awayKey struct{}
+
+// OnAway returns a context by which a request waits up to ten seconds for a daemon that is restarting: one that says
+// that it is stopping, or that does not answer at a socket whose directory is there. Nothing has been done then. tell is
+// called once, before the wait.
+func OnAway(ctx context.Context, tell func()) context.Context {
+	return context.WithValue(ctx, awayKey{}, tell)
+}
+
+// awaited does a request, again where it has to wait for the daemon.
+func (c *Client) awaited(ctx context.Context, req http1.Request) (*http1.Response, error) {
+	tell, patient := ctx.Value(awayKey{}).(func())
+	for began, told := time.Now(), false; ; told = true {
+		again := req
+		resp, err := c.exchange(ctx, &again)
+		if !patient || req.Stream != nil || time.Since(began) > awayMost || !c.isAway(resp, err) {
+			return resp, err
+		}
+		if !told {
+			tell()
+		}
+		if resp != nil {
+			_ = resp.Body.Close()
+			req.Sent = nil // it was called
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(awayPause):
+		}
+	}
+}
+
+// isAway says whether a daemon was met that stops, or none where one has been.
+func (c *Client) isAway(resp *http1.Response, err error) bool {
+	if err == nil {
+		return resp.StatusCode == unavailable
+	}
+	var dial *net.OpError
+	if !errors.As(err, &dial) || dial.Op != "dial" {
+		return false
+	}
+	_, noDir := os.Stat(filepath.Dir(c.socket))
+	return noDir == nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED))
 }
 
 // tellQueue reads a place in the queue from the header of an answer on the way.
@@ -157,7 +217,7 @@ func (c *Client) send(ctx context.Context, req http1.Request) (*http1.Response, 
 		req.Interim = func(h http1.Header) { tellQueue(h, moved) }
 	}
 	req.Sent, _ = ctx.Value(sentKey{}).(func())
-	resp, err := c.exchange(ctx, &req)
+	resp, err := c.awaited(ctx, req)
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}

@@ -46,6 +46,17 @@ func version(host string) error {
 func listen(t *testing.T, h http.HandlerFunc) *client.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
+	serve(t, path, h)
+	c, err := client.New("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// serve is a daemon at path.
+func serve(t *testing.T, path string, h http.HandlerFunc) {
+	t.Helper()
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -60,11 +71,6 @@ func listen(t *testing.T, h http.HandlerFunc) *client.Client {
 		s.Close()
 		<-done
 	})
-	c, err := client.New("unix://" + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
 }
 
 func asError(t *testing.T, err error) *api.Error {

@@ -31,17 +31,17 @@ type Lease struct {
 	err    error // set before done is closed
 }
 
-// HoldLease takes a lease and returns once the daemon has said that it is held.
-// It is held until ctx ends or the lease is closed.
+// HoldLease takes a lease and returns once the daemon has said that it is held. A daemon that is away is waited for, as
+// later on. The lease is held until ctx ends or it is closed.
 func (c *Client) HoldLease(ctx context.Context, id string) (*Lease, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	body, err := c.openLease(ctx, id)
+	l := &Lease{client: c, id: id, cancel: cancel, done: make(chan struct{})}
+	body, err := l.retake(ctx)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	l := &Lease{client: c, id: id, cancel: cancel, done: make(chan struct{})}
-	go l.hold(ctx, body)
+	go l.hold(context.WithValue(ctx, awayKey{}, nil), body)
 	return l, nil
 }
 
@@ -95,7 +95,7 @@ func (l *Lease) retake(ctx context.Context) (*leaseBody, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		case <-time.After(pause):
 		}
 	}
