@@ -3,6 +3,7 @@ package main_test
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +20,9 @@ import (
 func TestAttackShare(t *testing.T) {
 	t.Parallel()
 	d := newTarget(t, "")
+	if r := d.tryAs(alice, "ls"); r.code != 0 { // puts the program where she reaches it
+		t.Fatal(r.stderr)
+	}
 	t.Run("connections", func(t *testing.T) { attackConnections(t, d) })
 	t.Run("builds", func(t *testing.T) { attackBuildTurns(t, d) })
 	t.Run("key", func(t *testing.T) { attackKey(t, d) })
@@ -64,7 +68,9 @@ func attackConnections(t *testing.T, d *daemon) {
 		}()
 	}()
 	do(t, <-failed)
-	last := sockets[len(sockets)-1]
+	last, err := net.FileConn(sockets[len(sockets)-1])
+	do(t, err)
+	defer last.Close()
 	do(t, last.SetReadDeadline(time.Now().Add(time.Minute)))
 	answer, err := http.ReadResponse(bufio.NewReader(last), nil)
 	if err != nil || answer.StatusCode != http.StatusTooManyRequests {
@@ -84,14 +90,19 @@ func attackBuildTurns(t *testing.T, d *daemon) {
 	ended := make(chan result, builds)
 	for i := range builds {
 		go func() {
-			ended <- d.tryAs(alice, "golden", "build", fmt.Sprintf("idle%d", i), "--parent=shop", "--timeout=40s", "--exec", "sleep 1000")
+			ended <- d.tryAs(alice, "golden", "build", fmt.Sprintf("idle%d", i), "--parent=shop", "--timeout=50s", "--exec", "sleep 1000")
 		}()
 	}
 	waitFor(t, "alice's builds", func() bool {
 		list, _ := os.ReadDir(filepath.Join(d.state, "builds"))
 		return len(list) >= builds || len(ended) > 0
 	})
-	if r := d.tryAs(bob, "golden", "build", "bobs", "--parent=shop", "--init", d.file("bob.sql", "SELECT 1;")); r.code != 0 {
+	if len(ended) > 0 {
+		t.Errorf("alice's build: %s", (<-ended).stderr)
+		ended <- result{code: 1}
+	}
+	file := d.file("bob.sql", "SELECT 1;")
+	if r := d.tryAs(bob, "golden", "build", "bobs", "--parent=shop", "--init", file); r.code != 0 {
 		t.Errorf("bob's build: %s", r.stderr)
 	} else {
 		fails(t, fmt.Sprintf("%d builds that wait for ever", builds), "ctrsnap: bob's is worked on")

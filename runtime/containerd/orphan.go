@@ -119,7 +119,7 @@ func killShim(pid int, id, address string) error {
 	if err != nil {
 		return fmt.Errorf("find shim %s: %w", id, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if shimID(pid, address) != id {
 		return nil
 	}

@@ -65,7 +65,6 @@ type call struct {
 	nr     uint64
 	args   [6]uint64
 	inside uint64   // address of what must be '/' afterwards
-	skip   int32    // calls to leave out after a success
 	ignore [3]int32 // errors that are none
 	branch [3]int32 // calls to leave out after each of them
 	use    uint8    // bits: arguments that are the saved result

@@ -182,7 +182,7 @@ func (s *streams) openLog(path string) (*os.File, error) {
 	r := os.NewFile(uintptr(ends[0]), "pipe")
 	s.held = append(s.held, r)
 	bounded := logfile.NewWriter(log, logfile.Max)
-	s.pump(bounded, r, func() { bounded.Close() })
+	s.pump(bounded, r, func() { _ = bounded.Close() })
 	return w, w.Chown(s.uid, s.gid)
 }
 

@@ -79,7 +79,7 @@ func TestBoundedByUser(t *testing.T) {
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // follows
 	})}
-	go s.Serve(b) //nolint:errcheck // it ends with the test
+	go func() { _ = s.Serve(b) }()
 	defer s.Close()
 	var held []net.Conn
 	defer func() {

@@ -144,7 +144,7 @@ func (b *build) tellKept(said map[string]string) {
 		_, forced := b.st.Force[name]
 		has := all[name]
 		if stands || keeps || forced {
-			if has != said[name] && !(has == "off" && !isOn(said[name])) {
+			if has != said[name] && (has != "off" || isOn(said[name])) {
 				lost = append(lost, fmt.Sprintf("%s=%s (clones: %s)", name, said[name], has))
 			}
 		}
