@@ -63,7 +63,7 @@ func (n *Network) assign(id string, p port) error {
 // process tells the kernel what is written.
 func (n *Network) record(id string, opts network.Options) error {
 	if opts.Egress {
-		if err := n.openUplinks(); err != nil {
+		if err := n.uplinks.open(n.outer); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -17,6 +18,7 @@ import (
 // nf_tables keeps clones apart by their ports alone: see [Network.Verify].
 func (n *Network) openFirewall(ctx context.Context) error {
 	n.fw = firewall.New(n.opts.StateDir)
+	n.uplinks = &uplinks{fw: n.fw, file: filepath.Join(n.opts.StateDir, "uplinks")}
 	clones := map[string]firewall.Clone{}
 	n.mu.Lock()
 	for id, p := range n.ports {
@@ -41,7 +43,7 @@ func (n *Network) openFirewall(ctx context.Context) error {
 		return err
 	}
 	n.stop = stop
-	return n.takeUpUplinks()
+	return n.uplinks.takeUp()
 }
 
 // Close stops watching over the rules, which stay. It is idempotent.
@@ -139,5 +141,5 @@ func (n *Network) closeFirewall() error {
 	if err := errors.Join(n.fw.Delete(), n.Close()); err != nil {
 		return fmt.Errorf("delete firewall: %w", err)
 	}
-	return n.closeUplinks()
+	return n.uplinks.close()
 }

@@ -47,7 +47,7 @@ type Options struct {
 }
 
 // Network gives network namespaces a link to a bridge and an address. It is
-// safe for concurrent use. Locks: ids (by id), then growing or egress, then mu.
+// safe for concurrent use. Locks: ids (by id), then growing or the uplinks', then mu.
 type Network struct {
 	opts    Options
 	ids     *locker.Locker
@@ -55,7 +55,7 @@ type Network struct {
 	fw      *firewall.Firewall
 	fwErr   error      // why there is no firewall
 	growing sync.Mutex // held while a bridge is made
-	egress  sync.Mutex // held while the host begins to forward
+	uplinks *uplinks   // set with fw
 
 	mu    sync.Mutex
 	stop  func() // what watches the firewall

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/ctrsnap/ctrsnap/network/firewall"
 )
 
 // forwarding are the switches by which a link's packets are forwarded where the
@@ -16,23 +18,29 @@ import (
 // before, it is all links or none, and then no router is believed any more.
 var forwarding = map[string]string{"ipv4": "forwarding", "ipv6": "force_forwarding"}
 
-// openUplinks has the host forward what comes in at its other links: the answers to
-// clones. The firewall sees to it that it is nothing else. On a host that is a
-// router there is nothing to do.
-func (n *Network) openUplinks() error {
-	n.egress.Lock()
-	defer n.egress.Unlock()
-	if err := n.fw.SetUnrouted6(unrouted6()); err != nil {
+// uplinks are the host's links by which clones reach what is beyond it.
+type uplinks struct {
+	fw   *firewall.Firewall
+	file string // names those that were changed
+	mu   sync.Mutex
+}
+
+// open has the host forward what comes in at its other links, of which outer tells: the answers to clones. The firewall
+// sees to it that it is nothing else. On a host that is a router there is nothing to do.
+func (u *uplinks) open(outer func() ([]string, error)) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.fw.SetUnrouted6(unrouted6()); err != nil {
 		return err
 	}
 	if sysctl("ipv4", "all", "forwarding") == "1" {
-		return n.fw.SetUplinks(nil)
+		return u.fw.SetUplinks(nil)
 	}
-	links, err := n.outer()
+	links, err := outer()
 	if err != nil {
 		return err
 	}
-	known, err := n.uplinks()
+	known, err := u.changed()
 	if err != nil {
 		return err
 	}
@@ -43,7 +51,7 @@ func (n *Network) openUplinks() error {
 		}
 	}
 	if len(all) > len(known) { // first the guard, then the record, then the deed
-		if err := errors.Join(n.fw.SetUplinks(all), os.WriteFile(n.uplinkFile(), []byte(strings.Join(all, "\n")), 0o600)); err != nil {
+		if err := errors.Join(u.fw.SetUplinks(all), os.WriteFile(u.file, []byte(strings.Join(all, "\n")), 0o600)); err != nil {
 			return err
 		}
 	}
@@ -79,43 +87,41 @@ func (n *Network) outer() (names []string, _ error) {
 	return slices.Compact(names), nil
 }
 
-func (n *Network) uplinkFile() string { return filepath.Join(n.opts.StateDir, "uplinks") }
-
-// uplinks are the links that were changed.
-func (n *Network) uplinks() ([]string, error) {
-	b, err := os.ReadFile(n.uplinkFile())
+// changed are the links that were changed.
+func (u *uplinks) changed() ([]string, error) {
+	b, err := os.ReadFile(u.file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	return strings.Fields(string(b)), err
 }
 
-// takeUpUplinks guards those that an earlier process has changed, and says what
+// takeUp guards those that an earlier process has changed, and says what
 // is not routed.
-func (n *Network) takeUpUplinks() error {
-	if err := n.fw.SetUnrouted6(unrouted6()); err != nil {
+func (u *uplinks) takeUp() error {
+	if err := u.fw.SetUnrouted6(unrouted6()); err != nil {
 		return err
 	}
 	if sysctl("ipv4", "all", "forwarding") == "1" {
 		return nil
 	}
-	names, err := n.uplinks()
+	names, err := u.changed()
 	if err != nil {
 		return err
 	}
-	return n.fw.SetUplinks(names)
+	return u.fw.SetUplinks(names)
 }
 
-// closeUplinks gives the links back as they were.
-func (n *Network) closeUplinks() error {
-	names, err := n.uplinks()
+// close gives the links back as they were.
+func (u *uplinks) close() error {
+	names, err := u.changed()
 	if err != nil || names == nil {
 		return err
 	}
 	if sysctl("ipv4", "all", "forwarding") != "1" {
 		err = setForwarding(names, "0")
 	}
-	return errors.Join(err, os.Remove(n.uplinkFile()))
+	return errors.Join(err, os.Remove(u.file))
 }
 
 func setForwarding(links []string, value string) (err error) {
