@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -183,5 +184,42 @@ func TestWarningsAreBounded(t *testing.T) {
 	}
 	if !strings.Contains(g.Warnings[maxWarnings], "build log") {
 		t.Errorf("the last warning: %s", g.Warnings[maxWarnings])
+	}
+}
+
+// TestEndlessAnswer: who takes what a program writes has had enough: it ends, though it waits to be read from, and the reason is told.
+func TestEndlessAnswer(t *testing.T) {
+	for _, waits := range []bool{true, false} {
+		w := newWorld(t)
+		w.programs["endless"] = func(f fakeIO) int {
+			for {
+				if _, err := f.out.Write(make([]byte, 1000)); err != nil {
+					break
+				}
+			}
+			if waits && f.p.UID == 0 {
+				<-f.kill
+			}
+			return 0
+		}
+		w.engine = func(ctx context.Context, wb runtime.Workbench, _ runtime.Sources) (b runtime.Built, err error) {
+			p := runtime.Process{Args: []string{"endless"}}
+			stdio := runtime.Stdio{Stdout: &dial.Answer{Limit: 1 << 20}}
+			if err := wb.Run(ctx, p, runtime.RunOpts{Stdio: stdio}); !errdefs.IsInvalidArgument(err) {
+				t.Errorf("run: %v", err)
+			}
+			svc, err := wb.Serve(ctx, runtime.Process{Args: []string{"server"}})
+			if err != nil {
+				return b, err
+			}
+			p.UID = 1
+			if err := svc.Exec(ctx, p, stdio); !errdefs.IsInvalidArgument(err) {
+				t.Errorf("exec: %v", err)
+			}
+			return b, svc.Stop(ctx, syscall.SIGTERM)
+		}
+		if _, _, err := w.run(t.Context(), shop()); err != nil {
+			t.Error(err)
+		}
 	}
 }

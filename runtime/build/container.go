@@ -22,10 +22,28 @@ type sink struct {
 	last           tail
 	stdout, stderr *lineWriter
 	stdio          runtime.Stdio
+	failed         chan error // takes the first error of whoever takes what it writes
+}
+
+// watched tells of the first error of a writer. A process whose output is not taken would wait for ever.
+type watched struct {
+	io.Writer
+	failed chan<- error
+}
+
+func (w watched) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil {
+		select {
+		case w.failed <- err:
+		default:
+		}
+	}
+	return n, err
 }
 
 func (w *bench) newSink(p runtime.Process, stdio runtime.Stdio) *sink {
-	s := &sink{command: command(p)}
+	s := &sink{command: command(p), failed: make(chan error, 1)}
 	emit := func(lines string) { s.last.add(lines); w.out.log(lines) }
 	s.stdout, s.stderr = &lineWriter{emit: emit}, &lineWriter{emit: emit}
 	s.stdio = runtime.Stdio{
@@ -36,6 +54,7 @@ func (w *bench) newSink(p runtime.Process, stdio runtime.Stdio) *sink {
 	if stdio.Stdout != nil && stdio.Stdout != stdio.Stderr {
 		s.stdio.Stdout = stdio.Stdout // data: a dump, or roles with their passwords
 	}
+	s.stdio.Stdout, s.stdio.Stderr = watched{s.stdio.Stdout, s.failed}, watched{s.stdio.Stderr, s.failed}
 	return s
 }
 
@@ -50,6 +69,11 @@ func tee(asked io.Writer, log *lineWriter) io.Writer {
 func (s *sink) result(code int) error {
 	s.stdout.Close()
 	s.stderr.Close()
+	select {
+	case err := <-s.failed: // the process has not noticed
+		return err
+	default:
+	}
 	if code == 0 {
 		return nil
 	}
@@ -96,6 +120,8 @@ func (w *bench) runToEnd(ctx context.Context, p runtime.Process, netns string, s
 	select {
 	case exit := <-exited:
 		return exit, ctx.Err()
+	case err := <-s.failed:
+		return runtime.Exit{}, err
 	case <-ctx.Done():
 		return runtime.Exit{}, ctx.Err()
 	}

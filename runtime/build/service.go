@@ -57,9 +57,18 @@ func (s *service) Died() <-chan struct{} { return s.died }
 // Exec implements [runtime.Service].
 func (s *service) Exec(ctx context.Context, p runtime.Process, stdio runtime.Stdio) error {
 	out := s.bench.newSink(p, stdio)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-out.failed:
+			cancel(err)
+		case <-ctx.Done():
+		}
+	}()
 	code, err := s.task.Exec(ctx, p, out.stdio, nil)
-	if err == nil {
-		err = ctx.Err()
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
 	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", out.command, err)

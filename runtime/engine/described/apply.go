@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/snapshot"
 )
 
@@ -62,7 +63,7 @@ func (b *build) chooseDatabase(ctx context.Context) error {
 		return nil
 	}
 	if b.src.Database == "" && b.given("database") == "" && b.src.URL == "" && b.loaded && len(b.e.d.Build.Databases.Args) > 0 {
-		var out strings.Builder
+		out := dial.Answer{Limit: maxAnswer}
 		if err := b.step(ctx, b.st.fields(), b.e.d.Build.Databases, runtime.Stdio{Stdout: &out}); err != nil {
 			return fmt.Errorf("list databases: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -178,7 +179,7 @@ func (b *build) version(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var out strings.Builder
+	out := dial.Answer{Limit: maxAnswer}
 	if err := b.wb.Run(ctx, p, runtime.RunOpts{Stdio: runtime.Stdio{Stdout: &out}}); err != nil {
 		return fmt.Errorf("ask for the version: %w", err)
 	}

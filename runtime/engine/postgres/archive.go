@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
@@ -73,13 +74,16 @@ func (b *build) restoreArchive(ctx context.Context, a archive) error {
 	return nil
 }
 
+// maxList bounds the table of contents of an archive, in bytes: a line for each of a million things, and more.
+const maxList = 128 << 20
+
 // publicRE is the entry of a table of contents that makes schema public.
 var publicRE = regexp.MustCompile(`(?m)^\d+; \d+ \d+ SCHEMA - public .*$`)
 
 // listWithoutPublic writes the table of contents of an archive of schema public alone (pg_dump --schema), without its making: the database
 // has it. It returns the file's path in the container.
 func (b *build) listWithoutPublic(ctx context.Context, a archive, s *schema) (string, error) {
-	var list bytes.Buffer
+	list := dial.Answer{Limit: maxList}
 	if err := b.svc.Exec(ctx, b.tool(loading, "pg_restore", "-l", a.path), runtime.Stdio{Stdout: &list}); err != nil {
 		return "", err
 	}

@@ -266,7 +266,7 @@ func (b *build) admin(ctx context.Context, database, encoding string) (*pgconn.P
 	maps.Copy(cfg.RuntimeParams, own(major(b.st.Version)))
 	cfg.RuntimeParams["client_encoding"] = cmp.Or(encoding, "UTF8")
 	dir := b.svc.Endpoint().SocketDir
-	cfg.DialFunc = dialer(dir)
+	cfg.DialFunc, cfg.BuildFrontend = dialer(dir), buildFrontend
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to database %s: %w", database, err)
@@ -296,6 +296,9 @@ func column(results []*pgconn.Result, err error) ([]string, error) {
 	var values []string
 	for _, r := range results {
 		for _, row := range r.Rows {
+			if len(row) == 0 { // no server of PostgreSQL's answers so
+				return nil, errors.New("a row without columns")
+			}
 			values = append(values, string(row[0]))
 		}
 	}

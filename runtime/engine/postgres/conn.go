@@ -42,8 +42,18 @@ func (s state) probe(ctx context.Context, dir string) error {
 	return nil
 }
 
-func boundedFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
-	return pgproto3.NewFrontend(io.LimitReader(r, probeLimit), w)
+func boundedFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend { return bounded(r, w, probeLimit) }
+
+// buildLimit bounds what is read in one connection to a server under construction, which an image may have brought along: a million
+// tables fit.
+const buildLimit = 128 << 20
+
+func buildFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend { return bounded(r, w, buildLimit) }
+
+func bounded(r io.Reader, w io.Writer, limit int64) *pgproto3.Frontend {
+	f := pgproto3.NewFrontend(io.LimitReader(r, limit), w)
+	f.SetMaxBodyLen(int(min(limit, 16<<20))) // room is made for a message by the length that it says
+	return f
 }
 
 func dialer(dir string) pgconn.DialFunc {
@@ -56,6 +66,7 @@ func dialTCP(ctx context.Context, host, user, password, database string) (*pgcon
 	if err != nil {
 		return nil, err
 	}
+	cfg.BuildFrontend = boundedFrontend
 	address := net.JoinHostPort(host, fmt.Sprint(port))
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/engine/dial"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/rootfs"
 	"github.com/ctrsnap/ctrsnap/runtime/engine/source"
 	"github.com/ctrsnap/ctrsnap/snapshot"
@@ -147,13 +148,16 @@ func (b *build) recover(ctx context.Context) error {
 	return err
 }
 
+// maxSingle bounds what a server says that runs for one query, in bytes.
+const maxSingle = 1 << 20
+
 func (b *build) single(ctx context.Context, sql string) (string, error) {
 	settings := buildSettings(major(b.st.Version))
 	for k, v := range b.st.contract() {
 		settings[k] = v
 	}
 	args := append([]string{"postgres", "--single", "-D", b.st.DataDir}, settingArgs(settings)...)
-	var out strings.Builder
+	out := dial.Answer{Limit: maxSingle}
 	var failed tail
 	err := b.wb.Run(ctx, b.st.process(append(args, "template1"), "LC_ALL=C"), runtime.RunOpts{Stdio: runtime.Stdio{
 		Stdin: strings.NewReader(sql), Stdout: &out, Stderr: &failed,

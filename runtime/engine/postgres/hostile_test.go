@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,5 +71,27 @@ func TestHostileSize(t *testing.T) {
 	must(t, f.Close())
 	if _, err := checkDir(root); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "64 bytes") {
 		t.Errorf("PG_VERSION of a terabyte: %v", err)
+	}
+}
+
+// TestSchemaIsBounded: what is kept of a dump's text is bounded, however long it goes on.
+func TestSchemaIsBounded(t *testing.T) {
+	for name, line := range map[string]string{
+		"roles":      "GRANT SELECT ON TABLE t TO r%d;\n",
+		"statements": "ALTER DATABASE d SET x.y%d = 'v';\n",
+	} {
+		r, w := io.Pipe()
+		go func() {
+			for i := 0; ; i++ {
+				if _, err := fmt.Fprintf(w, line, i); err != nil {
+					return
+				}
+			}
+		}()
+		_, err := parseSchema(r)
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		must(t, r.Close())
 	}
 }

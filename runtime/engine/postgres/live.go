@@ -94,6 +94,9 @@ func parseLive(text string) (live, error) {
 	return l, nil
 }
 
+// maxRoles bounds what a live server says of its roles, in bytes.
+const maxRoles = 64 << 20
+
 // liveConnect bounds how long a live server is waited for, in seconds.
 const liveConnect = "20"
 
@@ -147,8 +150,8 @@ func (b *build) dumpLive(ctx context.Context, l live, addr netip.Addr) (roles []
 		return nil, err
 	}
 	all := []string{"pg_dumpall", "--globals-only", "--no-tablespaces", "-l", l.database, "-d", l.url}
-	var out bytes.Buffer
-	if err = b.runLive(ctx, l, addr, &out, all...); err != nil {
+	out := dial.Answer{Limit: maxRoles}
+	if err = b.runLive(ctx, l, addr, &out, all...); err != nil && !errdefs.IsInvalidArgument(err) {
 		// Only superusers read passwords.
 		out.Reset()
 		fmt.Fprintln(b.wb.Log(), "the roles' passwords may not be read: without them")
@@ -157,7 +160,7 @@ func (b *build) dumpLive(ctx context.Context, l live, addr netip.Addr) (roles []
 	return out.Bytes(), err
 }
 
-func (b *build) runLive(ctx context.Context, l live, addr netip.Addr, stdout *bytes.Buffer, args ...string) error {
+func (b *build) runLive(ctx context.Context, l live, addr netip.Addr, stdout *dial.Answer, args ...string) error {
 	var failed tail
 	opts := runtime.RunOpts{Reach: addr, Stdio: runtime.Stdio{Stderr: &failed}}
 	if stdout != nil {

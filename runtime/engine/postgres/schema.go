@@ -2,9 +2,12 @@ package postgres
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/ctrsnap/ctrsnap/runtime/engine/postgres/psql"
 )
@@ -23,9 +26,12 @@ type schema struct {
 // around is a statement about a database, without the database's name.
 type around struct{ before, after string }
 
+// maxSchema bounds what is kept of a dump's text, in bytes.
+const maxSchema = 8 << 20
+
 // parseSchema reads the text of a dump without data, as far as it goes.
 func parseSchema(r io.Reader) (*schema, error) {
-	s := &schema{}
+	s, kept := &schema{}, 0
 	for sc := psql.NewScanner(r, true); ; {
 		p, err := sc.Next()
 		if errors.Is(err, io.EOF) {
@@ -35,14 +41,19 @@ func parseSchema(r io.Reader) (*schema, error) {
 			return nil, err
 		}
 		if p.Whole() {
-			s.add(stmt{p.Text, p.Tokens})
+			kept += s.add(stmt{p.Text, p.Tokens})
+		}
+		if kept > maxSchema {
+			return nil, fmt.Errorf("more than %d bytes about roles and databases: %w", maxSchema, errdefs.ErrInvalidArgument)
 		}
 	}
 }
 
-func (s *schema) add(st stmt) {
+// add takes note of a statement, and returns how many bytes of it are kept.
+func (s *schema) add(st stmt) (kept int) {
 	for _, role := range st.roles() {
 		if !slices.Contains(s.roles, role) {
+			kept += 64 * len(role) // each is compared with all others
 			s.roles = append(s.roles, role)
 		}
 	}
@@ -60,9 +71,11 @@ func (s *schema) add(st stmt) {
 	default:
 		if i := st.database(); i > 0 {
 			t := st.tokens[i]
+			kept += len(st.text)
 			s.alter = append(s.alter, around{string(st.text[:t.Start]), string(st.text[t.End:])})
 		}
 	}
+	return kept
 }
 
 // database returns where the name of the database is that a statement says something about; 0 for others.
