@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/ctrsnap/ctrsnap/cmd/internal/cmdline"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
 )
@@ -39,6 +40,7 @@ func (a *app) run(args []string) int {
 		args, a.tail = args[:i], append([]string{}, args[i+1:]...)
 	}
 	err := a.root(args).Run(context.Background(), helpArgs(args))
+	a.suggest(err)
 	return a.report(err, a.wantsJSON(args))
 }
 
@@ -145,7 +147,11 @@ func noSubcommand(_ context.Context, cmd *cli.Command) error {
 func unknownVerb(cmd *cli.Command) error {
 	name := cmd.Args().First()
 	hint := "see ctrsnap --help"
-	if s := cli.SuggestCommand(cmd.Commands, name); s != "" && s != "help" && s != "h" {
+	var names []string
+	for _, c := range cmd.Commands {
+		names = append(names, c.Names()...)
+	}
+	if s := cmdline.Nearest(name, names); s != "" {
 		hint = fmt.Sprintf("did you mean %q?", strings.TrimSpace(verb(cmd)+" "+s))
 	}
 	return usagef("%s", hint).of("unknown command %q", strings.TrimSpace(verb(cmd)+" "+name))

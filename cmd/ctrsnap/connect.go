@@ -43,6 +43,9 @@ func (a *app) connectTo(ctx context.Context, d *client.Client, id string, n nami
 	if err != nil {
 		return err
 	}
+	if c.State == api.StateDead {
+		return deadClone(c)
+	}
 	if path, err := exec.LookPath(c.Client); err == nil { // no path is named ""
 		vars, err := n.of(c, "", "")
 		if err != nil {

@@ -52,7 +52,10 @@ func usageErrorOf(_ context.Context, cmd *cli.Command, err error, _ bool) error 
 	if errors.As(err, &e) {
 		return err
 	}
-	err = fmt.Errorf("%s: %w", verb(cmd), cmdline.UsageError(cmd, err, strings.TrimSpace("ctrsnap "+verb(cmd))))
+	err = cmdline.UsageError(cmd, err, strings.TrimSpace("ctrsnap "+verb(cmd)))
+	if v := verb(cmd); v != "" {
+		err = fmt.Errorf("%s: %w", v, err)
+	}
 	if cmd.Name == "run" {
 		return &codeError{exitBefore, err} // 2 may be the command's
 	}
@@ -93,6 +96,7 @@ func document(err error) api.Error {
 		doc.Code, doc.Retryable = api.CodeTimeout, true
 	}
 	doc.Message, doc.Hint = oneLine(err.Error()), oneLine(doc.Hint)
+	doc.Hint = strings.ReplaceAll(doc.Hint, "if_exists=", "--if-exists ") // the API's name
 	return doc
 }
 
@@ -143,7 +147,7 @@ func (a *app) printError(err error, asJSON bool) {
 		_ = json.NewEncoder(a.stderr).Encode(api.ErrorBody{Error: &doc})
 		return
 	}
-	fmt.Fprintln(a.stderr, "ctrsnap: "+strings.TrimPrefix(doc.Message, ": "))
+	fmt.Fprintln(a.stderr, "ctrsnap: "+doc.Message)
 	if doc.Hint != "" {
 		fmt.Fprintln(a.stderr, "hint: "+doc.Hint)
 	}

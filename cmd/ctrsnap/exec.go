@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -98,7 +99,13 @@ func (a *app) execIn(ctx context.Context, d *client.Client, id string, req api.E
 	defer cancel()
 	code, err := d.Exec(ctx, id, req, stdin, a.stdout, a.stderr, sizes)
 	if err == nil && code != 0 {
-		err = &codeError{code: code}
+		return &codeError{code: code}
+	}
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.CodeConflict {
+		if c, getErr := cloneByID(ctx, d, id); getErr == nil && c.State == api.StateDead {
+			return deadClone(c)
+		}
 	}
 	return err
 }

@@ -337,7 +337,7 @@ func (f *fakeDaemon) clone(r *http.Request) (api.Clone, error) {
 			return *c, nil
 		}
 	}
-	return api.Clone{}, &api.Error{Code: api.CodeNotFound, Message: "clone " + id + ": not found"}
+	return api.Clone{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no clone %q: not found", id)}
 }
 
 func (f *fakeDaemon) create(r *http.Request) (any, error) {
@@ -392,6 +392,9 @@ func (f *fakeDaemon) newClone(g api.Golden, req api.CloneRequest, leaseID string
 	}
 	if req.Name != "" {
 		c.ID = req.Name
+	}
+	if why := req.Labels["dead"]; why != "" {
+		c.State, c.Reason = api.StateDead, why
 	}
 	c.Egress, c.Networks = req.Egress != nil && *req.Egress, req.Networks
 	for i, a := range req.Attach {
@@ -529,8 +532,11 @@ func (f *fakeDaemon) wait(ok func() bool) bool {
 // exec runs the command on the host: only the way to it is under test.
 func (f *fakeDaemon) exec(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	_, err := f.clone(r)
+	c, err := f.clone(r)
 	f.mu.Unlock()
+	if c.State == api.StateDead {
+		err = &api.Error{Code: api.CodeConflict, Message: "the server of clone " + c.ID + " has ended"}
+	}
 	if err != nil {
 		answer(w, nil, err)
 		return

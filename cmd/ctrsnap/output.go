@@ -215,6 +215,9 @@ var cloneListing = listing[api.Clone]{"clones", "ID NAME GOLDEN STATE AGE EXPIRE
 
 // state is that of a clone, with what sets it apart from all others.
 func state(c api.Clone) string {
+	if c.State == api.StateDead && c.Reason != "" {
+		return string(c.State) + ": " + oneLine(c.Reason)
+	}
 	if c.Isolation == api.IsolationRunc {
 		return string(c.State) + ", isolation: " + string(c.Isolation)
 	}

@@ -1,10 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v3"
+	"golang.org/x/term"
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/runtime/client"
@@ -20,7 +27,7 @@ func (a *app) rmCommand() *cli.Command {
 		ArgsUsage:   "ID…",
 		Description: "Removes all that it can and reports the others.\n\n   ctrsnap rm pr-42\n   ctrsnap rm --label job=42\n   ctrsnap rm --all",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all clones", Destination: &all},
+			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all clones; a person is asked where some are of running jobs or other users, unless with --force", Destination: &all},
 			pairsFlag("label", "all clones with the label `K=V` (repeatable)", &labels, "l"),
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "remove protected clones, too; one that does not exist is no error", Destination: &force},
 		},
@@ -38,8 +45,17 @@ func (a *app) rmCommand() *cli.Command {
 				return err
 			}
 			if chosen {
-				if ids, err = idsOf(ctx, d, labels); err != nil {
+				list, err := clonesWith(ctx, d, labels)
+				if err != nil {
 					return about(err, "rm")
+				}
+				if all && !force {
+					if ok, err := a.mayRemove(list); err != nil || !ok {
+						return about(err, "rm")
+					}
+				}
+				for _, c := range list {
+					ids = append(ids, c.ID)
 				}
 			}
 			return a.each(ids, func(id string) error {
@@ -53,16 +69,38 @@ func (a *app) rmCommand() *cli.Command {
 	}
 }
 
-func idsOf(ctx context.Context, d *client.Client, labels pairs) ([]string, error) {
-	list, err := clonesWith(ctx, d, labels)
-	var ids []string
-	for _, c := range list {
-		ids = append(ids, c.ID)
+func notFound(err error) bool { return notFoundError(err) != nil }
+
+func notFoundError(err error) *api.Error {
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.CodeNotFound {
+		return e
 	}
-	return ids, err
+	return nil
 }
 
-func notFound(err error) bool {
-	var e *api.Error
-	return errors.As(err, &e) && e.Code == api.CodeNotFound
+// mayRemove asks a person before clones go that are of running jobs or of other users. Who is no terminal is not asked,
+// but told.
+func (a *app) mayRemove(clones []api.Clone) (bool, error) {
+	jobs, owners := 0, map[string]bool{}
+	for _, c := range clones {
+		if c.LeaseID != "" {
+			jobs++
+		}
+		owners[c.Owner] = true
+	}
+	if jobs == 0 && len(owners) < 2 {
+		return true, nil
+	}
+	what := fmt.Sprintf("all clones: %d, %d of them of running jobs; their owners: %s", len(clones), jobs, strings.Join(slices.Sorted(maps.Keys(owners)), ", "))
+	if !term.IsTerminal(int(a.stdin.Fd())) || !term.IsTerminal(int(a.stderr.Fd())) {
+		a.hint("rm --all: %s", what)
+		return true, nil
+	}
+	fmt.Fprintf(a.stderr, "remove %s? [y/N] ", what)
+	answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer))), nil
 }

@@ -161,3 +161,17 @@ func TestNohup(t *testing.T) {
 		t.Errorf("SIGHUP is not ignored: %s", out)
 	}
 }
+
+// TestRmAllAsks: a person says whether clones of running jobs go.
+func TestRmAllAsks(t *testing.T) {
+	for answer, gone := range map[string]bool{"y": true, "yes": true, "": false, "n": false} {
+		x := onTerminal(t, nil, "run", "shop", "--", "sh", "-c", "ctrsnap rm --all")
+		if _, err := x.Write([]byte(answer + "\n")); err != nil {
+			t.Fatal(err)
+		}
+		out := x.rest()
+		if !strings.Contains(out, "remove all clones: 1, 1 of them of running jobs") || strings.HasSuffix(out, "c1\r\n") != gone {
+			t.Errorf("%q: %q", answer, out)
+		}
+	}
+}

@@ -83,6 +83,7 @@ func (n naming) of(c api.Clone, group, suffix string) ([]variable, error) {
 		own = map[string]string{}
 	}
 	own["CTRSNAP_CLONE_ID"] = c.ID
+	own["CTRSNAP_EXPIRES_AT"] = "" // it ends with its job; and that of a job around this one does not count
 	if c.ExpiresAt != nil {
 		own["CTRSNAP_EXPIRES_AT"] = c.ExpiresAt.UTC().Format(time.RFC3339)
 	}

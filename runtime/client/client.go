@@ -78,7 +78,7 @@ const (
 	awayPause = 50 * time.Millisecond
 )
 
-// unavailable is the status by which a daemon says that it is stopping.
+// unavailable is the status by which a daemon says, among else, that it is stopping.
 const unavailable = 503
 
 type awayKey struct{}
@@ -95,16 +95,15 @@ func (c *Client) awaited(ctx context.Context, req http1.Request) (*http1.Respons
 	tell, patient := ctx.Value(awayKey{}).(func())
 	for began, told := time.Now(), false; ; told = true {
 		again := req
-		resp, err := c.exchange(ctx, &again)
-		if !patient || req.Stream != nil || time.Since(began) > awayMost || !c.isAway(resp, err) {
+		resp, err := c.answer(ctx, &again)
+		if err == nil || !patient || req.Stream != nil || time.Since(began) > awayMost || !c.isAway(err) {
 			return resp, err
 		}
 		if !told {
 			tell()
 		}
-		if resp != nil {
-			_ = resp.Body.Close()
-			req.Sent = nil // it was called
+		if again.Sent == nil {
+			req.Sent = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -114,10 +113,24 @@ func (c *Client) awaited(ctx context.Context, req http1.Request) (*http1.Respons
 	}
 }
 
+// answer does one request. An answer that is an error becomes one.
+func (c *Client) answer(ctx context.Context, req *http1.Request) (*http1.Response, error) {
+	if sent := req.Sent; sent != nil {
+		req.Sent = func() { req.Sent = nil; sent() }
+	}
+	resp, err := c.exchange(ctx, req)
+	if err != nil || resp.StatusCode < 300 {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	return nil, c.readError(resp)
+}
+
 // isAway says whether a daemon was met that stops, or none where one has been.
-func (c *Client) isAway(resp *http1.Response, err error) bool {
-	if err == nil {
-		return resp.StatusCode == unavailable
+func (c *Client) isAway(err error) bool {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e.Status == unavailable && e.Retryable && strings.Contains(e.Message, "daemon is stopping")
 	}
 	var dial *net.OpError
 	if !errors.As(err, &dial) || dial.Op != "dial" {
@@ -208,8 +221,7 @@ func encode(path string, args any) (target string, body any) {
 	return path, body
 }
 
-// send does one request. The protocol version travels with it, so that no round trip is needed ahead. An answer that is
-// an error becomes one.
+// send does one request. The protocol version travels with it, so that no round trip is needed ahead.
 func (c *Client) send(ctx context.Context, req http1.Request) (*http1.Response, error) {
 	req.Header[api.HeaderProtocol] = strconv.Itoa(c.protocol)
 	if moved, ok := ctx.Value(queueKey{}).(func(int, time.Duration)); ok {
@@ -218,14 +230,11 @@ func (c *Client) send(ctx context.Context, req http1.Request) (*http1.Response, 
 	}
 	req.Sent, _ = ctx.Value(sentKey{}).(func())
 	resp, err := c.awaited(ctx, req)
-	if err != nil {
-		return nil, c.explain(ctx, err)
+	var e *api.Error
+	if err != nil && !errors.As(err, &e) {
+		err = c.explain(ctx, err)
 	}
-	if resp.StatusCode >= 300 {
-		defer resp.Body.Close()
-		return nil, c.readError(resp)
-	}
-	return resp, nil
+	return resp, err
 }
 
 func (c *Client) exchange(ctx context.Context, req *http1.Request) (*http1.Response, error) {

@@ -133,6 +133,14 @@ func TestOnAway(t *testing.T) {
 	if told, _, err := ask(t.Context(), filepath.Join(dir, "none", "s")); err == nil || told != 0 {
 		t.Errorf("no daemon: told %d times, %v", told, err)
 	}
+	broken := func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprint(w, `{"error":{"code":"general","message":"the disk has failed"}}`)
+	}
+	serve(t, filepath.Join(dir, "broken"), broken)
+	if told, _, err := ask(t.Context(), filepath.Join(dir, "broken")); asError(t, err).Message != "the disk has failed" || told != 0 {
+		t.Errorf("a daemon that is there: told %d times, %v", told, err)
+	}
 	c, err := client.New("unix://" + filepath.Join(dir, "none"))
 	if err != nil {
 		t.Fatal(err)
