@@ -1,16 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -191,21 +194,88 @@ func (s *sources) addURL(b *build, getenv func(string) string) error {
 			return usagef("export %s=postgres://USER:PASSWORD@HOST/DATABASE", name).of("--from-url: %s is not in the environment", name)
 		}
 	}
-	u, err := url.Parse(raw)
+	u, err := api.ParseURL(raw)
 	if err != nil || u.Scheme == "" {
 		return usagef("an example: postgres://USER@HOST:5432/DATABASE").of("--from-url: not a URL") // never print it: it may hold a password
+	}
+	if strings.Contains(u.Host, ",") {
+		u.Host = firstHost(u.Host)
 	}
 	if _, has := u.User.Password(); !has {
 		e, err := b.engine()
 		if err != nil {
 			return err
 		}
-		if password := getenv(e.PasswordEnv); password != "" {
+		password := getenv(e.PasswordEnv)
+		if password == "" && e.PasswordEnv == "PGPASSWORD" && !u.Query().Has("password") {
+			password = passFile(u, getenv)
+		}
+		if password != "" {
 			u.User = url.UserPassword(u.User.Username(), password)
 		}
 	}
 	b.req.FromURL = u.String()
 	return nil
+}
+
+// firstHost is the first of several hosts that takes connections, or the first: the daemon is told one. See
+// https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS.
+func firstHost(hosts string) string {
+	all := strings.Split(hosts, ",")
+	for _, host := range all {
+		at := url.URL{Host: host}
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort(at.Hostname(), cmp.Or(at.Port(), "5432")), 5*time.Second)
+		if err == nil {
+			_ = conn.Close() // nothing was sent
+			return host
+		}
+	}
+	return all[0]
+}
+
+// passFile looks a password up as libpq does, in a file that nobody else may read: the daemon cannot see it. See https://www.postgresql.org/docs/current/libpq-pgpass.html.
+func passFile(u *url.URL, getenv func(string) string) string {
+	name := getenv("PGPASSFILE")
+	if name == "" {
+		name = filepath.Join(getenv("HOME"), ".pgpass")
+	}
+	if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return ""
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return ""
+	}
+	get := func(value, parameter, otherwise string) string {
+		return cmp.Or(u.Query().Get(parameter), value, otherwise)
+	}
+	user := get(u.User.Username(), "user", "")
+	want := []string{get(u.Hostname(), "host", "localhost"), get(u.Port(), "port", "5432"), get(strings.TrimPrefix(u.Path, "/"), "dbname", user), user}
+	for line := range strings.Lines(string(text)) {
+		fields := passFields(strings.TrimRight(line, "\r\n"))
+		if len(fields) == 5 && slices.EqualFunc(fields[:4], want, func(has, want string) bool { return has == "*" || has == want }) {
+			return fields[4]
+		}
+	}
+	return ""
+}
+
+// passFields divides a line at its colons; a backslash stands before those that do not divide.
+func passFields(line string) (fields []string) {
+	var field strings.Builder
+	for i := 0; i < len(line); i++ {
+		switch {
+		case line[i] == '\\' && i+1 < len(line):
+			i++
+			field.WriteByte(line[i])
+		case line[i] == ':':
+			fields = append(fields, field.String())
+			field.Reset()
+		default:
+			field.WriteByte(line[i])
+		}
+	}
+	return append(fields, field.String())
 }
 
 func (s *sources) addKey(b *build, _ func(string) string) error {

@@ -57,6 +57,8 @@ func (j *job) keyParts() (map[string]string, error) {
 		"url":      url,
 		"exec":     j.req.Exec,
 		"login":    []string{j.req.User, j.req.Password, j.req.Database},
+		"role":     j.req.Login,
+		"on_error": j.req.OnError,
 		"env":      j.req.Env,
 		"settings": j.req.Settings,
 	} {

@@ -125,7 +125,7 @@ func redactURL(s string) (string, error) {
 	if s == "" {
 		return "", nil
 	}
-	u, err := url.Parse(s)
+	u, err := api.ParseURL(s)
 	if err != nil || u.Scheme == "" || u.Opaque != "" || strings.ContainsRune(s, 0) {
 		return "", snapshot.WithHint(invalid("invalid URL of the database to be dumped"),
 			"use a form like postgres://user:password@host:5432/database")

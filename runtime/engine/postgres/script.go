@@ -105,7 +105,7 @@ func (b *build) psqlError(name string, failed *failures, f *filter) error {
 
 // connString names a database to a client program: a plain name may look like a connection string itself.
 func connString(database string) string {
-	return "dbname='" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(database) + "'"
+	return "dbname=" + connValue(database)
 }
 
 // tool is a client program that speaks English and logs in as superuser.

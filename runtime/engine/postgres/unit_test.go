@@ -98,31 +98,6 @@ func TestSocketLink(t *testing.T) {
 	}
 }
 
-func TestParseLive(t *testing.T) {
-	l, err := parseLive("postgres://me:s%2Fecret@db.example:6543/sales?sslmode=verify-full&password=other")
-	must(t, err)
-	want := live{"postgres://me@db.example:6543/sales?sslmode=verify-full", "other", "db.example", "sales"}
-	if diff := cmp.Diff(want, l, cmp.AllowUnexported(live{})); diff != "" {
-		t.Error(diff)
-	}
-	for _, bad := range []string{
-		"postgres://a,b/db", "postgres://a:1,b:2/db", "postgres://a/db?host=a,b", "postgres://a/db?port=1,2", "postgres://a/db?hostaddr=127.0.0.1", "postgres://a/db?%68ostaddr=127.0.0.1",
-		"postgres://a/db?service=x", "postgres://a/db?passfile=/x", "postgres://a/db?servicefile=/x", "postgres://a/db?host=@x", "postgres://a/db?load_balance_hosts=random",
-	} {
-		if _, err := parseLive(bad); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("%q: %v", bad, err)
-		}
-	}
-	if l, err := parseLive("postgres://u@[2001:db8::1]/db?host=2001:db8::2&port=7"); err != nil || l.url != "postgres://u@[2001:db8::2]:7/db" {
-		t.Errorf("%+v, %v", l, err)
-	}
-	for _, bad := range []string{"mysql://a/b", "postgres:///db", "postgres://h", "postgres:///db?host=/run", "postgres://%zz", ""} {
-		if _, err := parseLive(bad); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("%q: %v", bad, err)
-		}
-	}
-}
-
 func TestHostNotFound(t *testing.T) {
 	_, err := New().Host(context.Background(), t.TempDir())
 	var hint interface{ Hint() string }
