@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ func TestAttackUsers(t *testing.T) {
 			d := newTarget(t, fmt.Sprintf("[containerd]\nruntime = %q\nids = %d\n", runtime, first))
 			t.Run("build", func(t *testing.T) { attackFromBuild(t, d, first) })
 			t.Run("clone", func(t *testing.T) { attackFromClone(t, d, first) })
+			t.Run("neighbour", func(t *testing.T) { attackNeighbour(t, d) })
 		})
 	}
 }
@@ -70,6 +72,31 @@ func attackFromClone(t *testing.T, d *daemon, first int) {
 		fails(t, "exec --user 0 in a clone", "it is user "+got[1]+" of the host")
 	}
 	attackAsRootOf(t, d, "a clone", c.PID)
+}
+
+// attackNeighbour has root of alice's clone become the user that bob's server is: all clones have the same numbers. It is handed a
+// descriptor of that server in /proc, as alice can open one.
+func attackNeighbour(t *testing.T, d *daemon) {
+	hers, his := cloneAs(t, d, alice), cloneAs(t, d, bob)
+	info, err := os.Stat(fmt.Sprintf("/proc/%d", his.PID))
+	do(t, err)
+	inside := string(mustRead(t, fmt.Sprintf("/proc/%d/uid_map", hers.PID)))
+	uid := int(info.Sys().(*syscall.Stat_t).Uid)
+	var first int
+	_, err = fmt.Sscan(strings.Fields(inside)[1], &first)
+	do(t, err)
+	proc, err := os.Open(fmt.Sprintf("/proc/%d", his.PID))
+	do(t, err)
+	defer func() { do(t, proc.Close()) }()
+	for _, file := range []string{"environ", "mem", "maps", "fd/0", "root/etc/passwd", "cwd/PG_VERSION"} {
+		args := []string{program(t, "nsenter"), fmt.Sprintf("--user=/proc/%d/ns/user", hers.PID), fmt.Sprintf("--setuid=%d", uid-first), "--setgid=0", "--",
+			program(t, "head"), "-c", "1", "/proc/self/fd/3/" + file}
+		out, err := asUser(t, 0, 0, []*os.File{proc}, args...)
+		wantDenied(t, "alice's process, of the same number on the host, opens "+file+" of bob's server", "Permission denied", out, err)
+	}
+	if out, err := asUser(t, uint32(uid), uint32(uid), []*os.File{proc}, program(t, "head"), "-c", "1", "/proc/self/fd/3/stat"); err != nil {
+		t.Errorf("the attack itself is wrong: %v: %s", err, out)
+	}
 }
 
 // processesOf are those in the cgroup of a container.
