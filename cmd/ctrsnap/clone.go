@@ -80,6 +80,9 @@ func atLeast1(n int) error {
 
 // check finds what is wrong before a clone is made.
 func (o *cloneOptions) check(a *app) error {
+	if o.connect && (o.out.format != "" || o.out.source != "") {
+		return usagef("use one of them").of("--psql prints nothing by -o or --format: they exclude each other")
+	}
 	if err := o.out.resolve(a.getenv("CTRSNAP_OUTPUT")); err != nil {
 		return err
 	}

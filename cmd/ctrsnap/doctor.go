@@ -47,6 +47,9 @@ func diagnose(doc api.Doctor, err error) api.Doctor {
 		var e *api.Error
 		if errors.As(err, &e) {
 			check.Fix = e.Hint
+			if e.Code == api.CodeGeneral {
+				check.Fix += "; as root, 'ctrsnapd check' says what keeps it from starting"
+			}
 		}
 	}
 	doc.Schema, doc.Checks = api.Schema, append([]api.Check{check}, doc.Checks...)

@@ -468,6 +468,11 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		Events:  d.events, Recover: d.recovered,
 	})
 	d.background.Go(func() { d.store.Scrub(serving, d.scrub()) })
+	if a := cfg.API; a.Group != "" {
+		d.background.Go(func() {
+			letIn(serving, func() (bool, error) { return server.LetIn(a.Socket, a.Group) }, a.Group, d.log)
+		})
+	}
 	d.background.Go(func() { d.uses.Follow(serving, d.events, d.log) })
 	d.background.Go(func() { d.pruner().Run(serving) })
 	if err := d.telemetry.Serve(serving, cfg.Metrics.Listen, d.log); err != nil {

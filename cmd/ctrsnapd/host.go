@@ -22,6 +22,7 @@ func (d *daemon) openHost() {
 			Containerd: d.containerd.Version(), Embedded: d.containerd.Embedded(),
 		},
 		Checks: []host.Check{
+			host.CheckGroup(d.cfg.API.Group, d.cfg.API.Socket),
 			host.CheckStorage(d.storage, d.containerd), host.CheckContainerd(d.containerd), host.One(runner.CheckRunc(d.runc())),
 			host.Verified("network", d.network), host.CheckCgroups, host.One(d.users.Check), host.One(d.manager.CheckIsolation), host.One(d.goldens.Check), d.checkNames,
 		},

@@ -60,6 +60,13 @@ func command() *cli.Command {
 				},
 			},
 			{
+				Name:  "check",
+				Usage: "say what a start would find, and change nothing; exit code 1 if something is wrong",
+				Action: func(ctx context.Context, c *cli.Command) error {
+					return withConfig(c, func(cfg config.Config) error { return check(ctx, cfg, os.Stdout) })
+				},
+			},
+			{
 				Name:  "config",
 				Usage: "print the configuration in force, with comments",
 				Action: func(_ context.Context, c *cli.Command) error {

@@ -2,7 +2,11 @@ package storage
 
 import (
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Check is one finding about the storage, for people.
@@ -89,3 +93,43 @@ func checkImage(i Info) Check {
 }
 
 func gib(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
+
+// Foresee says what Open would find or make with these options, and changes nothing.
+func Foresee(o Options) []Check {
+	c := Check{Name: "storage", Status: StatusOK, Why: whyReflink}
+	if exists(o.Image) {
+		c.Detail = "image " + o.Image + " is there"
+		return []Check{c}
+	}
+	dir := o.Dir
+	for !exists(dir) && dir != "/" {
+		dir = filepath.Dir(dir)
+	}
+	reflink, err := probe(dir)
+	var st unix.Statfs_t
+	if err == nil {
+		err = unix.Statfs(dir, &st)
+	}
+	switch {
+	case err != nil:
+		c.Status, c.Detail = StatusError, fmt.Sprintf("%s: %v", dir, err)
+	case reflink:
+		c.Detail = fmt.Sprintf("%s at %s, reflinks", fsName(int64(st.Type)), dir)
+	default:
+		c.Detail = fmt.Sprintf("%s at %s has no reflinks: an image with XFS is made there", fsName(int64(st.Type)), dir)
+		_, err = findMkfs("")
+		if err == nil && o.Size == 0 {
+			_, err = autoSize(dir)
+		}
+		if err == nil && !exists("/dev/loop-control") {
+			err = noLoop(fs.ErrNotExist)
+		}
+		if err != nil {
+			c.Status, c.Detail, c.Fix = StatusWarning, fmt.Sprintf("%s at %s has no reflinks, and no image can be made: %v", fsName(int64(st.Type)), dir, err), strings.TrimPrefix(hintOf(err), "; ")
+		}
+	}
+	if st.Type == unix.TMPFS_MAGIC {
+		return []Check{c, {Name: "root directory", Status: StatusWarning, Detail: dir + " is in memory", Why: "goldens are gone with the next boot", Fix: "set root to a directory on a disk"}}
+	}
+	return []Check{c}
+}

@@ -66,7 +66,7 @@ func (s *Server) local(ctx context.Context) access.Caller {
 	}
 	c := access.User(s.users.name(cred.Uid), int(cred.Uid), append([]int{int(cred.Gid)}, groups...)...)
 	c.PID = int(cred.Pid)
-	if s.adminGID > 0 && c.In(s.adminGID) {
+	if gid := s.admins.gid(); gid > 0 && c.In(gid) {
 		c = c.AsAdmin()
 	}
 	return c
@@ -117,6 +117,28 @@ func (u *userNames) name(uid uint32) string {
 	}
 	u.byUID[uid] = name
 	return name
+}
+
+// lookEvery is how often a group is looked for that does not exist.
+const lookEvery = 10 * time.Second
+
+// group is one of this host, which may come to be later.
+type group struct {
+	name string
+
+	mu     sync.Mutex
+	known  int
+	looked time.Time
+}
+
+// gid returns its number, or 0 if there is none.
+func (g *group) gid() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.known == 0 && (g.looked.IsZero() || time.Since(g.looked) >= lookEvery) {
+		g.known, g.looked = lookupGroup(g.name), time.Now()
+	}
+	return g.known
 }
 
 // lookupGroup returns the number of a group, or 0. Root's group is none: who is in

@@ -21,7 +21,7 @@ import (
 const socketMode = 0o660
 
 // Listen listens on a unix socket at path that root and group may connect to;
-// a group that does not exist is left out. A socket that a dead daemon has left
+// a group that does not exist is left out: see [LetIn]. A socket that a dead daemon has left
 // is replaced; one that is served is refused with FailedPrecondition, and what
 // is no socket with AlreadyExists. The connections of each user but root are bounded; payer says
 // whose bounds hold for a user, nil that it is everybody's own. Close removes the socket.
@@ -40,7 +40,7 @@ func Listen(path, group string, payer func(uid int) int) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := open(path, group); err != nil {
+	if _, err := LetIn(path, group); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
@@ -52,25 +52,26 @@ func Listen(path, group string, payer func(uid int) int) (net.Listener, error) {
 	return bounded, nil
 }
 
-// open lets group connect.
-func open(path, group string) error {
+// LetIn lets the members of a group connect to a socket; known says whether there is such a group.
+func LetIn(path, group string) (known bool, err error) {
 	if group != "" {
 		g, err := user.LookupGroup(group)
 		var unknown user.UnknownGroupError
 		if err != nil && !errors.As(err, &unknown) {
-			return err
+			return false, err
 		}
 		if err == nil {
 			gid, err := strconv.Atoi(g.Gid)
 			if err != nil {
-				return fmt.Errorf("group %s: %w", group, err)
+				return false, fmt.Errorf("group %s: %w", group, err)
 			}
 			if err := os.Chown(path, -1, gid); err != nil {
-				return err
+				return false, err
 			}
+			known = true
 		}
 	}
-	return os.Chmod(path, socketMode)
+	return known, os.Chmod(path, socketMode)
 }
 
 // removeStale removes the socket of a daemon that is gone.

@@ -69,12 +69,11 @@ type Server struct {
 	// often a stream looks whether its client is still there.
 	keepAlive, watch time.Duration
 
-	huma    huma.API
-	mux     *http.ServeMux
-	handler http.Handler
-	users   userNames
-	// adminGID is that of Options.AdminGroup, 0 if there is none.
-	adminGID   int
+	huma       huma.API
+	mux        *http.ServeMux
+	handler    http.Handler
+	users      userNames
+	admins     group
 	certUsers  *access.CertUsers
 	certAdmins []string
 
@@ -88,7 +87,7 @@ func New(o Options) *Server {
 	s := &Server{
 		clones: o.Clones, goldens: o.Goldens, pools: o.Pools, host: o.Host, stats: o.Stats, hub: o.Events, metrics: o.Metrics, auditLog: o.Audit, interfaces: o.Interfaces, networks: o.Networks, engines: o.Engines, log: o.Logger, grace: o.Grace,
 		keepAlive: 15 * time.Second, watch: time.Second,
-		mux: http.NewServeMux(), certUsers: o.CertUsers, certAdmins: o.CertAdmins,
+		mux: http.NewServeMux(), certUsers: o.CertUsers, certAdmins: o.CertAdmins, admins: group{name: o.AdminGroup},
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -96,7 +95,6 @@ func New(o Options) *Server {
 	if s.grace == 0 {
 		s.grace = 5 * time.Second
 	}
-	s.adminGID = lookupGroup(o.AdminGroup)
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.routes()
 	s.handler = s.observe(s.negotiate(s.route(s.mux)))
