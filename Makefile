@@ -61,6 +61,10 @@ test-engines: ## run the conformance suite against each engine, and measure its 
 	@$(MAKE) --no-print-directory build
 	@.ci/test-engines
 
+.PHONY: test-inputs
+test-inputs: ## compare goldens of dumps with what psql and pg_restore make of them, and cut dumps at many places (needs root; CTRSNAP_TEST_CUTS)
+	@.ci/test-inputs
+
 .PHONY: soak
 soak: ## have callers work for 20 minutes under kills, and compare what a daemon has before and after (needs root; SOAK, SEED)
 	@.ci/setup test
