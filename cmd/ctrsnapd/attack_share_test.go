@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -60,7 +61,7 @@ func attackConnections(t *testing.T, d *daemon) {
 					return err
 				}
 				const request = "GET /v1/events?follow=true HTTP/1.1\r\nHost: ctrsnap\r\n\r\n"
-				if _, err := unix.Write(fd, []byte(request)); err != nil && err != unix.EPIPE { //nolint:errorlint // it is bare
+				if _, err := unix.Write(fd, []byte(request)); err != nil && !errors.Is(err, unix.EPIPE) {
 					return err
 				}
 			}

@@ -175,6 +175,10 @@ func TestNobody(t *testing.T) {
 		return err
 	}
 	verbs := map[string]func(*world, access.Caller) error{
+		"Prune": func(w *world, c access.Caller) error {
+			list, err := w.Goldens.Prune(ctx, c, api.PruneRequest{Keep: 1})
+			return none(len(list), err)
+		},
 		"Build": func(w *world, c access.Caller) error {
 			r := shop()
 			r.Name = "new"

@@ -74,7 +74,7 @@ func TestBuild(t *testing.T) {
 		},
 		Mode: "0644", Warnings: []string{"b.sql has no end"},
 	}
-	opts := cmpopts.IgnoreFields(api.Golden{}, "CreatedAt", "BuildSeconds", "Owner", "Group", "KeyParts")
+	opts := cmpopts.IgnoreFields(api.Golden{}, "CreatedAt", "BuildSeconds", "Owner", "Group", "KeyParts", "UsedAt")
 	if diff := cmp.Diff(want, got, opts, cmpopts.IgnoreFields(api.Source{}, "Digest")); diff != "" {
 		t.Error(diff)
 	}

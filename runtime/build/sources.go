@@ -74,7 +74,7 @@ func (s *spool) takeSource(part api.Part, r io.Reader) error {
 		return invalid("unknown kind of file")
 	}
 	another := func(k source) bool {
-		return k.whole && k.has(s.src) && !(k.more && slices.Contains(k.parts, part.Kind))
+		return k.whole && k.has(s.src) && (!k.more || !slices.Contains(k.parts, part.Kind))
 	}
 	if kinds[n].whole && slices.ContainsFunc(kinds, another) {
 		return invalid("more than one of dump, data directory and URL")

@@ -93,8 +93,10 @@ func BenchmarkExec(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer p.Wait()               //nolint:errcheck // of what is killed
-	defer p.Signal(unix.SIGKILL) //nolint:errcheck // see above
+	defer func() {
+		_ = p.Signal(unix.SIGKILL)
+		_, _ = p.Wait()
+	}()
 	if err := p.Start(); err != nil {
 		b.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package described
 
 import (
-	"github.com/ctrsnap/ctrsnap/runtime/packed"
 	"maps"
 	"path"
 	"regexp"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctrsnap/ctrsnap/runtime/packed"
 )
 
 var (

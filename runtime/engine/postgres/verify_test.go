@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -155,7 +156,7 @@ func TestStalled(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*stallLimit)
 		defer cancel()
 		begun := time.Now()
-		if err := stalled(ctx, func(context.Context) string { return "same" }); err != errStalled || time.Since(begun) > stallLimit+2*stallEvery {
+		if err := stalled(ctx, func(context.Context) string { return "same" }); !errors.Is(err, errStalled) || time.Since(begun) > stallLimit+2*stallEvery {
 			t.Errorf("%v after %v", err, time.Since(begun))
 		}
 	})
