@@ -112,6 +112,7 @@ type Description struct {
 	DataDir     []string // paths of which a data directory has one at least
 	LinkedDirs  []string // of a data directory: links to directories that belong to it
 	EmptyDirs   []string // of a data directory: what they have lies elsewhere
+	SkippedDirs []string // of a data directory: what they have is not copied
 	PIDFile     string   // of a data directory: names the process of its server in the first line
 	Processes   []string // names of that process
 	PasswordEnv string   // variable with the password of a URL that has none

@@ -36,6 +36,9 @@ func (a *app) golden(ctx context.Context, d *client.Client, b build, quiet bool)
 			return g, nil
 		}
 	}
+	for _, path := range b.dead {
+		a.hint("golden build %s: %s is left out: it leads nowhere", b.req.Name, path)
+	}
 	for _, path := range b.ignored {
 		scripts, _ := b.scripts() // was asked for before
 		a.hint("golden build %s: %s is no script, which others may read: its name ends in none of %s", b.req.Name, path, strings.Join(scripts, " "))

@@ -29,7 +29,7 @@ const hostilePassword = `p'a"$(touch pwned)\ ` + "`id`" + `%41;#é`
 // postgres is what the daemon tells of its default engine.
 var postgres = api.Engine{
 	Schema: 1, Name: "postgres", BuiltIn: true, Scripts: []string{".sql", ".sh"}, DumpDir: "toc.dat", DataDir: []string{"PG_VERSION"},
-	LinkedDirs: []string{"pg_wal", "pg_xlog"}, EmptyDirs: []string{"pg_tblspc"}, PIDFile: "postmaster.pid",
+	LinkedDirs: []string{"pg_wal", "pg_xlog"}, SkippedDirs: []string{"log"}, PIDFile: "postmaster.pid",
 	Processes: []string{"postgres", "postmaster"}, PasswordEnv: "PGPASSWORD", Settings: true,
 }
 

@@ -97,6 +97,7 @@ func (s *sources) any() bool {
 type build struct {
 	req     api.BuildRequest
 	parts   []client.Part
+	dead    []string // links of a data directory that lead nowhere
 	ignored []string // files of --init directories that are no scripts
 	engine  func() (api.Engine, error)
 }
@@ -314,6 +315,7 @@ func (s *sources) addFiles(b *build, _ func(string) string) error {
 		if err != nil {
 			return err
 		}
+		b.dead = deadLinks(e, s.dir)
 		b.addTar(api.PartDirTar, s.dir, e)
 	}
 	for _, path := range s.mask {

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -117,11 +118,48 @@ func addTree(tw treeWriter, dir, prefix string) error {
 		if (tw.engine.PIDFile != "" && name == tw.engine.PIDFile) || d.Type()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice) != 0 {
 			return nil
 		}
-		if slices.Contains(tw.engine.LinkedDirs, name) && d.Type()&fs.ModeSymlink != 0 {
-			return addLinkedDir(tw, path, name)
+		if d.Type()&fs.ModeSymlink != 0 && len(tw.engine.DataDir) > 0 {
+			return addLink(tw, path, name)
 		}
 		return addEntry(tw, path, name)
 	})
+}
+
+// addLink writes what a link of a data directory leads to: a server follows it, be it a tablespace's. One that leads nowhere is left out, and
+// of a directory that is not copied only the directory is there.
+func addLink(tw treeWriter, path, name string) error {
+	if slices.Contains(tw.engine.SkippedDirs, name) {
+		return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o700, Format: tar.FormatPAX})
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil //nolint:nilerr // checkDataDir has told it
+	}
+	info, err := os.Stat(target)
+	if err != nil || !info.IsDir() {
+		return errors.Join(err, addEntry(tw, target, name))
+	}
+	if rel, err := filepath.Rel(target, path); err == nil && filepath.IsLocal(rel) {
+		return fmt.Errorf("%s leads to a directory that it lies in", path)
+	}
+	return addTree(tw, target, name)
+}
+
+// deadLinks lists the links in a data directory that lead nowhere.
+func deadLinks(e api.Engine, dir string) (dead []string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // whoever reads it next says so
+	}
+	for _, d := range entries {
+		if d.Type()&fs.ModeSymlink == 0 || slices.Contains(e.SkippedDirs, d.Name()) {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, d.Name())); err != nil {
+			dead = append(dead, filepath.Join(dir, d.Name()))
+		}
+	}
+	return dead
 }
 
 func addLinkedDir(tw treeWriter, path, name string) error {

@@ -430,6 +430,7 @@ type Engine struct {
 	DumpDir     string   `json:"dump_dir,omitempty"`     // file that a dump has which is a directory
 	DataDir     []string `json:"data_dir,omitempty"`     // paths of which a data directory has one at least
 	LinkedDirs  []string `json:"linked_dirs,omitempty"`  // of a data directory: links to directories that belong to it
+	SkippedDirs []string `json:"skipped_dirs,omitempty"` // of a data directory: what they have is not copied
 	EmptyDirs   []string `json:"empty_dirs,omitempty"`   // of a data directory: what they have lies elsewhere and cannot be copied
 	PIDFile     string   `json:"pid_file,omitempty"`     // of a data directory: names the process of its server
 	Processes   []string `json:"processes,omitempty"`    // names of that process

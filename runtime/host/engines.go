@@ -67,7 +67,7 @@ func (e *Engines) Engine(ctx context.Context, caller access.Caller, name string)
 	}
 	if d, ok := engine.(runtime.Describer); ok {
 		i := d.Describe()
-		a.Scripts, a.DumpDir, a.DataDir, a.LinkedDirs, a.EmptyDirs = i.Scripts, i.DumpDir, i.DataDir, i.LinkedDirs, i.EmptyDirs
+		a.Scripts, a.DumpDir, a.DataDir, a.LinkedDirs, a.EmptyDirs, a.SkippedDirs = i.Scripts, i.DumpDir, i.DataDir, i.LinkedDirs, i.EmptyDirs, i.SkippedDirs
 		a.PIDFile, a.Processes, a.PasswordEnv, a.Settings = i.PIDFile, i.Processes, i.PasswordEnv, i.Settings
 	}
 	a.Goldens, err = e.goldens(ctx, caller, name)

@@ -2,9 +2,11 @@ package postgres
 
 import (
 	"cmp"
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/ctrsnap/ctrsnap/runtime"
@@ -72,9 +74,9 @@ var _ runtime.Describer = (*Engine)(nil)
 func (*Engine) Describe() runtime.Description {
 	return runtime.Description{
 		Scripts: []string{".sql", ".sh"}, DumpDir: "toc.dat", DataDir: []string{"PG_VERSION"},
-		LinkedDirs: []string{"pg_wal", "pg_xlog"}, // initdb --waldir puts it elsewhere
-		EmptyDirs:  []string{"pg_tblspc"},
-		PIDFile:    "postmaster.pid", Processes: []string{"postgres", "postmaster"},
+		LinkedDirs:  []string{"pg_wal", "pg_xlog"}, // initdb --waldir puts it elsewhere
+		SkippedDirs: slices.Sorted(maps.Keys(emptied)),
+		PIDFile:     "postmaster.pid", Processes: []string{"postgres", "postmaster"},
 		PasswordEnv: "PGPASSWORD", Settings: true,
 	}
 }

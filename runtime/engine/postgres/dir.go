@@ -32,6 +32,7 @@ var emptied = map[string]bool{
 var leftOut = map[string]bool{
 	"postmaster.pid": true, "postmaster.opts": true, "standby.signal": true, "recovery.signal": true,
 	"current_logfiles": true, "postgresql.auto.conf.tmp": true, "backup_label.old": true,
+	"tablespace_map": true, // it would have recovery make links to where tablespaces were
 }
 
 // minimalConf stands in for a configuration that lies elsewhere (Debian).
@@ -155,6 +156,9 @@ func (b *build) single(ctx context.Context, sql string) (string, error) {
 	settings := buildSettings(major(b.st.Version))
 	for k, v := range b.st.contract() {
 		settings[k] = v
+	}
+	if major(b.st.Version) >= 15 { // a tablespace that was elsewhere is a directory of this one now
+		settings["allow_in_place_tablespaces"] = "on"
 	}
 	args := append([]string{"postgres", "--single", "-D", b.st.DataDir}, settingArgs(settings)...)
 	out := dial.Answer{Limit: maxSingle}
