@@ -111,11 +111,11 @@ func ignoreGone(err error) error {
 
 // MakeRoom removes goldens that were built with a key, and so are built anew where they are wanted again, until what
 // they held comes to need bytes: first those of the user whose goldens hold most, and of these the one that was unused
-// longest. What is freed is free once containerd has collected it.
-func (g *Goldens) MakeRoom(ctx context.Context, need int64) error {
+// longest. It returns what they held, which is free once containerd has collected it.
+func (g *Goldens) MakeRoom(ctx context.Context, need int64) (freed int64, err error) {
 	all, err := g.opts.Store.Goldens(ctx)
 	if err != nil {
-		return fmt.Errorf("make room: %w", err)
+		return 0, fmt.Errorf("make room: %w", err)
 	}
 	held := map[int]int64{} // by owner
 	for _, one := range all {
@@ -126,20 +126,23 @@ func (g *Goldens) MakeRoom(ctx context.Context, need int64) error {
 		a, b := x.Access.Owner, y.Access.Owner
 		return cmp.Or(cmp.Compare(held[b], held[a]), cmp.Compare(a, b), g.opts.Uses.Last(x).Compare(g.opts.Uses.Last(y)))
 	})
-	for len(list) > 0 && need > 0 && ctx.Err() == nil {
+	for len(list) > 0 && freed < need && ctx.Err() == nil {
 		// What another stands on that is to go later is refused now, and goes with the next look.
 		removed, e := g.removeIfUnused(ctx, access.Daemon, list[0], "the storage is about to be full")
 		if removed {
-			need -= list[0].Size
+			freed += list[0].Size
 		}
 		err, list = errors.Join(err, e), list[1:]
 	}
-	return err
+	return freed, err
 }
 
 const (
 	pruneEvery = 10 * time.Minute
 	roomEvery  = 5 * time.Second
+	// freeAfter is when at last what was removed is free: ours collects after ten seconds. Until then nothing more is
+	// removed for the same need.
+	freeAfter = 30 * time.Second
 )
 
 // Pruner keeps goldens from piling up.
@@ -169,10 +172,14 @@ func (p Pruner) Run(ctx context.Context) {
 			_, err = p.Goldens.Prune(ctx, access.Daemon, p.Policy)
 			prune = time.After(pruneEvery)
 		case <-room:
+			var freed int64
 			if need := p.Short(); need > 0 {
-				err = p.Goldens.MakeRoom(ctx, need)
+				freed, err = p.Goldens.MakeRoom(ctx, need)
 			}
 			room = time.After(roomEvery)
+			if freed > 0 {
+				room = time.After(freeAfter)
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			p.Log.ErrorContext(ctx, "prune goldens", "error", err)
