@@ -29,13 +29,30 @@ type Original struct {
 	Fill func(dst string) error
 }
 
-// Study learns from a running clone, by its server's process.
-func Study(pid int) (Original, error) {
-	o, err := study(fmt.Sprintf("/proc/%d", pid))
+// Study learns from a running clone, by the first process of its container.
+func Study(pid int) (o Original, err error) {
+	if pid, err = serverOf(pid); err == nil {
+		o, err = study(fmt.Sprintf("/proc/%d", pid))
+	}
 	if err != nil {
 		return o, fmt.Errorf("study server %d: %w", pid, err)
 	}
 	return o, nil
+}
+
+// serverOf returns the server of a container whose first process is pid: that process itself, or the child of one that
+// starts it anew when it ends. See proc_tid_children(5).
+func serverOf(pid int) (int, error) {
+	args, err := list(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || len(args) != 1 || args[0] != "ctrsnap-init" {
+		return pid, err
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(children), " ")
+	return strconv.Atoi(first)
 }
 
 func study(proc string) (o Original, err error) {

@@ -114,9 +114,9 @@ func Foresee(o Options) []Check {
 	case err != nil:
 		c.Status, c.Detail = StatusError, fmt.Sprintf("%s: %v", dir, err)
 	case reflink:
-		c.Detail = fmt.Sprintf("%s at %s, reflinks", fsName(int64(st.Type)), dir)
+		c.Detail = fmt.Sprintf("%s at %s, reflinks", fsName(st.Type), dir)
 	default:
-		c.Detail = fmt.Sprintf("%s at %s has no reflinks: an image with XFS is made there", fsName(int64(st.Type)), dir)
+		c.Detail = fmt.Sprintf("%s at %s has no reflinks: an image with XFS is made there", fsName(st.Type), dir)
 		_, err = findMkfs("")
 		if err == nil && o.Size == 0 {
 			_, err = autoSize(dir)
@@ -125,7 +125,7 @@ func Foresee(o Options) []Check {
 			err = noLoop(fs.ErrNotExist)
 		}
 		if err != nil {
-			c.Status, c.Detail, c.Fix = StatusWarning, fmt.Sprintf("%s at %s has no reflinks, and no image can be made: %v", fsName(int64(st.Type)), dir, err), strings.TrimPrefix(hintOf(err), "; ")
+			c.Status, c.Detail, c.Fix = StatusWarning, fmt.Sprintf("%s at %s has no reflinks, and no image can be made: %v", fsName(st.Type), dir, err), strings.TrimPrefix(hintOf(err), "; ")
 		}
 	}
 	if st.Type == unix.TMPFS_MAGIC {

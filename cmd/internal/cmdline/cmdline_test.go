@@ -10,7 +10,7 @@ import (
 func TestNearest(t *testing.T) {
 	verbs := []string{"clone", "run", "ls", "inspect", "golden", "gc", "a"}
 	for word, want := range map[string]string{
-		"clnoe": "clone", "clones": "clone", "goldne": "golden", "rnu": "run", "insepct": "inspect", "sl": "ls",
+		"clnoe": "clone", "clones": "clone", "goldne": "golden", "rnu": "run", "inspcet": "inspect", "sl": "ls",
 		"x": "", "xyz": "", "help": "", "frobnicate": "", "": "", "b": "",
 	} {
 		if got := Nearest(word, verbs); got != want {
