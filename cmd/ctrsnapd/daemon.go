@@ -271,7 +271,7 @@ func (d *daemon) openRuntime(ctx context.Context) error {
 	d.builder = build.New(build.Options{
 		Store: d.store, Goldens: d.goldens, Bases: d.bases, Runner: d.runner, Network: d.network, Engines: d.engines,
 		SpoolDir: d.stored("spool"), RunDir: d.state("builds"), LogDir: d.stored("logs"),
-		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Timeout: time.Duration(d.cfg.Build.Timeout), TrustedGroup: d.cfg.Build.TrustedGroup, Payer: d.payers.Of, Mode: uint32(d.cfg.Build.Mode),
+		Logger: d.log, Concurrency: d.cfg.Build.Parallel, Timeout: time.Duration(d.cfg.Build.Timeout), TrustedGroup: d.cfg.Build.TrustedGroup, Payer: d.payers.Of, Peers: d.manager.Peers, Mode: uint32(d.cfg.Build.Mode),
 		MaxUpload: int64(d.cfg.Build.MaxUpload), HostNetwork: d.cfg.Build.HostNetwork, Room: d.manager.Room,
 		Failpoint: d.failpoints.Of("build"),
 	})

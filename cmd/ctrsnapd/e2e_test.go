@@ -69,20 +69,17 @@ func cloneJSON(t testing.TB, d *daemon, args ...string) api.Clone {
 // modes are the ways to run a daemon that the same tests pass with.
 func modes(t *testing.T, test func(t *testing.T, d *daemon)) { modesOf(t, newDaemon, test) }
 
-// hostNetwork lets builds dump databases of clones.
-const hostNetwork = "[build]\nhost_network = true\n"
-
 // shopModes are those with a golden shop:1.
 func shopModes(t *testing.T, test func(t *testing.T, d *daemon)) { modesOf(t, newShop, test) }
 
 func modesOf(t *testing.T, start func(t testing.TB, configuration string, args ...string) *daemon, test func(t *testing.T, d *daemon)) {
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
-		test(t, start(t, hostNetwork))
+		test(t, start(t, ""))
 	})
 	t.Run("external", func(t *testing.T) {
 		t.Parallel()
-		test(t, start(t, hostNetwork, "--containerd", hostContainerd(t)))
+		test(t, start(t, "", "--containerd", hostContainerd(t)))
 	})
 }
 

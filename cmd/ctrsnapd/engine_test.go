@@ -73,7 +73,7 @@ var subjects = []struct {
 // TestEngines runs the conformance suite against each engine.
 func TestEngines(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, hostNetwork+"[pool]\nauto = false\n")
+	d := newDaemon(t, "[pool]\nauto = false\n")
 	for _, file := range []string{"etcd", "nats"} {
 		d.run("engine", "add", describedExample(t, file))
 	}

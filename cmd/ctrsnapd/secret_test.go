@@ -12,7 +12,7 @@ import (
 // that of a database which a golden is built from.
 func TestSecrets(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t, hostNetwork+"[log]\nlevel = 'debug'\n")
+	d := newDaemon(t, "[log]\nlevel = 'debug'\n")
 	d.file("schema.sql", schema)
 	d.run("golden", "build", "shop", fromHost(), "--init", "schema.sql")
 	address := d.run("clone", "shop", "--name", "source", "--password")

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -64,7 +65,9 @@ type Options struct {
 
 	Memory rundir.Memory // default the kernel's
 
-	Logger      *slog.Logger  // default slog.Default()
+	Logger *slog.Logger // default slog.Default()
+	// Peers returns the network lease by which a build reaches the caller's clone at an address; "" where there is none.
+	Peers       func(ctx context.Context, caller access.Caller, addr netip.Addr) (lease string, err error)
 	HostNetwork bool          // dumps of live databases run in the host's network namespace
 	Concurrency int           // default DefaultConcurrency
 	Timeout     time.Duration // how long a build may be worked on; 0 is for ever

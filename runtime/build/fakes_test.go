@@ -181,7 +181,12 @@ func (n fakeNetwork) Add(ctx context.Context, id string, _ network.Options) (net
 	return network.Namespace{ID: id, Path: "/netns/" + id, Addrs: []netip.Addr{netip.MustParseAddr("10.1.2.3")}}, nil
 }
 
-func (n fakeNetwork) Assign(context.Context, string, network.Options) error { return nil }
+func (n fakeNetwork) Assign(_ context.Context, _ string, opts network.Options) error {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.w.assigned = append(n.w.assigned, opts)
+	return nil
+}
 
 func (n fakeNetwork) Remove(ctx context.Context, id string) error {
 	if err := errors.Join(n.w.at("network.Remove"), ctx.Err()); err != nil {

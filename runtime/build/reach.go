@@ -14,7 +14,8 @@ import (
 )
 
 // reach returns the network namespace of a process that is to reach an address beyond this host, and what takes that away again. Such a
-// process reaches what a clone with egress does: the firewall keeps it from the host, from clones, and from services that hosts trust.
+// process reaches what a clone with egress does: the firewall keeps it from the host, from clones, and from services that hosts trust. For
+// the address of a clone of the caller's it is what that one's peers reach.
 func (w *bench) reach(ctx context.Context, addr netip.Addr) (netns string, back func(context.Context) error, err error) {
 	if w.HostNetwork {
 		return runtime.HostNetwork, func(context.Context) error { return nil }, w.checkTools()
@@ -25,7 +26,14 @@ func (w *bench) reach(ctx context.Context, addr netip.Addr) (netns string, back 
 	if err := w.addNetwork(ctx); err != nil {
 		return "", nil, err
 	}
-	if err := w.Network.Assign(ctx, w.id, network.Options{Egress: true}); err != nil {
+	opts := network.Options{Egress: true}
+	if w.Peers != nil {
+		if opts.Lease, err = w.Peers(ctx, w.caller, addr); err != nil {
+			return "", nil, snapshot.WithHint(err, hintDump)
+		}
+		opts.Egress = opts.Lease == ""
+	}
+	if err := w.Network.Assign(ctx, w.id, opts); err != nil {
 		return "", nil, snapshot.WithHint(fmt.Errorf("let the build reach %s: %w", addr, err), hintDump)
 	}
 	back = func(ctx context.Context) error {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
+	"github.com/ctrsnap/ctrsnap/runtime/access"
 )
 
 // TestReach: a build reaches what is beyond this host, and no address of it; in the host's network, where an administrator wants that, run
@@ -58,5 +61,31 @@ func TestReach(t *testing.T) {
 				t.Errorf("ran in %q", got)
 			}
 		})
+	}
+}
+
+// TestReachClone: a build reaches a clone of its caller's as that one's peers do, and others' not at all.
+func TestReachClone(t *testing.T) {
+	own, others, beyond := netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("10.0.0.8"), netip.MustParseAddr("192.0.2.9")
+	for addr, want := range map[netip.Addr][]network.Options{own: {{Lease: "l1"}, {}}, beyond: {{Egress: true}, {}}, others: nil} {
+		w := newWorld(t)
+		w.Peers = func(_ context.Context, caller access.Caller, to netip.Addr) (string, error) {
+			switch {
+			case to == own && caller.UID() == ada.UID():
+				return "l1", nil
+			case to == beyond:
+				return "", nil
+			}
+			return "", errdefs.ErrPermissionDenied
+		}
+		w.programs["dump"] = func(fakeIO) int { return 0 }
+		w.engine = func(ctx context.Context, wb runtime.Workbench, _ runtime.Sources) (b runtime.Built, err error) {
+			return b, wb.Run(ctx, runtime.Process{Args: []string{"dump"}}, runtime.RunOpts{Reach: addr})
+		}
+		_, _, err := w.run(t.Context(), shop())
+		if errdefs.IsPermissionDenied(err) != (addr == others) || !slices.Equal(w.assigned, want) {
+			t.Errorf("%s: assigned %+v, %v", addr, w.assigned, err)
+		}
+		w.checkNothingLeft()
 	}
 }

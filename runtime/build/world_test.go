@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 
+	"github.com/ctrsnap/ctrsnap/network"
 	"github.com/ctrsnap/ctrsnap/runtime"
 	"github.com/ctrsnap/ctrsnap/runtime/access"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -33,6 +34,7 @@ type world struct {
 	without error // why containers have no user namespace
 
 	mu         sync.Mutex
+	assigned   []network.Options
 	calls      []string
 	onCall     func(n int, call string) error
 	goldens    []snapshot.Golden

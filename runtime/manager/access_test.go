@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"io"
+	"net/netip"
 	"reflect"
 	"testing"
 
@@ -152,8 +153,12 @@ func TestNobody(t *testing.T) {
 			_, err := m.Create(ctx, c, api.CloneRequest{Golden: "shop"})
 			return err
 		},
-		"Get":     func(c access.Caller) error { _, err := m.Get(ctx, c, id); return err },
-		"List":    func(c access.Caller) error { l, err := m.List(ctx, c, nil); return none(len(l), err) },
+		"Get":  func(c access.Caller) error { _, err := m.Get(ctx, c, id); return err },
+		"List": func(c access.Caller) error { l, err := m.List(ctx, c, nil); return none(len(l), err) },
+		"Peers": func(c access.Caller) error {
+			_, err := m.Peers(ctx, c, netip.MustParseAddr("10.0.0.7"))
+			return err
+		},
 		"Restart": func(c access.Caller) error { _, err := m.Restart(ctx, c, id); return err },
 		"Extend": func(c access.Caller) error {
 			_, err := m.Extend(ctx, c, id, api.ExtendRequest{TTL: minutes(1)})
