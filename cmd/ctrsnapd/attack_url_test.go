@@ -31,7 +31,6 @@ func TestAttackURL(t *testing.T) {
 		"services of its cloud":            "postgres://u@" + metadata + "/db",
 		"an abstract socket":               "postgres://u@h/db?host=@abstract",
 		"a socket":                         "postgres:///db?host=/run/postgresql",
-		"a list of hosts":                  "postgres://u@192.0.2.2,127.0.0.1/db",
 		"another address than that host's": "postgres://u@192.0.2.2/db?hostaddr=127.0.0.1",
 		"a service":                        "postgres://u@192.0.2.2/db?service=x",
 		"a file of passwords":              "postgres://u@192.0.2.2/db?passfile=/etc/shadow",
@@ -44,7 +43,7 @@ func TestAttackURL(t *testing.T) {
 		fails(t, "dump "+what, r.stderr)
 	}
 	r := build(c.URL) // of an administrator's clone, whose password alice may know
-	wantDenied(t, "dump another's clone", "timeout expired", r.stderr, exitError(r))
+	wantDenied(t, "dump another's clone", "is no clone of yours", r.stderr, exitError(r))
 
 	// A program of hers that connects where she likes reaches as much as her clone with egress.
 	open := cloneJSON(t, d, "shop", "--egress")
