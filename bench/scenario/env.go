@@ -74,7 +74,8 @@ func (e *Env) Start(ctx context.Context) error {
 	e.built = map[string]api.Golden{}
 	e.Span = max(e.Span, time.Second)
 	e.reflink = canReflink(e.Rig.Storage())
-	if err := os.MkdirAll(e.scratch(), 0o711); err != nil || e.Rig.Own() {
+	// Bare servers, which are no one's but their user's, run below the storage, which lets nobody but root in.
+	if err := errors.Join(os.MkdirAll(e.scratch(), 0o711), os.Chmod(e.Rig.Storage(), 0o711)); err != nil || e.Rig.Own() {
 		return err
 	}
 	if err := e.meet(); err != nil || e.Golden == "" {
@@ -99,7 +100,7 @@ func (e *Env) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	err := errors.Join(os.RemoveAll(e.scratch()), e.giveBack(ctx))
+	err := errors.Join(os.RemoveAll(e.scratch()), os.Chmod(e.Rig.Storage(), 0o700), e.giveBack(ctx))
 	for _, name := range slices.Backward(e.order) { // children before parents
 		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0), client.Tell(ctx, e.Rig.Client(), api.RemoveGolden, api.GoldenArgs{Ref: e.ref(name)}))
 	}

@@ -54,7 +54,7 @@ func postgresImage(t *testing.T, d *daemon) v1.Image {
 	pid := cloneJSON(t, d, "rootfs").PID
 	data := dataDir(t, pid)
 	root := fmt.Sprintf("/proc/%d/root", pid)
-	bin, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // a path of the clone, not of the host
+	bin, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", serverOf(t, pid))) // a path of the clone, not of the host
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,15 @@ func TestNetworkIsolationByConflist(t *testing.T) {
 	two, open := cloneJSON(t, d, "shop"), cloneJSON(t, d, "shop", "--egress")
 	_, port, _ := net.SplitHostPort(services[1])
 	services[1] = net.JoinHostPort("10.97.34.1", port)
+	// Until the kernel is sure that nobody else has the bridge's address, the host asks from a link-local one, which clones
+	// do not answer: RFC 4862, 5.4.
+	waitFor(t, "the bridge to have its address", func() bool {
+		out, err := exec.Command("ip", "-n", filepath.Base(host), "-6", "address", "show", "dev", "own0", "tentative").CombinedOutput()
+		if err != nil {
+			t.Fatalf("ip: %v\n%s", err, out)
+		}
+		return len(out) == 0
+	})
 	check := func() {
 		t.Helper()
 		for _, c := range one.Clones {
