@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -65,11 +66,15 @@ func (o Original) Prepare(dir, sockets string, login Endpoint, more ...string) (
 	if err := os.WriteFile(hba, o.HBA, 0o644); err != nil {
 		return nil, err
 	}
+	conf := filepath.Join(dir, "postgresql.conf") // it includes the data directory's own
+	if err := os.WriteFile(conf, bytes.ReplaceAll(o.Conf, []byte(o.DataDir), []byte(b.data)), 0o644); err != nil {
+		return nil, err
+	}
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	b.args = o.adapt(b.data, hba, sockets, port)
+	b.args = o.adapt(b.data, hba, conf, sockets, port)
 	for _, setting := range more {
 		b.args = append(b.args, "-c", setting)
 	}
@@ -80,9 +85,9 @@ func (o Original) Prepare(dir, sockets string, login Endpoint, more ...string) (
 
 // adapt replaces what lies elsewhere than in the clone. It listens on loopback:
 // the port is one that is free, since it shares the host's network.
-func (o Original) adapt(data, hba, sockets, port string) []string {
+func (o Original) adapt(data, hba, conf, sockets, port string) []string {
 	replace := map[string]string{
-		"hba_file": hba, "unix_socket_directories": sockets, "listen_addresses": "127.0.0.1", "port": port, "data_directory": data,
+		"hba_file": hba, "config_file": conf, "unix_socket_directories": sockets, "listen_addresses": "127.0.0.1", "port": port, "data_directory": data,
 	}
 	args := make([]string, len(o.Args))
 	for i, a := range o.Args {

@@ -118,7 +118,7 @@ func (c *Container) flags(sockets string) []string {
 
 // inside returns the server's command line in a container with the clone's paths.
 func (o Original) inside(sockets, port string) []string {
-	args := o.adapt(o.DataDir, o.setting("hba_file"), sockets, port)
+	args := o.adapt(o.DataDir, o.setting("hba_file"), o.setting("config_file"), sockets, port)
 	args[0] = o.Program
 	return args
 }

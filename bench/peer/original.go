@@ -23,6 +23,7 @@ type Original struct {
 	DataDir string // in the clone
 	Golden  string // the golden's data directory on the host
 	HBA     []byte // content of the file of access rules
+	Conf    []byte // content of the file of settings, if it has one outside of the data directory
 	Program string // path of the server in the clone; Args[0] is that on this host once it is located
 	// Fill puts the data directory of a server beside the clone at dst; nil copies
 	// Golden by reflink.
@@ -71,6 +72,11 @@ func study(proc string) (o Original, err error) {
 	o.Program = o.Args[0]
 	if hba := o.setting("hba_file"); hba != "" {
 		if o.HBA, err = os.ReadFile(proc + "/root" + hba); err != nil {
+			return o, err
+		}
+	}
+	if conf := o.setting("config_file"); conf != "" {
+		if o.Conf, err = os.ReadFile(proc + "/root" + conf); err != nil {
 			return o, err
 		}
 	}

@@ -13,14 +13,14 @@ import (
 
 func TestAdaptReplacesWhatIsOfTheClone(t *testing.T) {
 	o := Original{DataDir: "/var/lib/data", Args: []string{
-		"/usr/bin/postgres", "-D", "/var/lib/data", "-c", "fsync=off", "-c", "hba_file=/ctrsnap/pg_hba.conf", "-c", "listen_addresses=*",
+		"/usr/bin/postgres", "-D", "/var/lib/data", "-c", "fsync=off", "-c", "hba_file=/ctrsnap/pg_hba.conf", "-c", "config_file=/ctrsnap/postgresql.conf", "-c", "listen_addresses=*",
 		"-c", "port=5432", "-c", "unix_socket_directories=/ctrsnap/run", "-c", "data_directory=/var/lib/data",
 	}}
 	want := []string{
-		"/usr/bin/postgres", "-D", "/copy", "-c", "fsync=off", "-c", "hba_file=/hba", "-c", "listen_addresses=127.0.0.1",
+		"/usr/bin/postgres", "-D", "/copy", "-c", "fsync=off", "-c", "hba_file=/hba", "-c", "config_file=/conf", "-c", "listen_addresses=127.0.0.1",
 		"-c", "port=77", "-c", "unix_socket_directories=/sock", "-c", "data_directory=/copy",
 	}
-	if diff := cmp.Diff(want, o.adapt("/copy", "/hba", "/sock", "77")); diff != "" {
+	if diff := cmp.Diff(want, o.adapt("/copy", "/hba", "/conf", "/sock", "77")); diff != "" {
 		t.Error(diff)
 	}
 	if o.dataDir() != "/var/lib/data" || o.setting("fsync") != "off" || o.setting("sync") != "" {

@@ -74,8 +74,7 @@ func (e *Env) Start(ctx context.Context) error {
 	e.built = map[string]api.Golden{}
 	e.Span = max(e.Span, time.Second)
 	e.reflink = canReflink(e.Rig.Storage())
-	// Bare servers, which are no one's but their user's, run below the storage, which lets nobody but root in.
-	if err := errors.Join(os.MkdirAll(e.scratch(), 0o711), os.Chmod(e.Rig.Storage(), 0o711)); err != nil || e.Rig.Own() {
+	if err := os.MkdirAll(e.scratch(), 0o711); err != nil || e.Rig.Own() {
 		return err
 	}
 	if err := e.meet(); err != nil || e.Golden == "" {
@@ -212,6 +211,10 @@ func (e *Env) bare(o peer.Original, login peer.Endpoint, settings ...string) (*p
 	e.copies++
 	n := fmt.Sprintf("bare%d", e.copies)
 	e.mu.Unlock()
+	// It runs as its user below the storage, which each start of the daemon closes for all but root.
+	if err := os.Chmod(e.Rig.Storage(), 0o711); err != nil {
+		return nil, err
+	}
 	return o.Prepare(filepath.Join(e.scratch(), n), filepath.Join(e.Rig.State(), n), login, settings...)
 }
 
