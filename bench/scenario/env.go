@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctrsnap/ctrsnap/bench/peer"
 	"github.com/ctrsnap/ctrsnap/bench/rig"
 	"github.com/ctrsnap/ctrsnap/runtime/api"
@@ -42,6 +44,7 @@ type Env struct {
 	// machine gets fewer rounds, and all scenarios their turn.
 	Span time.Duration
 
+	scratch  string // a directory on the goldens' filesystem, see openScratch
 	reflink  bool
 	versions map[string]string
 	mu       sync.Mutex
@@ -74,7 +77,7 @@ func (e *Env) Start(ctx context.Context) error {
 	e.built = map[string]api.Golden{}
 	e.Span = max(e.Span, time.Second)
 	e.reflink = canReflink(e.Rig.Storage())
-	if err := os.MkdirAll(e.scratch(), 0o711); err != nil || e.Rig.Own() {
+	if err := e.openScratch(); err != nil || e.Rig.Own() {
 		return err
 	}
 	if err := e.meet(); err != nil || e.Golden == "" {
@@ -94,12 +97,13 @@ func (e *Env) ref(golden string) string {
 
 // Close removes what the run has left in a daemon that goes on.
 func (e *Env) Close(ctx context.Context) error {
+	err := e.closeScratch()
 	if e.Rig.Own() {
-		return nil
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	err := errors.Join(os.RemoveAll(e.scratch()), os.Chmod(e.Rig.Storage(), 0o700), e.giveBack(ctx))
+	err = errors.Join(err, e.giveBack(ctx))
 	for _, name := range slices.Backward(e.order) { // children before parents
 		err = errors.Join(err, e.setPoolIfAny(ctx, name, 0), client.Tell(ctx, e.Rig.Client(), api.RemoveGolden, api.GoldenArgs{Ref: e.ref(name)}))
 	}
@@ -115,8 +119,26 @@ func canReflink(dir string) bool {
 
 func (e *Env) say(format string, args ...any) { fmt.Fprintf(e.Progress, format+"\n", args...) }
 
-// scratch is a directory on the goldens' filesystem.
-func (e *Env) scratch() string { return filepath.Join(e.Rig.Storage(), "bench") }
+// openScratch makes a directory on the goldens' filesystem that users reach as whom servers run: the storage lets nobody but
+// root in.
+func (e *Env) openScratch() (err error) {
+	if err := os.MkdirAll(e.below(), 0o711); err != nil {
+		return err
+	}
+	if e.scratch, err = os.MkdirTemp("/var/tmp", "ctrsnap-bench-data-"); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(e.scratch, 0o711), unix.Mount(e.below(), e.scratch, "", unix.MS_BIND, ""))
+}
+
+func (e *Env) below() string { return filepath.Join(e.Rig.Storage(), "bench") }
+
+func (e *Env) closeScratch() error {
+	if e.scratch == "" {
+		return nil
+	}
+	return errors.Join(os.RemoveAll(e.below()), unix.Unmount(e.scratch, unix.MNT_DETACH), os.Remove(e.scratch))
+}
 
 // clone asks for one clone and returns when it has answered the caller's own
 // SELECT 1.
@@ -211,11 +233,7 @@ func (e *Env) bare(o peer.Original, login peer.Endpoint, settings ...string) (*p
 	e.copies++
 	n := fmt.Sprintf("bare%d", e.copies)
 	e.mu.Unlock()
-	// It runs as its user below the storage, which each start of the daemon closes for all but root.
-	if err := os.Chmod(e.Rig.Storage(), 0o711); err != nil {
-		return nil, err
-	}
-	return o.Prepare(filepath.Join(e.scratch(), n), filepath.Join(e.Rig.State(), n), login, settings...)
+	return o.Prepare(filepath.Join(e.scratch, n), filepath.Join(e.Rig.State(), n), login, settings...)
 }
 
 // restart ends the daemon and starts it with another configuration. Goldens

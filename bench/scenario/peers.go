@@ -165,7 +165,7 @@ func (t *take) rivals(ctx context.Context, golden string) (all []peer.Peer, end 
 	if err != nil {
 		return nil, end, err
 	}
-	login, place := endpoint(c), peer.Place{Data: t.scratch(), Sockets: t.Rig.State()}
+	login, place := endpoint(c), peer.Place{Data: t.scratch, Sockets: t.Rig.State()}
 	b, err := t.bare(o, login)
 	if err != nil {
 		return nil, end, err
