@@ -53,7 +53,15 @@ func TestFaults(t *testing.T) {
 			if got := query(t, d.run("inspect", "other", "--format", "{{.url}}"), "SELECT count(*) FROM users"); got != "1000" {
 				t.Errorf("another clone has %s rows", got)
 			}
-			query(t, d.run("clone", "shop", "--name", "after"), "SELECT 1")
+			var after result
+			waitFor(t, "a clone", func() bool { // the daemon looks at what is free now and then
+				after = d.try(nil, "clone", "shop", "--name", "after")
+				return after.code != 5
+			})
+			if after.code != 0 {
+				t.Fatalf("a clone afterwards: exit code %d: %s", after.code, after.stderr)
+			}
+			query(t, strings.TrimSpace(after.stdout), "SELECT 1")
 			d.run("rm", "after")
 			waitFor(t, "it to be torn down", func() bool { // its directory goes last
 				left, _ := filepath.Glob(filepath.Join(d.state, "clones/*"))
