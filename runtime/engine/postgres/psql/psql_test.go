@@ -80,6 +80,7 @@ func TestDivide(t *testing.T) {
 			[]string{"s:SELECT 1\\; COPY t FROM stdin\\; SELECT 2;", "b:\n", "d:1\n\\.\n", "s:;"}},
 		{"no copy", "COPY t TO stdin; COPY (SELECT a FROM stdin) TO stdout; SELECT 1 FROM stdin;\n\\restrict a\n",
 			[]string{"s:COPY t TO stdin;", "b: ", "s:COPY (SELECT a FROM stdin) TO stdout;", "b: ", "s:SELECT 1 FROM stdin;", "b:\n", "c:\\restrict a", "b:\n"}},
+		{"no copy behind a dollar sign", "$COPY t FROM stdin;\nSELECT 1;", []string{"s:$COPY t FROM stdin;", "b:\n", "s:SELECT 1;"}},
 		{"copy of psql", "\\copy t (a) from stdin with (null 'x')\n1\n\\.\n\\copy \"a from stdin\" from 'stdin'\n;",
 			[]string{"c:\\copy t (a) from stdin with (null 'x')", "b:\n", "d:1\n\\.\n", "c:\\copy \"a from stdin\" from 'stdin'", "b:\n", "s:;"}},
 		{"copy sent by a command", "COPY t FROM stdin \\g\n1\n\\.\n;", []string{"s:COPY t FROM stdin ", "c:\\g", "b:\n", "d:1\n\\.\n", "s:;"}},

@@ -322,6 +322,10 @@ func (s *Scanner) scanTag(limit int) {
 		s.delim = append(s.delim, '$')
 		s.enter(dollar, 1)
 	default: // not a quote: a dollar sign and a word
+		end := s.pos
+		s.pos = s.start + s.token + 1
+		s.add(Other)
+		s.token, s.pos = s.token+1, end
 		s.opaque, s.word, s.mode = false, append(s.word[:0], s.delim[1:min(len(s.delim), maxWord)]...), word
 	}
 }
