@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/ctrsnap/ctrsnap/network/netns"
 )
@@ -48,13 +50,22 @@ func TestNothingKeepsNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
-	if err != nil {
-		t.Fatal(err)
+	inside := func() (threads []string) {
+		all, err := filepath.Glob("/proc/self/task/*/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(all, func(thread string) bool {
+			ns, err := os.Stat(thread)
+			return err != nil || !os.SameFile(ns, made)
+		})
 	}
-	for _, thread := range threads {
-		if ns, err := os.Stat(thread); err == nil && os.SameFile(ns, made) {
-			t.Errorf("%s is still in the namespace", thread)
+	deadline := time.After(10 * time.Second)
+	for tick := time.NewTicker(time.Millisecond); len(inside()) > 0; { // the last one is just ending
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("still in the namespace: %v", inside())
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ctrsnap/ctrsnap/runtime/api"
 	"github.com/ctrsnap/ctrsnap/snapshot"
+	"github.com/ctrsnap/ctrsnap/snapshot/foreign"
 )
 
 // digestRE is the form of the digests of sources.
@@ -86,16 +87,19 @@ func (j *job) keyBase() ([]string, error) {
 		return base, nil // the caller has digested it
 	}
 	base = append(base, j.tree.Name)
-	for _, f := range j.tree.Files {
-		info, err := os.Stat(f.Source)
-		if err != nil && !f.Optional {
-			return nil, fmt.Errorf("look at the programs of this host: %w", err)
+	err := foreign.As(j.tree.Reader.UID, j.tree.Reader.Groups, func() error {
+		for _, f := range j.tree.Files {
+			info, err := os.Stat(f.Source)
+			if err != nil && !f.Optional {
+				return fmt.Errorf("look at the programs of this host: %w", err)
+			}
+			if err == nil { // whoever upgrades a package replaces its files
+				base = append(base, f.Source, fmt.Sprint(info.Size(), info.ModTime().UnixNano()))
+			}
 		}
-		if err == nil { // whoever upgrades a package replaces its files
-			base = append(base, f.Source, fmt.Sprint(info.Size(), info.ModTime().UnixNano()))
-		}
-	}
-	return base, nil
+		return nil
+	})
+	return base, err
 }
 
 // hit finds the version that has the wanted key and parts; of several the current one, else the newest. Who must not

@@ -20,12 +20,19 @@ func As(uid int, groups []int, fn func() error) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The runtime cannot end the first thread of the process: it would be the user's for ever. As long as it is held
+			// here, others get another one.
+			defer runtime.UnlockOSThread()
+			done <- As(uid, groups, fn)
+			return
+		}
 		err := become(uid, groups)
 		if err == nil {
 			err = fn()
 		}
-		done <- err
+		done <- err // the runtime ends a thread whose goroutine ends without unlocking it
 	}()
 	return <-done
 }

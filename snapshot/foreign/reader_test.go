@@ -6,7 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,6 +80,32 @@ func TestOpenSource(t *testing.T) {
 		}
 		if err == nil {
 			must(t, f.Close())
+		}
+	}
+}
+
+// TestNobodyStays: no thread of this process keeps the rights of a user, not the first one either.
+func TestNobodyStays(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	for range 2000 {
+		must(t, As(51001, []int{51001}, func() error { return nil }))
+	}
+	stayed := func() (threads []string) {
+		all, err := filepath.Glob("/proc/self/task/*/status")
+		must(t, err)
+		return slices.DeleteFunc(all, func(thread string) bool {
+			status, err := os.ReadFile(thread)
+			return err != nil || !strings.Contains(string(status), "\t51001\n") // the last of Uid and of Gid
+		})
+	}
+	deadline := time.After(10 * time.Second)
+	for tick := time.NewTicker(time.Millisecond); len(stayed()) > 0; { // the last one is just ending
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("still the user's: %v", stayed())
 		}
 	}
 }
